@@ -1,0 +1,8 @@
+"""``edit``."""
+
+import click
+
+
+@click.command()
+def edit() -> None:
+    """Do nothing yet."""

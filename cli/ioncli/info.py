@@ -1,0 +1,8 @@
+"""``info``."""
+
+import click
+
+
+@click.command()
+def info() -> None:
+    """Do nothing yet."""

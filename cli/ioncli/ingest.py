@@ -1,0 +1,8 @@
+"""``ingest``."""
+
+import click
+
+
+@click.command()
+def ingest() -> None:
+    """Do nothing yet."""

@@ -1,0 +1,34 @@
+"""The two command groups; each command lives in a module of its own."""
+
+import click
+
+from ioncli import edit, info, ingest, simulate, train, view
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(package_name="ionstore")
+def ionstore() -> None:
+    """Keep simulations of cosmic reionization in one compressed, chunked store.
+
+    \b
+    Example:
+      ionstore simulate sim/ && ionstore ingest sim/ cubes.zarr && ionstore info cubes.zarr
+    """
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(package_name="ionstore")
+def ionmodel() -> None:
+    """Train networks that predict the ionized fraction of a cell from what surrounds it.
+
+    \b
+    Example:
+      ionmodel train --store cubes.zarr
+    """
+
+
+for command in (simulate.simulate, ingest.ingest, info.info, view.view, edit.edit):
+    ionstore.add_command(command)
+ionmodel.add_command(train.train)

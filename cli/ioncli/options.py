@@ -1,0 +1,72 @@
+"""What several commands share: error messages, sizes in words."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """Turn what a user can mend into one sentence and exit code 1."""
+    from ionstore.errors import UserError
+
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes, written as ``800MB``, ``2GiB`` or ``1000000``."""
+
+    name = "size"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the number of bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
+        if match is None:
+            self.fail(f"expected a size such as 800MB or 2GiB, got {value!r}", param, ctx)
+        return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+def bytes_in_words(n_bytes: float) -> str:
+    """Return a size for people, in decimal units.
+
+    Examples
+    --------
+    >>> bytes_in_words(3_420_000_000)
+    '3.42 GB'
+    >>> bytes_in_words(512)
+    '512 B'
+    """
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def seconds_in_words(seconds: float) -> str:
+    """Return a duration for people.
+
+    Examples
+    --------
+    >>> seconds_in_words(48)
+    '48 s'
+    >>> seconds_in_words(54_000)
+    '15.0 h'
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,8 @@
+"""``simulate``."""
+
+import click
+
+
+@click.command()
+def simulate() -> None:
+    """Do nothing yet."""

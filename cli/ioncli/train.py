@@ -1,0 +1,8 @@
+"""``train``."""
+
+import click
+
+
+@click.command()
+def train() -> None:
+    """Do nothing yet."""

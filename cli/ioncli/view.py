@@ -1,0 +1,8 @@
+"""``view``."""
+
+import click
+
+
+@click.command()
+def view() -> None:
+    """Do nothing yet."""

@@ -1,0 +1,1 @@
+"""Networks that predict the ionized fraction of a cell from its periodic neighborhood."""

@@ -1,0 +1,1 @@
+"""Data engine for reionization emulators: simulation cubes in, neighborhoods of cells out."""

@@ -1,0 +1,18 @@
+"""Arrays of coeval cubes: names for the shapes and dtypes used throughout."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+"""Any array whose dtype is found at run time (a block of a file, a field of a store)."""
+
+Fields = NDArray[np.float32]
+"""Fields of one coeval cube, shape (channel, nx, ny, nz), C-contiguous, periodic on all axes."""
+
+Cells = NDArray[np.int64]
+"""Cell indices (i, j, k), shape (n, 3)."""
+
+Neighborhoods = NDArray[np.float32]
+"""Periodic neighborhoods, shape (n, channel, width, width, width)."""

@@ -1,0 +1,25 @@
+"""Errors that a user can mend: their message is the whole story, no traceback needed."""
+
+
+class UserError(Exception):
+    """What was required, what came, and how to go on, in one sentence."""
+
+
+class SourceDataError(UserError, ValueError):
+    """Simulation output that cannot be ingested: missing, malformed, or out of range."""
+
+
+class StoreFormatError(UserError, ValueError):
+    """A path that is not a store, or not one that can be read here."""
+
+
+class StoreExistsError(UserError, FileExistsError):
+    """A store, or a build of it, already stands where one would be written."""
+
+
+class DiskSpaceError(UserError, OSError):
+    """The disk cannot hold what would be written."""
+
+
+class MemoryBudgetError(UserError, ValueError):
+    """The memory budget cannot hold what was asked for."""

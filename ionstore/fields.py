@@ -1,0 +1,42 @@
+"""The fields of a coeval cube: their names on disk, units and CF attributes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field that a store can hold.
+
+    Parameters
+    ----------
+    name : str
+        Name of the array in a store.
+    file_prefix : str
+        What stands before ``_z`` in the names of a three-file set.
+    long_name : str
+        CF ``long_name``.
+    units : str
+        CF ``units``; "unknown" where the files must say.
+    standard_name : str, optional
+        CF ``standard_name``, where one exists.
+    """
+
+    name: str
+    file_prefix: str
+    long_name: str
+    units: str
+    standard_name: str | None = None
+
+
+N_IGM = Field("n_igm", "rho", "gas density", "g cm-3")
+N_SRC = Field("n_src", "nsrc", "ionizing sources", "unknown")
+XHII = Field("xhii", "xHII", "ionized hydrogen fraction", "1")
+
+REQUIRED = (N_IGM, N_SRC, XHII)
+EXTRA = (
+    Field("src_mass", "srcmass", "halo mass of the ionizing sources", "Msun"),
+    Field("ionization_rate", "irate", "hydrogen photoionization rate", "s-1"),
+    Field("mfp_mask", "mask", "mean free path mask", "1"),
+    Field("temperature", "temperature", "gas temperature", "K"),
+)
+FIELDS = {field.name: field for field in REQUIRED + EXTRA}
