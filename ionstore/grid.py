@@ -58,4 +58,4 @@ class Mesh:
             ``(i + 1/2)`` cell sizes, in `length_units`.
         """
         cell = 1.0 if self.cell_size_cmpc is None else self.cell_size_cmpc
-        return (np.arange(self.cells_per_side) + 0.5) * cell
+        return (np.arange(self.cells_per_side, dtype=np.float64) + 0.5) * cell
