@@ -13,6 +13,14 @@ class StoreFormatError(UserError, ValueError):
     """A path that is not a store, or not one that can be read here."""
 
 
+class StoreDamageError(UserError, ValueError):
+    """A store that is missing bytes, or whose bytes do not match their checksum."""
+
+
+class NotInStoreError(UserError, LookupError):
+    """A field or a redshift that a store does not hold."""
+
+
 class StoreExistsError(UserError, FileExistsError):
     """A store, or a build of it, already stands where one would be written."""
 

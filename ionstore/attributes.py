@@ -1,0 +1,151 @@
+"""The ``ionstore`` attribute of a store's root group: what a store says about itself."""
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
+
+from ionstore.cosmology import Cosmology
+from ionstore.errors import StoreFormatError
+from ionstore.statistics import FieldStatistics
+
+ATTRIBUTE = "ionstore"
+FORMAT_VERSION = 1
+ROOT_METADATA = "zarr.json"
+
+
+def _without_nones(cosmology: Cosmology | None) -> dict[str, Any] | None:
+    if cosmology is None:
+        return None
+    known = {key: getattr(cosmology, key) for key in Cosmology.__dataclass_fields__}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+class SourceFile(BaseModel):
+    """A file that a store was made from.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, relative to the folder of the simulation.
+    size_bytes : int
+        Size of the file.
+    digest : str
+        Algorithm and digest of its bytes, such as "sha256:9f86...".
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size_bytes: int
+    digest: str
+
+
+class StoreAttributes(BaseModel):
+    """What the root group of a store says about the store.
+
+    Parameters
+    ----------
+    format_version : int
+        Version of the store format.
+    uuid : str
+        Names this store for good.
+    status : {"building", "complete"}
+        Whether all cells are there.
+    redshifts : tuple of float
+        Redshifts, descending, as in the coordinate.
+    periodic_axes : tuple of str
+        Axes along which the box repeats.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc; None while unknown.
+    cosmology : Cosmology, optional
+        Cosmology of the simulation; None while unknown.
+    sources : tuple of SourceFile
+        Files that the store was made from.
+    statistics : mapping of str to tuple of FieldStatistics
+        For every field the statistics at each redshift, of the values as stored.
+    versions : mapping of str to str
+        Software that wrote the store.
+    command_line : str, optional
+        Command that wrote the store.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format_version: int = FORMAT_VERSION
+    uuid: str
+    status: Literal["building", "complete"]
+    redshifts: tuple[float, ...]
+    periodic_axes: tuple[str, ...] = ("x", "y", "z")
+    box_length_cmpc: float | None = None
+    cosmology: Annotated[Cosmology | None, PlainSerializer(_without_nones)] = None
+    sources: tuple[SourceFile, ...] = ()
+    statistics: Mapping[str, tuple[FieldStatistics, ...]] = {}
+    versions: Mapping[str, str] = {}
+    command_line: str | None = None
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what writes a store: Python and the packages that touch the bytes."""
+    packages = ("ionstore", "zarr", "numcodecs", "numpy", "dask")
+    return {"python": platform.python_version()} | {
+        package: metadata.version(package) for package in packages
+    }
+
+
+def read_root_metadata(path: Path) -> dict[str, Any]:
+    """Return the parsed root metadata of a store: attributes and consolidated metadata.
+
+    Raises
+    ------
+    StoreFormatError
+        If there is no Zarr v3 group with an ``ionstore`` attribute.
+    """
+    if not path.exists():
+        building = path.with_name(path.name + ".partial")
+        hint = (
+            f"its build in {building.name} is not finished, run the same ingest again"
+            if building.exists()
+            else "check the path"
+        )
+        raise StoreFormatError(f"{path}: expected an ionstore store, found nothing; {hint}")
+    try:
+        root = json.loads((path / ROOT_METADATA).read_text())
+        root["attributes"][ATTRIBUTE]["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreFormatError(
+            f"{path}: expected a store made by ionstore, found none; "
+            "make one with `ionstore ingest SIM STORE`"
+        ) from error
+    parsed: dict[str, Any] = root
+    return parsed
+
+
+def parse_attributes(path: Path, root: Mapping[str, Any]) -> StoreAttributes:
+    """Return the ``ionstore`` attribute out of root metadata.
+
+    Raises
+    ------
+    StoreFormatError
+        If the format is newer than this one, or the attribute is malformed.
+    """
+    raw = root["attributes"][ATTRIBUTE]
+    version = raw["format_version"]
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise StoreFormatError(
+            f"{path}: format_version {version} is newer than {FORMAT_VERSION}, "
+            "the newest read here; update ionstore"
+        )
+    try:
+        return StoreAttributes.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StoreFormatError(
+            f"{path}: its ionstore attribute is damaged ({where}: {first['msg']}); "
+            "ingest the simulation again"
+        ) from error

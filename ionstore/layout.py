@@ -1,0 +1,158 @@
+"""How a cubic mesh is cut into chunks and shards, and which cells each shard holds."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+CHUNK_CELLS = 32
+SHARD_CELLS = 160
+
+Corner = tuple[int, int, int]
+"""Cell indices (i, j, k), or cells along x, y, z."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Cubic chunks in cubic shards on a cubic mesh.
+
+    Parameters
+    ----------
+    mesh_cells : int
+        Cells along a side of the mesh.
+    chunk_cells : int
+        Cells along a side of a chunk, the unit of compression; at most `mesh_cells`.
+    shard_cells : int
+        Cells along a side of a shard, the stored object; a multiple of `chunk_cells`.
+
+    Raises
+    ------
+    ValueError
+        If a size does not fit the others.
+    """
+
+    mesh_cells: int
+    chunk_cells: int
+    shard_cells: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.chunk_cells <= self.mesh_cells:
+            raise ValueError(
+                f"chunk_cells must be between 1 and mesh_cells {self.mesh_cells}, "
+                f"got {self.chunk_cells}"
+            )
+        if self.shard_cells < 1 or self.shard_cells % self.chunk_cells:
+            raise ValueError(
+                f"shard_cells must be a multiple of chunk_cells {self.chunk_cells}, "
+                f"got {self.shard_cells}"
+            )
+
+    @property
+    def shards_per_side(self) -> int:
+        """Shards along a side of the mesh."""
+        return math.ceil(self.mesh_cells / self.shard_cells)
+
+    def shard_indices(self) -> Iterator[Corner]:
+        """Yield the indices of all shards of one cube in C order."""
+        yield from product(range(self.shards_per_side), repeat=3)
+
+    def shard_region(self, shard: Corner) -> tuple[Corner, Corner]:
+        """Return the first cell and the cells along each axis that a shard holds on the mesh.
+
+        Raises
+        ------
+        ValueError
+            If there is no such shard.
+        """
+        if not all(0 <= index < self.shards_per_side for index in shard):
+            raise ValueError(f"shard must be below {self.shards_per_side} per side, got {shard}")
+        start = _corner(index * self.shard_cells for index in shard)
+        shape = _corner(min(self.shard_cells, self.mesh_cells - first) for first in start)
+        return start, shape
+
+    def shard_of_region(self, start: Corner, shape: Corner) -> Corner:
+        """Return the shard whose cells are exactly a region.
+
+        Raises
+        ------
+        ValueError
+            If the region is not one whole shard, cut off at the faces of the mesh.
+        """
+        shard = _corner(first // self.shard_cells for first in start)
+        if min(start) < 0 or max(shard) >= self.shards_per_side:
+            raise ValueError(f"start must lie on the mesh of {self.mesh_cells} cells, got {start}")
+        if (start, shape) != self.shard_region(shard):
+            raise ValueError(
+                f"a written block must be one whole shard, here start {self.shard_region(shard)[0]}"
+                f" and shape {self.shard_region(shard)[1]}, got start {start} and shape {shape}"
+            )
+        return shard
+
+    def shards_touched(self, start: Corner, shape: Corner) -> Iterator[Corner]:
+        """Yield the indices of the shards that share cells with a region on the mesh."""
+        yield from product(
+            *(
+                range(first // self.shard_cells, (first + length - 1) // self.shard_cells + 1)
+                for first, length in zip(start, shape, strict=True)
+            )
+        )
+
+
+def plan_layout(
+    mesh_cells: int, *, chunk_cells: int = CHUNK_CELLS, max_shard_cells: int = SHARD_CELLS
+) -> Layout:
+    """Return the layout of a mesh: as few equal shards as their largest size allows.
+
+    Parameters
+    ----------
+    mesh_cells : int
+        Cells along a side of the mesh, at least 1.
+    chunk_cells : int
+        Wanted cells along a side of a chunk; smaller meshes are one chunk.
+    max_shard_cells : int
+        Largest cells along a side of a shard, before rounding up to whole chunks.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1.
+
+    Examples
+    --------
+    >>> plan_layout(300)
+    Layout(mesh_cells=300, chunk_cells=32, shard_cells=160)
+    >>> plan_layout(33)
+    Layout(mesh_cells=33, chunk_cells=32, shard_cells=64)
+    """
+    if min(mesh_cells, chunk_cells, max_shard_cells) < 1:
+        raise ValueError(
+            f"mesh_cells, chunk_cells and max_shard_cells must be at least 1, "
+            f"got {mesh_cells}, {chunk_cells} and {max_shard_cells}"
+        )
+    chunk = min(chunk_cells, mesh_cells)
+    per_side = math.ceil(mesh_cells / max_shard_cells)
+    return Layout(mesh_cells, chunk, chunk * math.ceil(mesh_cells / per_side / chunk))
+
+
+def check_region(start: Corner, shape: Corner, mesh_cells: int) -> None:
+    """Check that a region has cells and lies on the mesh, without wrapping.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+    if len(start) != 3 or len(shape) != 3:
+        raise ValueError(f"start and shape must name three axes, got {start} and {shape}")
+    if min(shape) < 1 or any(
+        first < 0 or first + length > mesh_cells for first, length in zip(start, shape, strict=True)
+    ):
+        raise ValueError(
+            f"a block must hold cells and lie on the mesh of {mesh_cells} cells a side, "
+            f"got start {tuple(start)} and shape {tuple(shape)}; blocks do not wrap"
+        )
+
+
+def _corner(numbers: Iterator[int]) -> Corner:
+    i, j, k = numbers
+    return i, j, k

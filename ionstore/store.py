@@ -1,0 +1,263 @@
+"""`CubeStore`: the coeval cubes of one simulation in one chunked, compressed Zarr group."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+import numpy as np
+
+from ionstore.attributes import parse_attributes, read_root_metadata
+from ionstore.cosmology import Cosmology
+from ionstore.cube import Array
+from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
+from ionstore.fields import FIELDS
+from ionstore.grid import Mesh
+from ionstore.layout import Corner, Layout, check_region
+from ionstore.statistics import FieldStatistics
+
+if TYPE_CHECKING:
+    import zarr
+
+    from ionstore.store_writer import StoredField, StoreWriter
+
+REDSHIFT_TOLERANCE = 5e-4
+DIMENSIONS = ("redshift", "x", "y", "z")
+Frame = Literal["proper", "comoving", "unknown"]
+
+
+class CubeStore:
+    """A store of coeval cubes on one periodic mesh.
+
+    Opening reads one small file; arrays are opened when they are first read. A store is pickled
+    as its path, so that workers open it for themselves.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the store.
+    root : mapping
+        Parsed root metadata.
+    """
+
+    def __init__(self, path: Path, root: Mapping[str, Any]) -> None:
+        self.path = path
+        self.attributes = parse_attributes(path, root)
+        try:
+            members = root["consolidated_metadata"]["metadata"]
+            self._metadata = {
+                name: array
+                for name, array in members.items()
+                if tuple(array.get("dimension_names") or ()) == DIMENSIONS
+            }
+            self.layout = _layout_of(next(iter(self._metadata.values())))
+        except (KeyError, TypeError, IndexError, StopIteration) as error:
+            raise StoreFormatError(
+                f"{path}: expected consolidated metadata of at least one field, found none; "
+                "ingest the simulation again"
+            ) from error
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a complete store for reading.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Folder of the store.
+
+        Raises
+        ------
+        StoreFormatError
+            If there is no store, it is still being built, or its format is newer than this one.
+        """
+        folder = Path(path)
+        root = read_root_metadata(folder)
+        if parse_attributes(folder, root).status != "complete":
+            raise StoreFormatError(
+                f"{folder}: this store is still being built; finish it by running the same "
+                "ingest again"
+            )
+        return cls(folder, root)
+
+    @staticmethod
+    def create(
+        path: str | os.PathLike[str],
+        mesh: Mesh,
+        redshifts: Sequence[float],
+        fields: Sequence["StoredField"],
+        **details: Any,
+    ) -> "StoreWriter":
+        """Create a store with status ``building``; the arguments are those of `create_store`."""
+        from ionstore.store_writer import create_store
+
+        return create_store(path, mesh, redshifts, fields, **details)
+
+    def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
+        return type(self).open, (str(self.path),)
+
+    def __repr__(self) -> str:
+        return f"CubeStore({str(self.path)!r})"
+
+    @property
+    def uuid(self) -> str:
+        """Name of this store for good."""
+        return self.attributes.uuid
+
+    @property
+    def mesh(self) -> Mesh:
+        """Mesh of all fields; its box length is None while unknown."""
+        return Mesh(self.layout.mesh_cells, self.attributes.box_length_cmpc)
+
+    @property
+    def redshifts(self) -> tuple[float, ...]:
+        """Redshifts, descending: the order of cosmic time."""
+        return self.attributes.redshifts
+
+    @property
+    def cosmology(self) -> Cosmology | None:
+        """Cosmology of the simulation, None while unknown."""
+        return self.attributes.cosmology
+
+    @cached_property
+    def field_names(self) -> tuple[str, ...]:
+        """Fields of the store, required ones first."""
+        known = [name for name in FIELDS if name in self._metadata]
+        return (*known, *sorted(set(self._metadata) - set(known)))
+
+    def units(self, field: str) -> str:
+        """Return the CF units of a field: "1" when dimensionless, "unknown" when not known."""
+        return str(self._field(field)["attributes"]["units"])
+
+    def long_name(self, field: str) -> str:
+        """Return the name of a field for people."""
+        return str(self._field(field)["attributes"]["long_name"])
+
+    def dtype(self, field: str) -> np.dtype[Any]:
+        """Return the dtype in which a field is stored."""
+        return np.dtype(self._field(field)["data_type"])
+
+    @property
+    def frame(self) -> Frame:
+        """Frame of the gas density: proper, comoving or unknown."""
+        attributes = self._metadata.get("n_igm", {}).get("attributes", {})
+        return cast(Frame, attributes.get("frame", "unknown"))
+
+    def statistics(self, field: str, redshift: float) -> FieldStatistics:
+        """Return the statistics of the stored values of a field at a redshift.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field or redshift.
+        """
+        self._field(field)
+        return self.attributes.statistics[field][self.redshift_index(redshift)]
+
+    def redshift_index(self, redshift: float) -> int:
+        """Return the place of a redshift, matched within 0.0005.
+
+        Raises
+        ------
+        NotInStoreError
+            If the store does not hold it.
+        """
+        for index, stored in enumerate(self.redshifts):
+            if abs(stored - redshift) <= REDSHIFT_TOLERANCE:
+                return index
+        there = ", ".join(f"{stored:g}" for stored in self.redshifts)
+        raise NotInStoreError(
+            f"redshift must be one of {there} (those of {self.path.name}), got {redshift:g}"
+        )
+
+    def read_field(self, field: str, redshift: float) -> Array:
+        """Return a field at a redshift, shape (nx, ny, nz), in its stored dtype.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field or redshift.
+        StoreDamageError
+            If a shard is missing or a checksum does not match.
+        """
+        return self.read_block(field, redshift, (0, 0, 0), self.mesh.shape)
+
+    def read_block(self, field: str, redshift: float, start: Corner, shape: Corner) -> Array:
+        """Return a block of a field at a redshift; only the chunks it touches are read.
+
+        Parameters
+        ----------
+        field : str
+            Name of the field.
+        redshift : float
+            Redshift, matched within 0.0005.
+        start : tuple of three int
+            First cell (i, j, k).
+        shape : tuple of three int
+            Cells along each axis.
+
+        Returns
+        -------
+        ndarray
+            In the stored dtype and unit, C-contiguous.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field or redshift.
+        ValueError
+            If the block leaves the mesh: blocks do not wrap.
+        StoreDamageError
+            If a shard is missing or a checksum does not match.
+        """
+        check_region(start, shape, self.mesh.cells_per_side)
+        self._field(field)
+        index = self.redshift_index(redshift)
+        for shard in self.layout.shards_touched(start, shape):
+            # Zarr reads a missing shard as fill values, which a count could not be told from.
+            if not self.shard_path(field, index, shard).exists():
+                raise StoreDamageError(
+                    f"{self.shard_path(field, index, shard)}: this part of {field} is missing; "
+                    "ingest the simulation again"
+                )
+        region = tuple(
+            slice(first, first + length) for first, length in zip(start, shape, strict=True)
+        )
+        try:
+            return np.asarray(self._array(field)[(index, *region)])
+        except (ValueError, RuntimeError) as error:
+            raise StoreDamageError(
+                f"{self.path}: {field} at redshift {redshift:g} cannot be decoded ({error}); "
+                "the file is damaged, ingest the simulation again"
+            ) from error
+
+    def shard_path(self, field: str, redshift_index: int, shard: Corner) -> Path:
+        """Return the file that holds a shard of a field."""
+        return self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
+
+    def _field(self, field: str) -> Mapping[str, Any]:
+        try:
+            return cast(Mapping[str, Any], self._metadata[field])
+        except KeyError:
+            there = ", ".join(self.field_names)
+            raise NotInStoreError(
+                f"field must be one of {there} (those of {self.path.name}), got {field}"
+            ) from None
+
+    def _array(self, field: str) -> "zarr.Array[Any]":
+        if field not in self._arrays:
+            import zarr
+
+            self._arrays[field] = zarr.open_array(self.path / field, mode="r", zarr_format=3)
+        return self._arrays[field]
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        return {}
+
+
+def _layout_of(metadata: Mapping[str, Any]) -> Layout:
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][1]
+    chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][1]
+    return Layout(metadata["shape"][1], chunk, shard)

@@ -1,0 +1,310 @@
+"""`StoreWriter`: makes a store, shard by shard; readers refuse it until it is finalized."""
+
+import os
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ionstore.attributes import (
+    ATTRIBUTE,
+    SourceFile,
+    StoreAttributes,
+    parse_attributes,
+    read_root_metadata,
+    software_versions,
+)
+from ionstore.codecs import Compression, chunk_codecs
+from ionstore.cosmology import Cosmology
+from ionstore.cube import Array
+from ionstore.fields import FIELDS
+from ionstore.grid import Mesh
+from ionstore.layout import Corner, Layout, plan_layout
+from ionstore.statistics import FieldStatistics
+from ionstore.store import DIMENSIONS
+
+if TYPE_CHECKING:
+    import zarr
+
+
+@dataclass(frozen=True, slots=True)
+class StoredField:
+    """How a field is stored.
+
+    Parameters
+    ----------
+    name : str
+        Name of the field, one of `ionstore.fields.FIELDS`.
+    dtype : str
+        "float32", "uint8" or "uint16".
+    units : str
+        CF units, or "unknown".
+    frame : str, optional
+        Frame of a density: "proper", "comoving" or "unknown".
+    keep_bits : int, optional
+        Bits of the mantissa that the values were rounded to.
+    """
+
+    name: str
+    dtype: str
+    units: str
+    frame: str | None = None
+    keep_bits: int | None = None
+
+    def cf_attributes(self) -> dict[str, Any]:
+        """Return the attributes of the array, without those that do not apply."""
+        field = FIELDS[self.name]
+        attributes = {
+            "units": self.units,
+            "long_name": field.long_name,
+            "standard_name": field.standard_name,
+            "frame": self.frame,
+            "keep_bits": self.keep_bits,
+        }
+        return {key: value for key, value in attributes.items() if value is not None}
+
+
+class StoreWriter:
+    """Writes the blocks of a store that is being built.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a store made by `create_store`.
+
+    Notes
+    -----
+    Every write covers one whole shard, so that several writers never meet in one file; which
+    writer takes which shard is up to the caller. Pickled as its path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.attributes = parse_attributes(path, read_root_metadata(path))
+        self._arrays: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple[type["StoreWriter"], tuple[Path]]:
+        return type(self), (self.path,)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the mesh is cut."""
+        array = self._array(next(name for name in FIELDS if (self.path / name).exists()))
+        assert array.shards is not None  # create_store makes sharded fields only
+        return Layout(array.shape[1], array.chunks[1], array.shards[1])
+
+    def write_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> Path:
+        """Write one whole shard of a field and bring it to the disk.
+
+        Parameters
+        ----------
+        field : str
+            Name of the field.
+        redshift_index : int
+            Place of the redshift.
+        start : tuple of three int
+            First cell (i, j, k) of the shard.
+        values : ndarray
+            Values of all cells of the shard that lie on the mesh, in the stored dtype.
+
+        Returns
+        -------
+        Path
+            The file that holds the shard.
+
+        Raises
+        ------
+        ValueError
+            If the block is not one whole shard, or its dtype is not the stored one.
+        """
+        array = self._array(field)
+        if values.dtype != array.dtype:
+            raise ValueError(f"values must be {array.dtype} for {field}, got {values.dtype}")
+        i, j, k = values.shape
+        shard = self.layout.shard_of_region(start, (i, j, k))
+        array[(redshift_index, *_slices(start, (i, j, k)))] = values
+        path = self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
+        for name in (path, path.parent):
+            _sync(name)
+        return path
+
+    def read_block(self, field: str, redshift_index: int, start: Corner, shape: Corner) -> Array:
+        """Return a block as it was written, decoded from its file, checksums included."""
+        return np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
+
+    def finalize(self, statistics: Mapping[str, Sequence[FieldStatistics]]) -> None:
+        """Mark the store complete; all blocks must have been written.
+
+        Parameters
+        ----------
+        statistics : mapping of str to sequence of FieldStatistics
+            For every field the statistics of the stored values at each redshift.
+        """
+        complete = self.attributes.model_copy(
+            update={
+                "status": "complete",
+                "statistics": {name: tuple(values) for name, values in statistics.items()},
+            }
+        )
+        write_attributes(self.path, complete)
+        self.attributes = complete
+
+    def _array(self, field: str) -> "zarr.Array[Any]":
+        if field not in self._arrays:
+            import zarr
+
+            # All-zero chunks too: a missing chunk of sources could not be told from zeros.
+            self._arrays[field] = zarr.open_array(
+                self.path / field, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
+            )
+        return self._arrays[field]
+
+
+def create_store(
+    path: str | os.PathLike[str],
+    mesh: Mesh,
+    redshifts: Sequence[float],
+    fields: Sequence[StoredField],
+    *,
+    cosmology: Cosmology | None = None,
+    sources: Sequence[SourceFile] = (),
+    command_line: str | None = None,
+    store_uuid: str | None = None,
+    layout: Layout | None = None,
+    compression: Compression | None = None,
+) -> StoreWriter:
+    """Create a store with status ``building``: metadata and coordinates, no values yet.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Folder of the store; it must not exist.
+    mesh : Mesh
+        Mesh of all fields.
+    redshifts : sequence of float
+        Redshifts, descending.
+    fields : sequence of StoredField
+        Fields to come.
+    cosmology : Cosmology, optional
+        Cosmology of the simulation.
+    sources : sequence of SourceFile
+        Files that the values come from.
+    command_line : str, optional
+        Command that makes the store.
+    store_uuid : str, optional
+        Name of the store for good; a new one by default.
+    layout : Layout, optional
+        Chunks and shards; `ionstore.layout.plan_layout` by default.
+    compression : Compression, optional
+        Settings of Blosc.
+
+    Raises
+    ------
+    ValueError
+        If the redshifts are not descending, or there are no fields.
+    FileExistsError
+        If the path exists.
+    """
+    import zarr
+
+    if not fields:
+        raise ValueError("fields must name at least one field, got none")
+    if list(redshifts) != sorted(set(redshifts), reverse=True) or not redshifts:
+        raise ValueError(f"redshifts must be descending, without repeats, got {list(redshifts)}")
+    folder = Path(path)
+    folder.mkdir(parents=True)
+    layout = layout or plan_layout(mesh.cells_per_side)
+    compression = compression or Compression()
+    attributes = StoreAttributes(
+        uuid=store_uuid or str(uuid.uuid4()),
+        status="building",
+        redshifts=tuple(float(redshift) for redshift in redshifts),
+        box_length_cmpc=mesh.box_length_cmpc,
+        cosmology=cosmology,
+        sources=tuple(sources),
+        versions=software_versions(),
+        command_line=command_line,
+    )
+    group = zarr.create_group(
+        folder, zarr_format=3, attributes={ATTRIBUTE: attributes.model_dump(mode="json")}
+    )
+    for field in fields:
+        dtype = np.dtype(field.dtype)
+        group.create_array(
+            field.name,
+            shape=(len(redshifts), *mesh.shape),
+            dtype=dtype,
+            chunks=(1, *(layout.chunk_cells,) * 3),
+            shards=(1, *(layout.shard_cells,) * 3),
+            compressors=chunk_codecs(compression, dtype),
+            fill_value=np.nan if dtype.kind == "f" else 0,
+            dimension_names=DIMENSIONS,
+            attributes=field.cf_attributes(),
+        )
+    redshift_attributes = {"units": "1", "long_name": "redshift"}
+    _write_coordinate(group, "redshift", np.array(redshifts, np.float64), redshift_attributes)
+    write_cell_centers(group, mesh)
+    return StoreWriter(folder)
+
+
+def write_cell_centers(group: "zarr.Group", mesh: Mesh) -> None:
+    """Write the coordinates x, y, z: cell centers in cMpc, or in cells without a box length."""
+    for axis in DIMENSIONS[1:]:
+        names = {
+            "units": mesh.length_units,
+            "long_name": f"comoving position along {axis}",
+            "axis": axis.upper(),
+        }
+        _write_coordinate(group, axis, mesh.cell_centers(), names)
+
+
+def write_attributes(path: Path, attributes: StoreAttributes) -> None:
+    """Write what a store says about itself, and consolidate the metadata of its arrays."""
+    import zarr
+    from zarr.errors import ZarrUserWarning
+
+    group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
+    group.attrs[ATTRIBUTE] = attributes.model_dump(mode="json")
+    with warnings.catch_warnings():
+        # Zarr v3 has no word on consolidated metadata yet; xarray looks for it first.
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        zarr.consolidate_metadata(path, zarr_format=3)
+    _sync(path / "zarr.json")
+
+
+def _write_coordinate(
+    group: "zarr.Group", name: str, values: Array, attributes: Mapping[str, str]
+) -> None:
+    from zarr.codecs import Crc32cCodec
+
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        compressors=[Crc32cCodec()],
+        fill_value=np.nan,
+        dimension_names=(name,),
+        attributes=dict(attributes),
+        overwrite=True,
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values
+
+
+def _slices(start: Corner, shape: Corner) -> tuple[slice, slice, slice]:
+    i, j, k = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
+    return i, j, k
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
