@@ -1,0 +1,331 @@
+"""Batches of neighborhoods for torch, cut on demand from fields in shared memory.
+
+`NeighborhoodLoader` decodes every field that it needs once, into memory that all workers share,
+and cuts neighborhoods into a small ring of preallocated batches. Two ways to run it:
+
+- ``num_workers=0``: a background thread cuts, without holding the interpreter lock. As fast as
+  one worker process and simpler; the default.
+- ``num_workers >= 1``: torch DataLoader workers cut. Worth it when one core cannot cut as fast as
+  the network trains, on a GPU for instance.
+
+Memory is that of the fields (4 bytes a cell, field and redshift) and of the ring (4 batches, or 3
+and 2 a worker); ``memory_budget`` bounds their sum.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from ionstore.cube import Cells
+from ionstore.errors import MemoryBudgetError
+from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
+from ionstore.normalize import Normalization
+from ionstore.order import CubeSamples, SamplePlan
+from ionstore.resident import Cube, ResidentFields
+from ionstore.ring import BatchSlots, Ring, slot_bytes
+from ionstore.split import Region
+from ionstore.store import CubeStore
+from ionstore.workers import AHEAD, Workers
+
+DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
+
+_LENT = 2  # a loop holds one batch while it asks for the next
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """A batch of neighborhoods, valid as long as it or any of its tensors is held.
+
+    Parameters
+    ----------
+    inputs : tensor of float32, shape (B, C, width, width, width)
+        Neighborhoods of the input fields, in their own units unless the loader normalizes them.
+    target : tensor of float32, shape (B,)
+        Target field at the centers.
+    redshift : tensor of float64, shape (B,)
+        Redshift of each sample's cube.
+    centers : tensor of int64, shape (B, 3)
+        Center cells (i, j, k).
+    store_index : tensor of int64, shape (B,)
+        Place of each sample's store among the loader's stores.
+    """
+
+    inputs: torch.Tensor
+    target: torch.Tensor
+    redshift: torch.Tensor
+    centers: torch.Tensor
+    store_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
+
+
+Centers = Region | Cells
+Store = str | PathLike[str] | CubeStore
+
+
+class NeighborhoodLoader:
+    """Iterate over batches of periodic neighborhoods and the target at their centers.
+
+    Iterating runs through what is left of the current epoch; iterating again starts the next one.
+    An epoch visits every sample once, in an order that depends on the seed and the epoch only.
+
+    Parameters
+    ----------
+    store : path, CubeStore or sequence of them
+        Stores to cut from.
+    inputs : sequence of str
+        Names of the input fields, the channels in this order.
+    target : str
+        Name of the target field.
+    redshifts : sequence of float, optional
+        Redshifts to use; all of every store by default.
+    centers : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
+        Center cells, the same at every redshift; every cell by default. Cells off the mesh wrap.
+    radius : int
+        Neighborhood radius in cells; the width is ``2 * radius + 1``.
+    batch_size : int
+        Samples a batch; the last batch of an epoch can be smaller.
+    seed : int
+        Seed of the order.
+    memory_budget : int
+        Bound on decoded fields and batches, bytes, over all processes.
+    num_workers : int
+        Worker processes; 0 cuts in a background thread.
+    normalization : Normalization, optional
+        Applied to the inputs once, when they are decoded.
+    shuffle : bool
+        Random order; otherwise cube after cube, center after center.
+    samples_per_epoch : int, optional
+        Visit only so many samples an epoch, others in each epoch when shuffled.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range or names what a store does not hold.
+    MemoryBudgetError
+        If fields and batches do not fit the budget.
+
+    Examples
+    --------
+    Training in four lines::
+
+        with NeighborhoodLoader("cubes.zarr", radius=4, batch_size=256) as loader:
+            for epoch in range(3):
+                for batch in loader:
+                    loss = criterion(network(batch.inputs), batch.target)
+    """
+
+    def __init__(
+        self,
+        store: Store | Sequence[Store],
+        *,
+        inputs: Sequence[str] = ("n_igm", "n_src"),
+        target: str = "xhii",
+        redshifts: Sequence[float] | None = None,
+        centers: Centers | Sequence[Centers] | None = None,
+        radius: int,
+        batch_size: int,
+        seed: int = 2021,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET_BYTES,
+        num_workers: int = 0,
+        normalization: Normalization | None = None,
+        shuffle: bool = True,
+        samples_per_epoch: int | None = None,
+    ) -> None:
+        stores = _opened(store)
+        _check(stores, (*inputs, target), radius, batch_size, num_workers)
+        cubes = [
+            Cube(index, opened.redshifts[opened.redshift_index(redshift)])
+            for index, opened in enumerate(stores)
+            for redshift in (opened.redshifts if redshifts is None else redshifts)
+        ]
+        self._settings: dict[str, Any] = {
+            "radius": radius,
+            "batch_size": batch_size,
+            "seed": seed,
+            "num_workers": num_workers,
+            "shuffle": shuffle,
+            "samples_per_epoch": samples_per_epoch,
+        }
+        one_batch = slot_bytes(batch_parts(len(inputs), radius), batch_size)
+        batches = one_batch * _n_slots(num_workers)
+        if batches >= memory_budget:
+            raise MemoryBudgetError(
+                f"{_n_slots(num_workers)} batches take {batches / 1e6:.0f} MB of memory, "
+                f"memory_budget is {memory_budget / 1e6:.0f} MB; raise it or lower batch_size"
+            )
+        self._stores = stores
+        self._cubes = cubes
+        self._resident = ResidentFields(
+            stores,
+            cubes,
+            inputs=inputs,
+            target=target,
+            normalization=normalization,
+            memory_budget_bytes=memory_budget - batches,
+        )
+        self._start(centers, **self._settings)
+
+    def sibling(self, centers: Centers | Sequence[Centers] | None, **changes: Any) -> Self:
+        """Return a loader over other centers that shares this one's decoded fields.
+
+        Parameters
+        ----------
+        centers : Region, ndarray of int64, shape (n, 3), or one of them for each store
+            Its center cells.
+        **changes
+            Of ``batch_size``, ``seed``, ``num_workers``, ``shuffle``, ``samples_per_epoch``.
+        """
+        other = type(self).__new__(type(self))
+        other._settings = {**self._settings, **changes}
+        other._stores, other._cubes, other._resident = self._stores, self._cubes, self._resident
+        other._start(centers, **other._settings)
+        return other
+
+    def _start(
+        self,
+        centers: Centers | Sequence[Centers] | None,
+        *,
+        radius: int,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+        shuffle: bool,
+        samples_per_epoch: int | None,
+    ) -> None:
+        regions = _regions(self._stores, centers)
+        cubes = [
+            CubeSamples(cube.store_index, cube.redshift, regions[cube.store_index])
+            for cube in self._cubes
+        ]
+        plan = SamplePlan(cubes, seed=seed, shuffle=shuffle)
+        self._position = 0
+        self.batch_size = batch_size
+        self.n_samples = min(samples_per_epoch or plan.n_samples, plan.n_samples)
+        parts = batch_parts(self._resident.n_channels, radius)
+        slots = BatchSlots(parts, batch_size, _n_slots(num_workers))
+        self._ring = Ring(slots, _LENT)
+        self._filler = Filler(self._resident, plan, slots, radius)
+        self._workers = Workers(self._filler, num_workers) if num_workers else None
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return (self.n_samples + self.batch_size - 1) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._ring.start()
+        requests = self._requests()
+        if self._workers is None:
+            filled = fill_by_thread(self._filler, self._ring, requests)
+        else:
+            filled = self._workers.fill(self._ring, requests)
+        with closing(filled):
+            for request in filled:
+                arrays = self._ring.lend(request.slot, request.n_samples)
+                self._position += 1
+                yield Batch(*map(torch.from_numpy, arrays))
+
+    @property
+    def position(self) -> int:
+        """Batches handed out since the first epoch began; set it to go on from there."""
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        if position < 0:
+            raise ValueError(f"position must be at least 0, got {position}")
+        self._position = position
+
+    def close(self) -> None:
+        """End the workers; memory goes when the last batch and the loader do."""
+        if self._workers is not None:
+            self._workers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _requests(self) -> Generator[Request]:
+        epoch, first = divmod(self._position, len(self))
+        for batch in range(first, len(self)):
+            slot = self._ring.take()
+            if slot is None:
+                return
+            start = batch * self.batch_size
+            yield Request(slot, epoch, start, min(start + self.batch_size, self.n_samples))
+
+
+def _n_slots(num_workers: int) -> int:
+    # With workers, a new batch is asked for before the last one that came is lent.
+    return _LENT + (1 + AHEAD * num_workers if num_workers else 2)
+
+
+def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:
+    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
+    if not stores:
+        raise ValueError("store must name at least one store, got none")
+    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
+
+
+def _check(
+    stores: Sequence[CubeStore], names: Sequence[str], radius: int, batch_size: int, workers: int
+) -> None:
+    if radius < 0 or batch_size < 1 or workers < 0:
+        raise ValueError(
+            f"radius and num_workers must be at least 0 and batch_size at least 1, got radius "
+            f"{radius}, num_workers {workers}, batch_size {batch_size}"
+        )
+    for store in stores:
+        missing = [name for name in names if name not in store.field_names]
+        if missing:
+            raise ValueError(
+                f"{store.path} must hold {', '.join(missing)}, it holds "
+                f"{', '.join(store.field_names)}"
+            )
+        if 2 * radius + 1 > store.mesh.cells_per_side:
+            raise ValueError(
+                f"radius {radius} needs a mesh of {2 * radius + 1} cells a side, {store.path} has "
+                f"{store.mesh.cells_per_side}"
+            )
+
+
+def _regions(
+    stores: Sequence[CubeStore], centers: Centers | Sequence[Centers] | None
+) -> list[Centers]:
+    """Return the centers of each store."""
+    if centers is None:
+        return [Region((0, 0, 0), store.mesh.shape) for store in stores]
+    given = [centers] * len(stores) if isinstance(centers, Region | np.ndarray) else list(centers)
+    if len(given) != len(stores):
+        raise ValueError(f"centers must be given for {len(stores)} stores, got {len(given)}")
+    for store, one in zip(stores, given, strict=True):
+        if isinstance(one, Region):
+            outside = [
+                first + length > store.mesh.cells_per_side
+                for first, length in zip(one.start, one.shape, strict=True)
+            ]
+            if any(outside):
+                raise ValueError(f"centers must lie on the mesh {store.mesh.shape}, got {one}")
+        elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
+            raise ValueError(
+                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
+            )
+    return given

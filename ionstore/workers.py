@@ -1,0 +1,102 @@
+"""Filling batches ahead of a consumer, in torch DataLoader workers."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Generator, Iterator
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ionstore.filling import Filler, Request
+from ionstore.ring import Ring
+
+AHEAD = 2
+"""Batches asked of each worker before the first is needed."""
+
+
+class Workers:
+    """Worker processes that write batches into the slots they are told.
+
+    Only slot numbers travel between the processes. The workers start with the first use and live
+    until `close`.
+
+    Parameters
+    ----------
+    filler : Filler
+        Sent to every worker.
+    n_workers : int
+        Processes, at least 1.
+    """
+
+    def __init__(self, filler: Filler, n_workers: int) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["__main__", __name__])  # imported once, shared by all
+        self._requests = _Requests()
+        self._loader: DataLoader[int] = DataLoader(
+            _Filling(filler),
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=n_workers,
+            prefetch_factor=AHEAD,
+            multiprocessing_context=context,
+            persistent_workers=True,
+        )
+
+    def fill(self, ring: Ring, requests: Iterator[Request]) -> Generator[Request]:
+        """Yield requests in their order as the workers fill their slots.
+
+        Parameters
+        ----------
+        ring : Ring
+            Gets back the slots of batches that the consumer no longer wants.
+        requests : iterator of Request
+            Advanced in this process. Must end after `Ring.stop`.
+        """
+        asked: deque[Request] = deque()
+        self._requests.source = _noted(requests, asked)
+        filled = iter(self._loader)
+        try:
+            for _ in filled:
+                yield asked.popleft()
+        except GeneratorExit:
+            ring.stop()
+            for _ in filled:  # the workers still write into slots that were asked for
+                ring.give_back(asked.popleft().slot)
+            raise
+        except BaseException:
+            self.close()
+            while asked:
+                ring.give_back(asked.popleft().slot)
+            raise
+
+    def close(self) -> None:
+        """End the workers; the next use starts new ones."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _noted(requests: Iterator[Request], asked: deque[Request]) -> Iterator[Request]:
+    for request in requests:
+        asked.append(request)
+        yield request
+
+
+class _Requests(Sampler[Request]):
+    """Lets one DataLoader, and so one set of workers, run through many epochs."""
+
+    def __init__(self) -> None:
+        self.source: Iterator[Request] = iter(())
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.source
+
+
+class _Filling(Dataset[int]):
+    """What a worker does with a request: fill its slot, answer with its number."""
+
+    def __init__(self, filler: Filler) -> None:
+        self._filler = filler
+
+    def __getitem__(self, request: Request) -> int:
+        self._filler.fill(request)
+        return request.slot
