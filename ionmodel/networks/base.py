@@ -1,0 +1,168 @@
+"""What every network promises, how one is built by name, and what one costs."""
+
+import copy
+import importlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ionmodel.networks import NETWORKS
+
+
+class PatchNetwork(nn.Module, ABC):
+    """A network that predicts xHII of a cell from the neighborhood around it.
+
+    A family derives from this class, computes `_logits`, and sets `has_dense_form`.
+
+    Parameters
+    ----------
+    receptive_field : int
+        Input width in cells that one output value depends on, odd, at least 1.
+    channels : int
+        Input channels expected, at least 1.
+    final_activation : bool
+        Whether the prediction is the sigmoid of the logits, or the logits themselves.
+
+    Attributes
+    ----------
+    has_dense_form : bool
+        Whether the same weights, as valid convolutions, predict a whole tile exactly.
+
+    Raises
+    ------
+    ValueError
+        If `receptive_field` is even or not positive, or `channels` is not positive.
+    """
+
+    has_dense_form: bool = False
+
+    def __init__(self, *, receptive_field: int, channels: int, final_activation: bool) -> None:
+        super().__init__()
+        if receptive_field < 1 or receptive_field % 2 == 0:
+            raise ValueError(f"receptive_field must be odd and positive, got {receptive_field}")
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        self.receptive_field = receptive_field
+        self.channels = channels
+        self.final_activation = final_activation
+
+    def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
+        """Predict xHII of the central cells.
+
+        Parameters
+        ----------
+        x : Tensor of float32, shape (batch, channels, width, width, width)
+            Normalized neighborhoods; the width is `receptive_field`.
+        activate : bool
+            False returns the logits. A loss on logits asks for them here when the network is
+            wrapped (DistributedDataParallel acts on calls of the network alone).
+
+        Returns
+        -------
+        Tensor of float32, shape (batch,)
+            Between 0 and 1 when `final_activation` is on; any real number otherwise.
+
+        Raises
+        ------
+        ValueError
+            If `x` has another shape.
+        """
+        z = self.logits(x)
+        return torch.sigmoid(z) if activate and self.final_activation else z
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the values before the final activation; arguments as in `forward`."""
+        expected = (self.channels, *3 * (self.receptive_field,))
+        if tuple(x.shape[1:]) != expected:
+            raise ValueError(
+                f"x must have shape (batch, {', '.join(map(str, expected))}), got {tuple(x.shape)}"
+            )
+        return self._logits(x)
+
+    @abstractmethod
+    def _logits(self, x: Tensor) -> Tensor:
+        """Map valid neighborhoods to logits of shape (batch,)."""
+
+
+def build_network(
+    name: str, *, radius: int, channels: int, seed: int, **options: Any
+) -> PatchNetwork:
+    """Build a network with weights that depend on the seed alone.
+
+    Parameters
+    ----------
+    name : str
+        A family in ``ionmodel.networks.NETWORKS``.
+    radius : int
+        Neighborhood radius in cells, at least 0.
+    channels : int
+        Input channels, at least 1.
+    seed : int
+        Seed of the initial weights, non-negative; drawn on the CPU.
+    **options
+        Keyword arguments of the family.
+
+    Returns
+    -------
+    PatchNetwork
+        On the CPU, float32, in training mode.
+
+    Raises
+    ------
+    ValueError
+        If `name` is not in the table, or the family refuses an option's value.
+    TypeError
+        If the family has no such option.
+
+    Notes
+    -----
+    The global random state is as before when this returns.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"name must be one of {', '.join(sorted(NETWORKS))}, got {name!r}")
+    module, _, attribute = NETWORKS[name].partition(":")
+    family = getattr(importlib.import_module(module), attribute)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore here
+        torch.default_generator.manual_seed(seed)
+        network = family(radius, channels=channels, **options)
+    assert isinstance(network, PatchNetwork)
+    return network
+
+
+def flops_per_sample(network: PatchNetwork, radius: int) -> int:
+    """Count the floating-point operations of one forward pass of one sample.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+        Left unchanged, on any device.
+    radius : int
+        Neighborhood radius in cells; the width must be the network's `receptive_field`.
+
+    Returns
+    -------
+    int
+        Operations of convolutions and linear layers, two for each multiply-add, padded cells
+        included. Normalization, activation and pooling are left out.
+
+    Raises
+    ------
+    ValueError
+        If the width is not the network's.
+
+    Notes
+    -----
+    A training step costs about three times as much for each sample, four times with
+    recomputation. Counted on the meta device: nothing is computed.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shadow = copy.deepcopy(network).to("meta").eval()
+    width = 2 * radius + 1
+    x = torch.empty((1, network.channels, width, width, width), device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow.logits(x)
+    return int(counter.get_total_flops())
