@@ -136,7 +136,8 @@ class CubeStore:
 
     def dtype(self, field: str) -> np.dtype[Any]:
         """Return the dtype in which a field is stored."""
-        return np.dtype(self._field(field)["data_type"])
+        dtype: np.dtype[Any] = np.dtype(self._field(field)["data_type"])
+        return dtype
 
     @property
     def frame(self) -> Frame:
@@ -221,11 +222,9 @@ class CubeStore:
                     f"{self.shard_path(field, index, shard)}: this part of {field} is missing; "
                     "ingest the simulation again"
                 )
-        region = tuple(
-            slice(first, first + length) for first, length in zip(start, shape, strict=True)
-        )
+        x, y, z = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
         try:
-            return np.asarray(self._array(field)[(index, *region)])
+            return np.asarray(self._array(field)[(index, x, y, z)])
         except (ValueError, RuntimeError) as error:
             raise StoreDamageError(
                 f"{self.path}: {field} at redshift {redshift:g} cannot be decoded ({error}); "
@@ -246,11 +245,14 @@ class CubeStore:
             ) from None
 
     def _array(self, field: str) -> "zarr.Array[Any]":
-        if field not in self._arrays:
+        array: zarr.Array[Any] | None = self._arrays.get(field)
+        if array is None:
             import zarr
 
-            self._arrays[field] = zarr.open_array(self.path / field, mode="r", zarr_format=3)
-        return self._arrays[field]
+            array = self._arrays[field] = zarr.open_array(
+                self.path / field, mode="r", zarr_format=3
+            )
+        return array
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ionstore.attributes import (
     read_root_metadata,
     software_versions,
 )
-from ionstore.codecs import Compression, chunk_codecs
+from ionstore.codecs import Compression, chunk_codecs, default_compression
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
 from ionstore.fields import FIELDS
@@ -135,7 +135,8 @@ class StoreWriter:
 
     def read_block(self, field: str, redshift_index: int, start: Corner, shape: Corner) -> Array:
         """Return a block as it was written, decoded from its file, checksums included."""
-        return np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
+        block: Array = np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
+        return block
 
     def finalize(self, statistics: Mapping[str, Sequence[FieldStatistics]]) -> None:
         """Mark the store complete; all blocks must have been written.
@@ -155,14 +156,15 @@ class StoreWriter:
         self.attributes = complete
 
     def _array(self, field: str) -> "zarr.Array[Any]":
-        if field not in self._arrays:
+        array: zarr.Array[Any] | None = self._arrays.get(field)
+        if array is None:
             import zarr
 
             # All-zero chunks too: a missing chunk of sources could not be told from zeros.
-            self._arrays[field] = zarr.open_array(
+            array = self._arrays[field] = zarr.open_array(
                 self.path / field, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
             )
-        return self._arrays[field]
+        return array
 
 
 def create_store(
@@ -201,7 +203,7 @@ def create_store(
     layout : Layout, optional
         Chunks and shards; `ionstore.layout.plan_layout` by default.
     compression : Compression, optional
-        Settings of Blosc.
+        Settings of Blosc; those of `default_compression` for each dtype by default.
 
     Raises
     ------
@@ -219,7 +221,6 @@ def create_store(
     folder = Path(path)
     folder.mkdir(parents=True)
     layout = layout or plan_layout(mesh.cells_per_side)
-    compression = compression or Compression()
     attributes = StoreAttributes(
         uuid=store_uuid or str(uuid.uuid4()),
         status="building",
@@ -241,7 +242,7 @@ def create_store(
             dtype=dtype,
             chunks=(1, *(layout.chunk_cells,) * 3),
             shards=(1, *(layout.shard_cells,) * 3),
-            compressors=chunk_codecs(compression, dtype),
+            compressors=chunk_codecs(compression or default_compression(dtype), dtype),
             fill_value=np.nan if dtype.kind == "f" else 0,
             dimension_names=DIMENSIONS,
             attributes=field.cf_attributes(),
