@@ -1,8 +1,176 @@
-"""``train``."""
+"""``ionmodel train``: a store in, a run folder out."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ioncli import options
+
+if TYPE_CHECKING:
+    from ionmodel.config import TrainingConfig
+    from ionmodel.run_folder import RunFolder
+    from ionmodel.training import Plan, Result
+    from ionstore.store import CubeStore
+
 
 @click.command()
-def train() -> None:
-    """Do nothing yet."""
+@click.option(
+    "--store", "stores", required=True, multiple=True, type=click.Path(path_type=Path),
+    help="Store to train on; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--run", "run_path", type=click.Path(path_type=Path),
+    help="Folder of the run  [default: a new runs/<date>-<preset>]",
+)  # fmt: skip
+@click.option("--preset", help="Where the configuration starts from: small (default) or week3.")
+@click.option(
+    "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file of keys that replace the preset's.",
+)  # fmt: skip
+@click.option(
+    "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE",
+    help="One key that replaces both, such as epochs=3 or channels='[16, 32]'; may be repeated.",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on where the run folder stopped.")
+def train(
+    stores: tuple[Path, ...],
+    run_path: Path | None,
+    preset: str | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    resume: bool,
+) -> None:
+    """Train a network that predicts xHII of a cell from the fields around it.
+
+    The run folder holds the configuration, log.jsonl, the checkpoints last.pt and best.pt, and
+    figures. Ctrl-C stops after the batch in progress; --resume goes on from there.
+
+    \b
+    Keys of the configuration (see the presets for values):
+      inputs redshifts transforms network radius channels kernel shared_branches conv_bias
+      final_activation feature_dropout head_dropout head_dropout_widths head_widths recompute
+      loss learning_rate scheduler scheduler_factor scheduler_patience batch_size
+      samples_per_epoch epochs validation_samples split random_cells seed device num_workers
+      memory_budget
+
+    \b
+    Examples:
+      ionmodel train --store cubes.zarr
+      ionmodel train --store cubes.zarr --run runs/wide -o radius=6 -o epochs=30
+      ionmodel train --store cubes.zarr --run runs/wide --resume
+    """
+    with options.errors_as_messages():
+        from ionmodel.run_folder import RunFolder, check_new, default_run_folder
+        from ionstore.store import CubeStore
+
+        if resume and run_path is None:
+            raise click.UsageError("--resume needs --run, the folder to go on in")
+        if run_path is not None and not resume:
+            check_new(run_path)
+        opened = [CubeStore.open(path) for path in stores]
+        run = RunFolder(run_path or default_run_folder(preset or _default_preset()))
+        config = _resolve(run, opened, preset, config_file, settings)
+        _train(config, opened, run)
+
+
+def _default_preset() -> str:
+    from ionmodel.config import DEFAULT_PRESET
+
+    return DEFAULT_PRESET
+
+
+def _resolve(
+    run: "RunFolder",
+    stores: "list[CubeStore]",
+    preset: str | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+) -> "TrainingConfig":
+    """Return the configuration: the run's own when it has a checkpoint, else a new one."""
+    from ionmodel.config import make_config, parse_options, read_preset, read_toml
+    from ionmodel.datasets import fit_radius
+    from ionmodel.run_folder import resumed_config
+
+    given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
+    if run.last.exists():
+        return resumed_config(run, {**given, **({"preset": preset} if preset else {})})
+    config = make_config({**read_preset(preset or _default_preset()), **given})
+    if "radius" in given:
+        return config
+    fitted = fit_radius(config, stores)
+    if fitted.radius < config.radius:
+        click.echo(
+            f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
+            f"mesh of {min(s.mesh.cells_per_side for s in stores)} cells a side."
+        )
+    return fitted
+
+
+def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder") -> None:
+    from ioncli.epochs import EpochDisplay
+    from ionmodel import training
+    from ionmodel.errors import Interrupted
+    from ionstore.process_memory import PeakMemory
+
+    with PeakMemory() as memory, _stop_on_signals() as should_stop, EpochDisplay() as display:
+        try:
+            result = training.train(
+                config,
+                stores,
+                run,
+                on_plan=lambda plan: _announce(plan, run),
+                on_progress=display.batch,
+                on_epoch=display.epoch,
+                should_stop=should_stop,
+            )
+        except Interrupted as interrupted:
+            raise click.ClickException(
+                f"{interrupted}; go on with --run {run.path} --resume"
+            ) from None
+    _summarize(result, run, memory.peak_bytes)
+
+
+def _announce(plan: "Plan", run: "RunFolder") -> None:
+    click.echo(
+        f"Run {run.path}: {plan.n_parameters:,} weights, {plan.epochs_left:.3g} epochs of "
+        f"{plan.n_training_samples:,} training samples, {plan.n_validation_samples:,} validation "
+        f"samples, on {plan.device}."
+    )
+    click.echo(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
+    if plan.leaks:
+        click.echo("Split random: validation neighborhoods overlap training ones; R² leaks.")
+
+
+def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
+    click.echo(
+        f"Validation R² {result.best_r2:.4f} (epoch {result.best_epoch + 1} of "
+        f"{len(result.history)})"
+    )
+    click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
+    click.echo(f"Checkpoint   {run.best}")
+    click.echo(f"Figures      {run.loss_figure}")
+    click.echo(f"             {run.prediction_figure}")
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM ask for a stop; a second one stops at once."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        click.echo("\nStopping after this batch (again: at once) …", err=True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

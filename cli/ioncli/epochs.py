@@ -1,0 +1,80 @@
+"""What training shows while it runs: a bar of batches, a line per epoch."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from ionmodel import training
+
+_LINE_INTERVAL_S = 30.0
+
+
+class EpochDisplay:
+    """Shows `ionmodel.training.Progress` on standard error while a block runs.
+
+    Where standard error is no terminal, a line every half minute stands in for the bar.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def batch(self, progress: "training.Progress") -> None:
+        """Show that a batch is done."""
+        epoch = f"{progress.epoch + 1}/{progress.epochs}"
+        numbers = f"loss {progress.loss:.4f}  R² {progress.validation_r2:.3f}"
+        numbers += f"  {progress.samples_per_s:,.0f} samples/s"
+        done = progress.epoch * progress.batches + progress.batch
+        if self._console.is_terminal:
+            if self._task is None:
+                total = progress.epochs * progress.batches
+                self._task = self._bars.add_task("", total=total, epoch=epoch, numbers=numbers)
+            self._bars.update(self._task, completed=done, epoch=epoch, numbers=numbers)
+        elif time.monotonic() - self._said > _LINE_INTERVAL_S:
+            self._said = time.monotonic()
+            batch = f"batch {progress.batch}/{progress.batches}"
+            self._console.print(f"epoch {epoch}  {batch}  {numbers}", soft_wrap=True)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Show one line of the log."""
+        self._said = time.monotonic()
+        self._console.print(
+            f"epoch {entry['epoch'] + 1:3d}  training loss {entry['train_loss']:.4f}  "
+            f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}  "
+            f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s",
+            soft_wrap=True,
+        )

@@ -1,0 +1,75 @@
+"""Checkpoints: plain dicts of tensors, numbers, strings and lists, written atomically."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ionmodel.errors import RunFolderError
+
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint; ``path`` is always the old or the new one, whole.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    content : dict
+        Nested dicts and lists of tensors, numbers and strings; tuples become lists.
+
+    Raises
+    ------
+    TypeError
+        If anything else is in it.
+    """
+    plain = _plain({"format_version": FORMAT_VERSION, **content}, "checkpoint")
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(plain, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint on the CPU.
+
+    Raises
+    ------
+    RunFolderError
+        If the file is damaged, not a checkpoint, or newer than this version.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train anew")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
+        raise RunFolderError(f"{path}: not a checkpoint or damaged ({error})") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise RunFolderError(f"{path}: expected a checkpoint with a format_version, found none")
+    if version > FORMAT_VERSION:
+        raise RunFolderError(
+            f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest read "
+            "here; update ionmodel"
+        )
+    return content
+
+
+def _plain(value: Any, where: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(entry, f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, f"{where}[{index}]") for index, entry in enumerate(value)]
+    raise TypeError(f"{where}: tensors, numbers, strings, lists or dicts, got {type(value)}")

@@ -1,0 +1,239 @@
+"""The configuration of a training run: one frozen set of flat keys, presets in TOML."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ionmodel.errors import ConfigError
+
+DEFAULT_PRESET = "small"
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Widths = tuple[Count, ...]
+
+
+class TrainingConfig(BaseModel):
+    """Everything that decides what a run computes.
+
+    Parameters
+    ----------
+    preset : str
+        Preset that the configuration started from.
+    inputs : tuple of str
+        Input fields; each has a branch.
+    redshifts : tuple of float, optional
+        Redshifts trained on; all of the store by default.
+    transforms : mapping of str to str
+        Transform by field where `ionstore.normalize.DEFAULT_TRANSFORMS` is not wanted.
+    network : str
+        Family of networks, a name in `ionmodel.networks.NETWORKS`.
+    radius : int
+        Neighborhood radius in cells.
+    channels : tuple of int
+        Channels of the blocks of a branch.
+    kernel : int
+        Kernel width of all convolutions in cells, odd.
+    shared_branches : bool
+        Whether all branches have the same weights.
+    conv_bias : bool
+        Whether convolutions add a bias.
+    final_activation : bool
+        Whether the prediction is the sigmoid of the last layer.
+    feature_dropout, head_dropout : float
+        Share dropped before and within the fully connected head, 0 to below 1.
+    head_dropout_widths, head_widths : tuple of int
+        Widths of the head's linear layers with and, after them, without dropout.
+    recompute : bool
+        Less memory for a third more time.
+    loss : {"mse", "bce"}
+        Mean squared error of the prediction, or binary cross-entropy on its logits.
+    learning_rate : float
+        Adam's initial learning rate.
+    scheduler : {"plateau", "none"}
+        "plateau" lowers the learning rate when the validation loss stalls.
+    scheduler_factor : float
+        What the learning rate is then multiplied by, 0 to 1.
+    scheduler_patience : int
+        Epochs without progress that are tolerated first.
+    batch_size : int
+        Samples a step, at least 2.
+    samples_per_epoch : int, optional
+        Training samples an epoch, others in each; all of the training cells by default.
+    epochs : int
+        Epochs.
+    validation_samples : int, optional
+        Validation samples, the same in every epoch; all validation cells by default.
+    split : {"blocks", "random"}
+        Separate regions, or random cells as in 2021, whose validation score leaks.
+    random_cells : int
+        Cells of each redshift that the "random" split draws.
+    seed : int
+        Seed of weights, order, dropout and drawn cells.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where to compute; "auto" takes an accelerator where there is one.
+    num_workers : int
+        Processes that cut neighborhoods; 0 cuts in a background thread.
+    memory_budget : int
+        Bound on decoded fields and batches in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str
+    inputs: tuple[str, ...] = Field(min_length=1)
+    redshifts: tuple[float, ...] | None = None
+    transforms: dict[str, Literal["overdensity", "log1p", "identity"]] = {}
+    network: str
+    radius: int = Field(ge=0)
+    channels: Widths = Field(min_length=1)
+    kernel: Count
+    shared_branches: bool
+    conv_bias: bool
+    final_activation: bool
+    feature_dropout: Share
+    head_dropout_widths: Widths
+    head_dropout: Share
+    head_widths: Widths
+    recompute: bool
+    loss: Literal["mse", "bce"]
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    scheduler: Literal["plateau", "none"]
+    scheduler_factor: float = Field(gt=0, lt=1)
+    scheduler_patience: int = Field(ge=0)
+    batch_size: int = Field(ge=2)
+    samples_per_epoch: Count | None = None
+    epochs: Count
+    validation_samples: Count | None = None
+    split: Literal["blocks", "random"]
+    random_cells: int = Field(ge=5)
+    seed: int = Field(ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    num_workers: int = Field(ge=0)
+    memory_budget: Count
+
+    @model_validator(mode="after")
+    def _loss_fits_activation(self) -> Self:
+        if self.loss == "bce" and not self.final_activation:
+            raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
+        return self
+
+    def network_options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the network's family."""
+        return {
+            "block_channels": self.channels,
+            "kernel": self.kernel,
+            "conv_bias": self.conv_bias,
+            "shared_branches": self.shared_branches,
+            "feature_dropout": self.feature_dropout,
+            "head_dropout_widths": self.head_dropout_widths,
+            "head_dropout": self.head_dropout,
+            "head_widths": self.head_widths,
+            "final_activation": self.final_activation,
+            "recompute": self.recompute,
+        }
+
+    def to_toml(self) -> str:
+        """Return the configuration as TOML that `read_toml` reads back."""
+        plain = self.model_dump(mode="json", exclude_none=True)
+        return "".join(f"{key} = {_toml_value(value)}\n" for key, value in plain.items())
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    folder = resources.files("ionmodel") / "presets"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return the keys of a preset.
+
+    Raises
+    ------
+    ConfigError
+        If there is no preset of that name.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"preset must be one of {', '.join(preset_names())}, got {name!r}")
+    text = (resources.files("ionmodel") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return {"preset": name, **tomllib.loads(text)}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the keys of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML, {error}") from error
+
+
+def parse_options(options: Iterable[str]) -> dict[str, Any]:
+    """Return the keys of ``key=value`` options; a value is TOML, or else a plain string.
+
+    Raises
+    ------
+    ConfigError
+        If an option has no equals sign, or a key is given twice.
+
+    Examples
+    --------
+    >>> parse_options(["epochs=3", "device=cpu", "channels=[16, 32]"])
+    {'epochs': 3, 'device': 'cpu', 'channels': [16, 32]}
+    """
+    keys: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"an option must read key=value, got {option!r}")
+        if key in keys:
+            raise ConfigError(f"{key} is given twice; give it once")
+        try:
+            keys[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            keys[key] = text.strip()
+    return keys
+
+
+def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
+    """Return the configuration that the keys describe.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown (the nearest one is named), missing, or its value does not fit.
+    """
+    for key in keys:
+        if key not in TrainingConfig.model_fields:
+            nearest = difflib.get_close_matches(key, TrainingConfig.model_fields, n=1, cutoff=0)
+            raise ConfigError(
+                f"{key!r} is no key of the configuration; the nearest is {nearest[0]!r}"
+            )
+    try:
+        return TrainingConfig.model_validate(dict(keys))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        value = f", got {first['input']!r}" if first["loc"] and first["type"] != "missing" else ""
+        message = first["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should", "should", 1)
+        raise ConfigError(f"{where} {message}{value}".strip()) from error
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        entries = (f"{json.dumps(key)} = {_toml_value(entry)}" for key, entry in value.items())
+        return "{" + ", ".join(entries) + "}"
+    return json.dumps(value)

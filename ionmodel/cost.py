@@ -1,0 +1,58 @@
+"""How long a run will take, from a short measurement on the device itself."""
+
+import copy
+import time
+
+import torch
+
+from ionmodel.config import TrainingConfig
+from ionmodel.losses import make_loss
+from ionmodel.networks.base import PatchNetwork, flops_per_sample
+
+_PROBE_FLOPS = 2e11  # seconds on two cores at most, unless two samples cost more
+
+
+def estimate_seconds(
+    network: PatchNetwork,
+    config: TrainingConfig,
+    *,
+    n_training_samples: int,
+    n_validation_samples: int,
+) -> float:
+    """Estimate the time that training steps and validation will take.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+        On its device; left unchanged.
+    config : TrainingConfig
+        Of the run.
+    n_training_samples, n_validation_samples : int
+        Samples of all epochs that are left.
+
+    Returns
+    -------
+    float
+        Seconds, from timed steps on random numbers; reading and cutting are left out.
+    """
+    probe = copy.deepcopy(network)
+    device = next(probe.parameters()).device
+    step_flops = 3 * flops_per_sample(network, config.radius)
+    n = int(min(config.batch_size, max(2, _PROBE_FLOPS / step_flops)))
+    loss_of = make_loss(config.loss, final_activation=network.final_activation)
+    width = network.receptive_field
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        inputs = torch.randn((n, network.channels, width, width, width), device=device)
+        target = torch.rand(n, device=device)
+        repeats = 3 if n == config.batch_size else 1  # the first step also sets things up
+        for _ in range(repeats):
+            start = time.perf_counter()
+            loss = loss_of(probe(inputs, activate=False), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            step_s = time.perf_counter() - start
+    per_sample_s = step_s / n
+    return per_sample_s * (n_training_samples + n_validation_samples / 3)

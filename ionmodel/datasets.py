@@ -1,0 +1,197 @@
+"""The training and validation samples of a run: splits, normalization, loaders."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ionmodel.config import TrainingConfig
+from ionmodel.errors import ConfigError
+from ionstore.cube import Cells
+from ionstore.loading import NeighborhoodLoader
+from ionstore.normalize import Normalization, fit_normalization
+from ionstore.split import Region, Split, block_split, largest_radius, random_split
+from ionstore.store import CubeStore
+
+TARGET = "xhii"
+
+
+def fit_radius(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
+    """Return the configuration with the radius lowered to the largest that every mesh can hold."""
+    cells = min(store.mesh.cells_per_side for store in stores)
+    fits = largest_radius(cells) if config.split == "blocks" else (cells - 1) // 2
+    if fits < 0:
+        raise ConfigError(
+            f"a mesh of {cells} cells a side is too small for split {config.split!r}; use a "
+            "larger box or -o split=random"
+        )
+    return config.model_copy(update={"radius": min(config.radius, fits)})
+
+
+def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
+    """Return the split of every store's mesh.
+
+    Raises
+    ------
+    ConfigError
+        If a mesh cannot be split as configured.
+    """
+    splits = []
+    for store in stores:
+        cells = store.mesh.cells_per_side
+        try:
+            if config.split == "blocks":
+                splits.append(block_split(cells, config.radius))
+            else:
+                splits.append(random_split(cells, config.random_cells, config.seed))
+        except ValueError as error:
+            raise ConfigError(f"{store.path}: {error}") from error
+    return splits
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a run trains on and is validated with; closes its loaders when left.
+
+    Parameters
+    ----------
+    stores : tuple of CubeStore
+        Stores trained on.
+    splits : tuple of Split
+        Use of each store's cells.
+    normalization : Normalization
+        Of the inputs, from the training cells.
+    train, validation : NeighborhoodLoader
+        Shuffled training batches, all of one size; validation batches in a fixed order.
+    """
+
+    stores: tuple[CubeStore, ...]
+    splits: tuple[Split, ...]
+    normalization: Normalization
+    train: NeighborhoodLoader
+    validation: NeighborhoodLoader
+    _closing: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        self._closing.enter_context(self.train)
+        self._closing.enter_context(self.validation)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it: stores, split, normalization."""
+        return {
+            "stores": [{"uuid": store.uuid, "path": str(store.path)} for store in self.stores],
+            "split": [_describe(split) for split in self.splits],
+            "normalization": self.normalization.to_dict(),
+        }
+
+
+def open_training_data(
+    config: TrainingConfig,
+    stores: Sequence[CubeStore],
+    *,
+    normalization: Normalization | None = None,
+) -> TrainingData:
+    """Open the loaders of a run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Says which fields, cells and samples.
+    stores : sequence of CubeStore
+        Stores to train on.
+    normalization : Normalization, optional
+        That of an interrupted run; found from the training cells by default.
+
+    Raises
+    ------
+    ConfigError
+        If the stores do not hold what the configuration names.
+    MemoryBudgetError
+        If fields and batches do not fit the memory budget.
+    """
+    for store in stores:
+        missing = [name for name in (*config.inputs, TARGET) if name not in store.field_names]
+        if missing:
+            raise ConfigError(
+                f"{store.path}: fields {', '.join(missing)} are needed, the store holds "
+                f"{', '.join(store.field_names)}; change inputs"
+            )
+    splits = split_cells(config, stores)
+    if normalization is None:
+        normalization = fit_normalization(
+            stores,
+            config.inputs,
+            [split.train for split in splits],
+            redshifts=config.redshifts,
+            transforms=config.transforms,
+        )
+    n_cubes = sum(len(config.redshifts or store.redshifts) for store in stores)
+    available = sum(
+        _count(split.train) * len(config.redshifts or store.redshifts)
+        for store, split in zip(stores, splits, strict=True)
+    )
+    batch_size = min(config.batch_size, available)
+    samples = min(config.samples_per_epoch or available, available) // batch_size * batch_size
+    train = NeighborhoodLoader(
+        stores,
+        inputs=config.inputs,
+        target=TARGET,
+        redshifts=config.redshifts,
+        centers=[split.train for split in splits],
+        radius=config.radius,
+        batch_size=batch_size,
+        seed=config.seed,
+        memory_budget=config.memory_budget,
+        num_workers=config.num_workers,
+        normalization=normalization,
+        samples_per_epoch=samples,
+    )
+    per_cube = None
+    if config.validation_samples is not None:
+        per_cube = -(-config.validation_samples // n_cubes)
+    validation = train.sibling(
+        [_some(split.validation, per_cube, config.seed) for split in splits],
+        shuffle=False,
+        num_workers=0,
+        samples_per_epoch=None,
+    )
+    return TrainingData(tuple(stores), tuple(splits), normalization, train, validation)
+
+
+def _count(cells: Region | Cells) -> int:
+    return cells.n_cells if isinstance(cells, Region) else len(cells)
+
+
+def _some(cells: Region | Cells, n: int | None, seed: int) -> Region | Cells:
+    """Return ``n`` of the cells, drawn with a seed; all of them where there are no more."""
+    total = _count(cells)
+    if n is None or n >= total:
+        return cells
+    drawn = np.sort(np.random.default_rng(seed).choice(total, n, replace=False))
+    return cells.cells(drawn) if isinstance(cells, Region) else cells[drawn]
+
+
+def _describe(split: Split) -> dict[str, Any]:
+    def plain(cells: Region | Cells | None) -> Any:
+        if isinstance(cells, Region):
+            return {"start": list(cells.start), "shape": list(cells.shape)}
+        return [] if cells is None else cells.tolist()
+
+    return {
+        "train": plain(split.train),
+        "validation": plain(split.validation),
+        "test": plain(split.test),
+        "leaks": split.leaks,
+    }

@@ -1,0 +1,99 @@
+"""Predictions for a set of cells, and how good they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ionmodel.errors import Interrupted
+from ionmodel.networks.base import PatchNetwork
+from ionstore.loading import NeighborhoodLoader
+
+Floats = NDArray[np.float32]
+
+
+def r_squared(target: Floats, prediction: Floats) -> float:
+    """Return the coefficient of determination of a whole set of cells.
+
+    Parameters
+    ----------
+    target, prediction : ndarray, shape (n,)
+        Simulated and predicted xHII.
+
+    Returns
+    -------
+    float
+        ``1 - sum((target - prediction)²) / sum((target - mean(target))²)``, in float64; 1 is
+        perfect, 0 no better than the mean, nan if all targets are equal.
+    """
+    wide = target.astype(np.float64)
+    residual = float(np.square(wide - prediction).sum())
+    total = float(np.square(wide - wide.mean()).sum())
+    return 1 - residual / total if total > 0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Targets and predictions of a set of cells.
+
+    Parameters
+    ----------
+    target, prediction : ndarray of float32, shape (n,)
+        Simulated and predicted xHII.
+    logits : ndarray of float32, shape (n,)
+        The network's output before its final activation.
+    """
+
+    target: Floats
+    prediction: Floats
+    logits: Floats
+
+    @property
+    def r_squared(self) -> float:
+        """Coefficient of determination over all cells at once."""
+        return r_squared(self.target, self.prediction)
+
+
+def predict_cells(
+    network: PatchNetwork,
+    loader: NeighborhoodLoader,
+    device: torch.device,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Predictions:
+    """Predict every sample of one epoch of a loader.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+        Put into evaluation mode while this runs.
+    loader : NeighborhoodLoader
+        Neighborhoods, normalized as in training.
+    device : torch.device
+        Where the network is.
+    should_stop : callable
+        Asked after every batch.
+
+    Raises
+    ------
+    Interrupted
+        If ``should_stop`` says so.
+    """
+    was_training = network.training
+    network.eval()
+    targets, outputs = [], []
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                logits = network(batch.inputs.to(device, non_blocking=True), activate=False)
+                outputs.append(logits.cpu())
+                targets.append(batch.target.clone())
+                if should_stop():
+                    raise Interrupted("prediction stopped")
+    finally:
+        network.train(was_training)
+    logits = torch.cat(outputs)
+    prediction = torch.sigmoid(logits) if network.final_activation else logits
+    return Predictions(torch.cat(targets).numpy(), prediction.numpy(), logits.numpy())

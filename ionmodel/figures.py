@@ -1,0 +1,100 @@
+"""Figures of a run: how the losses fell, and predictions against targets."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ionmodel.evaluation import Predictions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TRAINING, _VALIDATION = "#8fa3b8", "#b5442e"
+_N_BINS = 50
+_LOSS_NAMES = {"mse": "mean squared error", "bce": "binary cross-entropy"}
+
+
+def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) -> None:
+    """Draw losses and validation R² by epoch.
+
+    Parameters
+    ----------
+    history : sequence of mapping
+        Lines of the log, at least one.
+    path : Path
+        PNG file to write.
+    loss : str
+        Name of the loss.
+    """
+    figure = _figure(9.0, 3.6)
+    epochs = [entry["epoch"] + 1 for entry in history]
+    left, right = figure.subplots(1, 2)
+    for key, label, color in (
+        ("train_loss", "training", _TRAINING),
+        ("validation_loss", "validation", _VALIDATION),
+    ):
+        left.plot(epochs, [entry[key] for entry in history], "o-", ms=3, color=color, label=label)
+    left.set(xlabel="epoch", ylabel=_LOSS_NAMES.get(loss, loss))
+    left.legend(frameon=False)
+    scores = [entry["validation_r2"] for entry in history]
+    best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
+    right.plot(epochs, scores, "o-", ms=3, color=_VALIDATION)
+    right.plot(epochs[best], scores[best], "o", ms=9, mfc="none", color="black")
+    right.set(xlabel="epoch", ylabel="validation $R^2$")
+    right.set_title(f"best checkpoint: $R^2$ = {scores[best]:.3f}", fontsize=10)
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def draw_predictions(predictions: Predictions, path: Path) -> None:
+    """Draw predicted against true xHII, and both histograms.
+
+    Parameters
+    ----------
+    predictions : Predictions
+        Of a set of cells, at least one.
+    path : Path
+        PNG file to write.
+    """
+    from matplotlib.colors import LogNorm
+
+    figure = _figure(9.0, 4.0)
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    edges = np.linspace(0, 1, _N_BINS + 1)
+    target = np.clip(predictions.target, 0, 1)
+    prediction = np.clip(predictions.prediction, 0, 1)
+    counts, _, _ = np.histogram2d(target, prediction, bins=[edges, edges])
+    shown = left.pcolormesh(
+        edges, edges, np.ma.masked_less(counts.T, 1), norm=LogNorm(), cmap="viridis"
+    )
+    left.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
+    figure.colorbar(shown, ax=left, label="cells")
+    left.set(xlabel="true xHII", ylabel="predicted xHII", aspect="equal")
+    left.set_title(
+        f"{len(target):,} validation cells, $R^2$ = {predictions.r_squared:.3f}", fontsize=10
+    )
+    for values, label, color in (
+        (target, "true", _TRAINING),
+        (prediction, "predicted", _VALIDATION),
+    ):
+        right.hist(values, bins=edges, histtype="step", lw=1.5, label=label, color=color)
+    right.set(xlabel="xHII", ylabel="cells", yscale="log", xlim=(0, 1))
+    right.legend(frameon=False)
+    right.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def _figure(width_inches: float, height_inches: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=150)
+    partial.replace(path)

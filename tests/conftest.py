@@ -1,0 +1,72 @@
+"""Small stores for tests, and where real simulation output is kept."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionstore.cube import Array
+from ionstore.grid import Mesh
+from ionstore.layout import Layout
+from ionstore.statistics import FieldStatistics
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoredField
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+StoreMaker = Callable[..., CubeStore]
+
+
+def cubes_at(mesh: int, redshifts: Sequence[float], seed: int = 0) -> dict[str, Array]:
+    """Fields of shape (redshift, mesh, mesh, mesh) in which xHII follows the inputs smoothly."""
+    rng = np.random.default_rng(seed)
+    shape = (len(redshifts), mesh, mesh, mesh)
+    n_igm = rng.lognormal(sigma=0.3, size=shape) * 1e-28
+    n_src = rng.poisson(2.0 * n_igm / n_igm.mean()).astype(np.uint8)
+    around = sum(np.roll(n_src, shift, axis) for axis in (1, 2, 3) for shift in (-1, 0, 1)) / 9
+    xhii = 1 / (1 + np.exp(-2.0 * (around - 2.0)))
+    return {"n_igm": n_igm.astype("f4"), "n_src": n_src, "xhii": xhii.astype("f4")}
+
+
+def write_store(
+    path: Path,
+    cubes: Mapping[str, Array],
+    redshifts: Sequence[float],
+    *,
+    box_length_cmpc: float | None = 20.0,
+    layout: Layout | None = None,
+) -> CubeStore:
+    """Write fields of shape (redshift, mesh, mesh, mesh) as a complete store."""
+    units = {"n_igm": "g cm-3", "n_src": "1", "xhii": "1"}
+    fields = [StoredField(name, str(cube.dtype), units[name]) for name, cube in cubes.items()]
+    mesh = Mesh(next(iter(cubes.values())).shape[1], box_length_cmpc)
+    writer = CubeStore.create(path, mesh, redshifts, fields, layout=layout)
+    shard = writer.layout.shard_cells
+    starts = range(0, mesh.cells_per_side, shard)
+    for name, cube in cubes.items():
+        for index in range(len(redshifts)):
+            for start in ((i, j, k) for i in starts for j in starts for k in starts):
+                block = tuple(slice(first, first + shard) for first in start)
+                writer.write_block(name, index, start, cube[index][block])
+    writer.finalize(
+        {name: [FieldStatistics.of(values) for values in cube] for name, cube in cubes.items()}
+    )
+    return CubeStore.open(path)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of real simulation output; skips where it is missing."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"real simulation output is missing: {SHARED_DATA}")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """A 12³ store with two redshifts, in chunks that do not divide the mesh."""
+    redshifts = (9.0, 7.5)
+    path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
+    layout = Layout(12, 5, 10)
+    return write_store(path, cubes_at(12, redshifts), redshifts, layout=layout)
