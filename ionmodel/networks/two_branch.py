@@ -24,7 +24,8 @@ class TwoBranch(PatchNetwork):
         Kernel width of all convolutions in cells, odd.
     conv_bias : bool
         Whether convolutions add a bias. Batch normalization follows directly and subtracts it
-        again, so it changes the running mean and nothing else.
+        again, so it changes the running mean and nothing else. Its gradient is zero but for
+        rounding, which Adam scales up to steps of the learning rate.
     shared_branches : bool
         Whether all fields pass through the same weights. The running statistics then follow
         all fields, each one a batch of its own.
