@@ -339,7 +339,7 @@ class _Trainer:
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         logits = self.network(inputs.to(self.device, non_blocking=True), activate=False)
         loss = self.loss_of(logits, target.to(self.device, non_blocking=True))
-        value = float(loss)
+        value = loss.item()
         if not math.isfinite(value):
             raise TrainingDivergedError(
                 f"the loss became {value} after {self.state.position} batches; lower "

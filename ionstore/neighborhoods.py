@@ -127,5 +127,5 @@ def _gather(fields: Fields, centers: Cells, radius: int, out: Neighborhoods) -> 
                     row = np.uint64(((channel * nx + x) * ny + y) * nz)
                     _copy_row(out, written, fields, row + first_z, before_face)  # type: ignore[call-arg]
                     if past_face > 0:
-                        _copy_row(out, written + before_face, fields, row, past_face)  # type: ignore[call-arg]
+                        _copy_row(out, written + before_face, fields, row, past_face)
                     written += unsigned_width

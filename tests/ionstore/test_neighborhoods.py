@@ -1,0 +1,108 @@
+"""The cut against a slow oracle, on every kind of mesh and at every face."""
+
+import numpy as np
+import pytest
+
+from ionstore.cube import Fields, Neighborhoods
+from ionstore.neighborhoods import gather_neighborhoods
+
+
+def rolled(fields: Fields, center: tuple[int, ...], radius: int) -> Neighborhoods:
+    """One neighborhood, by rolling the whole box."""
+    width = 2 * radius + 1
+    shift = [radius - index for index in center]
+    return np.roll(fields, shift, axis=(1, 2, 3))[:, :width, :width, :width]
+
+
+def random_fields(*shape: int) -> Fields:
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "radius"),
+    [
+        ((1, 1, 1), 0),
+        ((7, 7, 7), 0),
+        ((7, 7, 7), 1),
+        ((7, 7, 7), 3),  # as wide as the mesh
+        ((8, 8, 8), 2),
+        ((8, 8, 8), 3),  # one cell less than the mesh
+        ((5, 6, 9), 2),
+        ((17, 17, 17), 4),
+    ],
+)
+def test_neighborhoods_equal_those_of_a_rolled_box(
+    shape: tuple[int, int, int], radius: int
+) -> None:
+    fields = random_fields(2, *shape)
+    every = np.stack(np.unravel_index(np.arange(np.prod(shape)), shape), axis=1)
+    cut = gather_neighborhoods(fields, every, radius)
+    assert cut.shape == (len(every), 2, *(2 * radius + 1,) * 3)
+    for center, neighborhood in zip(every.tolist(), cut, strict=True):
+        np.testing.assert_array_equal(neighborhood, rolled(fields, tuple(center), radius))
+
+
+def test_centers_off_the_mesh_wrap() -> None:
+    fields = random_fields(3, 6, 6, 6)
+    on = np.random.default_rng(2).integers(0, 6, size=(40, 3))
+    off = on + 6 * np.random.default_rng(3).integers(-3, 4, size=on.shape)
+    np.testing.assert_array_equal(
+        gather_neighborhoods(fields, off, 2), gather_neighborhoods(fields, on, 2)
+    )
+
+
+def test_out_is_filled_and_returned() -> None:
+    fields = random_fields(1, 5, 5, 5)
+    centers = np.array([[0, 4, 2], [3, 3, 3]])
+    out = np.full((2, 1, 3, 3, 3), np.nan, dtype=np.float32)
+    assert gather_neighborhoods(fields, centers, 1, out=out) is out
+    np.testing.assert_array_equal(out, gather_neighborhoods(fields, centers, 1))
+
+
+def test_no_centers_give_no_neighborhoods() -> None:
+    none = np.empty((0, 3), dtype=np.int64)
+    assert gather_neighborhoods(random_fields(2, 4, 4, 4), none, 1).shape == (0, 2, 3, 3, 3)
+
+
+def test_centers_in_any_memory_order_are_read_alike() -> None:
+    fields = random_fields(1, 5, 5, 5)
+    centers = np.random.default_rng(4).integers(0, 5, size=(9, 3))
+    np.testing.assert_array_equal(
+        gather_neighborhoods(fields, np.asfortranarray(centers), 2),
+        gather_neighborhoods(fields, centers, 2),
+    )
+
+
+def test_the_fields_are_left_as_they_were() -> None:
+    fields = random_fields(2, 5, 5, 5)
+    before = fields.copy()
+    gather_neighborhoods(fields, np.array([[0, 0, 0]]), 2)
+    np.testing.assert_array_equal(fields, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"radius": -1}, "radius must be at least 0"),
+        ({"radius": 3}, "largest radius that fits is 2"),
+        ({"fields": np.zeros((1, 5, 5, 5))}, "fields must be a C-contiguous float32"),
+        ({"fields": np.zeros((5, 5, 5), np.float32)}, "fields must be"),
+        (
+            {"fields": np.zeros((1, 5, 5, 6), np.float32)[..., :5]},
+            "not C-contiguous",
+        ),
+        ({"centers": np.zeros((1, 2), np.int64)}, r"centers must be int64 of shape \(n, 3\)"),
+        ({"centers": np.zeros((1, 3), np.int32)}, "centers must be int64"),
+        ({"out": np.zeros((1, 1, 5, 5, 5), np.float32)}, "out must have shape"),
+        ({"out": np.zeros((1, 1, 3, 3, 3))}, "out must be a C-contiguous float32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, object], message: str) -> None:
+    arguments = {
+        "fields": np.zeros((1, 5, 5, 5), np.float32),
+        "centers": np.zeros((1, 3), np.int64),
+        "radius": 1,
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        gather_neighborhoods(**arguments)  # type: ignore[arg-type]

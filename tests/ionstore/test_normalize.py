@@ -1,0 +1,98 @@
+"""Normalization: statistics of the training cells alone, in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionstore.normalize import Normalization, fit_normalization
+from ionstore.split import Region
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+
+SLAB = Region((3, 0, 0), (7, 12, 12))
+
+
+def slab(store: CubeStore, name: str) -> list[np.ndarray]:
+    return [store.read_field(name, z)[3:10].astype(np.float64) for z in store.redshifts]
+
+
+def test_density_becomes_overdensity_of_each_redshift(small_store: CubeStore) -> None:
+    fitted = fit_normalization([small_store], ["n_igm"], [SLAB])
+    overdensity = np.stack([rho / rho.mean() - 1 for rho in slab(small_store, "n_igm")])
+    assert fitted.fields["n_igm"].std == pytest.approx(overdensity.std(), rel=1e-12)
+    rho = small_store.read_field("n_igm", 7.5)
+    expected = (rho / slab(small_store, "n_igm")[1].mean() - 1) / overdensity.std()
+    np.testing.assert_allclose(
+        fitted.apply(small_store, "n_igm", 7.5, rho), expected, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_sources_become_log1p_of_the_ratio_to_their_training_mean(small_store: CubeStore) -> None:
+    fitted = fit_normalization([small_store], ["n_src"], [SLAB])
+    sources = np.stack(slab(small_store, "n_src"))
+    transformed = np.log1p(sources / sources.mean())
+    entry = fitted.fields["n_src"]
+    assert entry.reference == pytest.approx(sources.mean(), rel=1e-12)
+    assert (entry.mean, entry.std) == pytest.approx((transformed.mean(), transformed.std()))
+
+
+def test_listed_cells_give_the_statistics_of_a_region_with_the_same_cells(
+    small_store: CubeStore,
+) -> None:
+    cells = SLAB.cells(np.arange(SLAB.n_cells))
+    listed = fit_normalization([small_store], ["n_igm", "n_src"], [cells + 12])
+    region = fit_normalization([small_store], ["n_igm", "n_src"], [SLAB])
+    for name in ("n_igm", "n_src"):
+        assert listed.fields[name].mean == pytest.approx(region.fields[name].mean, abs=1e-12)
+        assert listed.fields[name].std == pytest.approx(region.fields[name].std)
+
+
+def test_other_cells_change_nothing(tmp_path: Path) -> None:
+    cubes = cubes_at(12, (8.0,))
+    changed = {name: values.copy() for name, values in cubes.items()}
+    for values in changed.values():
+        values[:, :3] = values[:, :3] * 7 % 200
+        values[:, 10:] = 1
+    fits = [
+        fit_normalization(
+            [write_store(tmp_path / f"{index}.zarr", one, (8.0,))], ["n_igm", "n_src"], [SLAB]
+        )
+        for index, one in enumerate((cubes, changed))
+    ]
+    assert fits[0].fields == fits[1].fields
+    assert list(fits[0].cube_means.values()) == list(fits[1].cube_means.values())
+
+
+def test_an_unseen_box_takes_its_own_mean_density(small_store: CubeStore, tmp_path: Path) -> None:
+    fitted = fit_normalization([small_store], ["n_igm"], [SLAB])
+    cubes = cubes_at(8, (5.0,), seed=9)
+    cubes["n_igm"] *= 100
+    other = write_store(tmp_path / "other.zarr", cubes, (5.0,))
+    normalized = fitted.apply(other, "n_igm", 5.0, other.read_field("n_igm", 5.0))
+    assert abs(float(normalized.mean(dtype=np.float64)) * fitted.fields["n_igm"].std) < 1e-6
+
+
+def test_densities_in_grams_do_not_underflow(small_store: CubeStore) -> None:
+    assert fit_normalization([small_store], ["n_igm"], [SLAB]).fields["n_igm"].std > 0.1
+
+
+def test_a_constant_field_becomes_zero(tmp_path: Path) -> None:
+    cubes = cubes_at(12, (8.0,))
+    cubes["n_src"][:] = 0
+    store = write_store(tmp_path / "cubes.zarr", cubes, (8.0,))
+    fitted = fit_normalization([store], ["n_src"], [SLAB])
+    assert not fitted.apply(store, "n_src", 8.0, store.read_field("n_src", 8.0)).any()
+
+
+def test_plain_dicts_describe_it_wholly(small_store: CubeStore) -> None:
+    fitted = fit_normalization([small_store], ["n_igm", "n_src"], [SLAB])
+    assert Normalization.from_dict(fitted.to_dict()) == fitted
+
+
+def test_unknown_names_are_refused(small_store: CubeStore) -> None:
+    with pytest.raises(ValueError, match="transforms must be among"):
+        fit_normalization([small_store], ["n_igm"], [SLAB], transforms={"n_igm": "log"})  # type: ignore[dict-item]
+    fitted = fit_normalization([small_store], ["n_igm"], [SLAB])
+    with pytest.raises(ValueError, match="'xhii' is not among"):
+        fitted.apply(small_store, "xhii", 9.0, np.zeros(1))
