@@ -117,7 +117,7 @@ def measure(name: str, cube: Array, rounds: int) -> Iterator[dict[str, object]]:
 
 def write_store(path: Path, name: str, cube: Array, setting: Compression) -> CubeStore:
     field = StoredField(name, str(cube.dtype), FIELDS[name].units)
-    writer = create_store(path, Mesh(cube.shape[0]), [0.0], [field], compression=setting)
+    writer = create_store(path, Mesh(cube.shape[0]), [0.0], [field], compression={name: setting})
     for shard in writer.layout.shard_indices():
         start, shape = writer.layout.shard_region(shard)
         x, y, z = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))

@@ -36,10 +36,10 @@ def default_compression(dtype: np.dtype[Any]) -> Compression:
 
     Notes
     -----
-    Chosen with ``benchmarks/codecs.py`` on densities, counts and ionized fractions: higher levels
-    of zstd shrink floats by 2 % more at best but take two to ten times as long, lz4 takes half
-    again the space of counts. Bits instead of bytes are shuffled in counts, which saves a quarter
-    more; for floats it saves less than shuffled bytes.
+    Chosen with ``benchmarks/codecs.py`` on densities, counts and ionized fractions. Up to level 5
+    zstd shrinks floats by another 2 % but takes two to five times as long; lz4 takes two thirds
+    more space for counts. Shuffling bits saves a fifth of the space of counts, and saves less than
+    shuffling bytes in floats.
     """
     return Compression("zstd", 1, "shuffle" if dtype.kind == "f" else "bitshuffle")
 

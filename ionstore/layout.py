@@ -1,7 +1,7 @@
 """How a cubic mesh is cut into chunks and shards, and which cells each shard holds."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -156,3 +156,52 @@ def check_region(start: Corner, shape: Corner, mesh_cells: int) -> None:
 def _corner(numbers: Iterator[int]) -> Corner:
     i, j, k = numbers
     return i, j, k
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One shard of one field at one redshift: what a single writer writes.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    redshift_index : int
+        Place of the redshift.
+    shard : tuple of three int
+        Indices of the shard.
+    """
+
+    field: str
+    redshift_index: int
+    shard: Corner
+
+    @property
+    def name(self) -> str:
+        """Name of this part in the books of a build, fit for a file name."""
+        return "-".join([self.field, *map(str, (self.redshift_index, *self.shard))])
+
+
+def plan_parts(fields: Sequence[str], n_redshifts: int, layout: Layout) -> tuple[Part, ...]:
+    """Return the parts of a store: every shard of every field and redshift once.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        Names of the fields.
+    n_redshifts : int
+        Number of redshifts.
+    layout : Layout
+        Shards of each cube.
+
+    Returns
+    -------
+    tuple of Part
+        Redshift by redshift, field by field, shards in C order.
+    """
+    return tuple(
+        Part(field, index, shard)
+        for index in range(n_redshifts)
+        for field in fields
+        for shard in layout.shard_indices()
+    )

@@ -247,11 +247,9 @@ class CubeStore:
     def _array(self, field: str) -> "zarr.Array[Any]":
         array: zarr.Array[Any] | None = self._arrays.get(field)
         if array is None:
-            import zarr
+            from zarr import open_array
 
-            array = self._arrays[field] = zarr.open_array(
-                self.path / field, mode="r", zarr_format=3
-            )
+            array = self._arrays[field] = open_array(self.path / field, mode="r", zarr_format=3)
         return array
 
     @cached_property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ionstore.atomic import sync
 from ionstore.attributes import (
     ATTRIBUTE,
     SourceFile,
@@ -55,6 +56,12 @@ class StoredField:
     units: str
     frame: str | None = None
     keep_bits: int | None = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype as NumPy knows it."""
+        dtype: np.dtype[Any] = np.dtype(self.dtype)
+        return dtype
 
     def cf_attributes(self) -> dict[str, Any]:
         """Return the attributes of the array, without those that do not apply."""
@@ -127,10 +134,12 @@ class StoreWriter:
             raise ValueError(f"values must be {array.dtype} for {field}, got {values.dtype}")
         i, j, k = values.shape
         shard = self.layout.shard_of_region(start, (i, j, k))
-        array[(redshift_index, *_slices(start, (i, j, k)))] = values
         path = self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
+        # Zarr would decode a shard of a killed build first, to keep what lies off the mesh.
+        path.unlink(missing_ok=True)
+        array[(redshift_index, *_slices(start, (i, j, k)))] = values
         for name in (path, path.parent):
-            _sync(name)
+            sync(name)
         return path
 
     def read_block(self, field: str, redshift_index: int, start: Corner, shape: Corner) -> Array:
@@ -158,10 +167,10 @@ class StoreWriter:
     def _array(self, field: str) -> "zarr.Array[Any]":
         array: zarr.Array[Any] | None = self._arrays.get(field)
         if array is None:
-            import zarr
+            from zarr import open_array
 
             # All-zero chunks too: a missing chunk of sources could not be told from zeros.
-            array = self._arrays[field] = zarr.open_array(
+            array = self._arrays[field] = open_array(
                 self.path / field, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
             )
         return array
@@ -178,7 +187,7 @@ def create_store(
     command_line: str | None = None,
     store_uuid: str | None = None,
     layout: Layout | None = None,
-    compression: Compression | None = None,
+    compression: Mapping[str, Compression] | None = None,
 ) -> StoreWriter:
     """Create a store with status ``building``: metadata and coordinates, no values yet.
 
@@ -202,8 +211,8 @@ def create_store(
         Name of the store for good; a new one by default.
     layout : Layout, optional
         Chunks and shards; `ionstore.layout.plan_layout` by default.
-    compression : Compression, optional
-        Settings of Blosc; those of `default_compression` for each dtype by default.
+    compression : mapping of str to Compression, optional
+        Settings of Blosc for each field; those of `default_compression` by default.
 
     Raises
     ------
@@ -235,14 +244,15 @@ def create_store(
         folder, zarr_format=3, attributes={ATTRIBUTE: attributes.model_dump(mode="json")}
     )
     for field in fields:
-        dtype = np.dtype(field.dtype)
+        dtype = field.numpy_dtype
+        settings = (compression or {}).get(field.name) or default_compression(dtype)
         group.create_array(
             field.name,
             shape=(len(redshifts), *mesh.shape),
             dtype=dtype,
             chunks=(1, *(layout.chunk_cells,) * 3),
             shards=(1, *(layout.shard_cells,) * 3),
-            compressors=chunk_codecs(compression or default_compression(dtype), dtype),
+            compressors=chunk_codecs(settings, dtype),
             fill_value=np.nan if dtype.kind == "f" else 0,
             dimension_names=DIMENSIONS,
             attributes=field.cf_attributes(),
@@ -275,7 +285,7 @@ def write_attributes(path: Path, attributes: StoreAttributes) -> None:
         # Zarr v3 has no word on consolidated metadata yet; xarray looks for it first.
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(path, zarr_format=3)
-    _sync(path / "zarr.json")
+    sync(path / "zarr.json")
 
 
 def _write_coordinate(
@@ -301,11 +311,3 @@ def _write_coordinate(
 def _slices(start: Corner, shape: Corner) -> tuple[slice, slice, slice]:
     i, j, k = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
     return i, j, k
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

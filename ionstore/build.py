@@ -1,0 +1,222 @@
+"""`StoreBuild`: a store being built beside its place, to be resumed and swapped in."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from ionstore.atomic import swap_in, sync, write_json
+from ionstore.attributes import ROOT_METADATA, parse_attributes, read_root_metadata
+from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
+from ionstore.layout import Part
+
+_PLAN = "plan.json"
+
+
+class StoreBuild:
+    """The folder ``STORE.partial`` while a store is built in it, locked against other builds.
+
+    Parameters
+    ----------
+    target : Path
+        Where the finished store goes.
+    overwrite : bool
+        Whether a store there may be replaced.
+
+    Raises
+    ------
+    StoreExistsError
+        On entering: if something stands there already, or another build of it is running.
+
+    Notes
+    -----
+    The books (`plan.json`, `parts/`, `lock`) lie beside the store, never in it. Leaving keeps the
+    folder when a plan has been recorded, so that the build can be resumed, and removes it else.
+    """
+
+    def __init__(self, target: Path, *, overwrite: bool = False) -> None:
+        self.target = target
+        self.overwrite = overwrite
+        self.folder = target.with_name(target.name + ".partial")
+        self.store_path = self.folder / "store"
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        if not self.folder.exists():
+            self._check_target()
+        elif any(self.folder.iterdir()) and not self._lock_path.exists():
+            raise StoreExistsError(
+                f"{self.folder}: this folder is in the way and no build of ionstore; "
+                "move it or choose another store"
+            )
+        self._acquire()
+        try:
+            if self._is_leftover():
+                self._clear()
+            self._check_target()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the recorded plan, None when there is none."""
+        try:
+            plan: dict[str, Any] = json.loads((self.folder / _PLAN).read_text())
+        except (OSError, ValueError):
+            return None
+        return plan
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Start afresh with a plan: whatever was built before is discarded."""
+        self.discard()
+        (self.folder / "parts").mkdir()
+        write_json(self.folder / _PLAN, plan)
+
+    def discard(self) -> None:
+        """Remove the plan and what was built, but keep spooled values."""
+        (self.folder / _PLAN).unlink(missing_ok=True)
+        for name in ("parts", "store"):
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+
+    def spool_path(self, field: str, redshift_index: int) -> Path:
+        """Return where the values of a source that cannot be cut are kept."""
+        return self.folder / f"{field}-{redshift_index}.spool"
+
+    def record(self, part: Part, result: dict[str, Any]) -> None:
+        """Record a part as done, with what is to be known of it."""
+        write_json(self.folder / "parts" / f"{part.name}.json", result)
+
+    def result(self, part: Part) -> dict[str, Any] | None:
+        """Return what was recorded of a part, None while it is not done."""
+        try:
+            result: dict[str, Any] = json.loads(
+                (self.folder / "parts" / f"{part.name}.json").read_text()
+            )
+        except (OSError, ValueError):
+            return None
+        return result
+
+    def publish(self) -> None:
+        """Swap the finished store into its place and remove the rest."""
+        _remove_torn_files(self.store_path)
+        _sync_tree(self.store_path)
+        swap_in(self.store_path, self.target)
+        self._clear()
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / "lock"
+
+    def _check_target(self) -> None:
+        if not os.path.lexists(self.target):
+            return
+        if not self.overwrite:
+            raise StoreExistsError(
+                f"{self.target}: already exists; choose another store or give --overwrite"
+            )
+        try:
+            read_root_metadata(self.target)
+        except StoreFormatError as error:
+            raise StoreExistsError(
+                f"{self.target}: --overwrite replaces stores of ionstore only, and this is none; "
+                "move it or choose another store"
+            ) from error
+
+    def _acquire(self) -> None:
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = self._lock_path.open("ab")
+            except FileNotFoundError:
+                continue  # removed by a build that has just finished
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock.fileno()), os.stat(self._lock_path)):
+                    self._lock = lock
+                    return
+                lock.close()
+            except BlockingIOError as error:
+                lock.close()
+                raise StoreExistsError(
+                    f"{self.target}: another process is building or editing this store; "
+                    "wait for it, or choose another store"
+                ) from error
+            except FileNotFoundError:
+                lock.close()
+
+    def _leave(self) -> None:
+        if self.plan() is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _is_leftover(self) -> bool:
+        """Tell whether this build had swapped its store in when it was killed."""
+        plan = self.plan()
+        if plan is None:
+            return False
+        try:
+            root = read_root_metadata(self.target)
+            return parse_attributes(self.target, root).uuid == plan.get("uuid")
+        except StoreFormatError:
+            return False
+
+    def _clear(self) -> None:
+        # The plan goes first: without it, a killed removal is not taken for a build to resume.
+        self.discard()
+        for path in self.folder.iterdir():
+            if path == self._lock_path:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def full_disk_as_message(folder: Path) -> Iterator[None]:
+    """Turn a disk that ran full into an error that a user can mend.
+
+    Raises
+    ------
+    DiskSpaceError
+        If the disk, or the user's share of it, is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskSpaceError(
+            f"{folder}: the disk is full; free some space and run the same command again, "
+            "which resumes"
+        ) from error
+
+
+def _remove_torn_files(store: Path) -> None:
+    """Remove what Zarr was writing beside the shards when a build was killed."""
+    for path in store.glob("*/c/**/*"):
+        if path.is_file() and not path.name.isdigit():
+            path.unlink()
+
+
+def _sync_tree(store: Path) -> None:
+    """Bring metadata and coordinates to the disk; the shards are there already."""
+    for path in (*store.rglob(ROOT_METADATA), *store.glob("*/c/0")):
+        sync(path)
+    for folder in (store, *(path for path in store.iterdir() if path.is_dir())):
+        sync(folder)

@@ -1,0 +1,192 @@
+"""`ingest_cubes`: copy the coeval cubes of a simulation into a store."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+
+from ionstore.build import StoreBuild, full_disk_as_message
+from ionstore.ingest_parts import PartWriter, Sources, check_disk, merge_parts, require_space
+from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, describe, plan_as_json, plan_ingest
+from ionstore.inventory import Inventory, take_inventory
+from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout, plan_parts
+from ionstore.readers import find_simulation
+from ionstore.readers.base import FieldSource, Simulation
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoreWriter, create_store
+from ionstore.survey import SourceSurvey, check_shapes, check_unchanged, survey_source
+from ionstore.threads import Progress, run_in_threads
+
+
+def ingest_cubes(
+    folder: Path,
+    target: Path,
+    *,
+    box_length_cmpc: float | None = None,
+    h: float | None = None,
+    n_src_unit: str | None = None,
+    keep_bits: Mapping[str, int] | None = None,
+    overwrite: bool = False,
+    max_shard_cells: int = SHARD_CELLS,
+    chunk_cells: int = CHUNK_CELLS,
+    command_line: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_note: OnNote | None = None,
+) -> Inventory:
+    """Copy the coeval cubes of a simulation into one store.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the simulation.
+    target : Path
+        Where the store goes; it is built beside, in ``<target>.partial``, and swapped in.
+    box_length_cmpc, h, n_src_unit : optional
+        As in `ionstore.ingest_plan.describe`; they win over what the files say.
+    keep_bits : mapping of str to int, optional
+        Bits of the mantissa to keep, for fields that are to be rounded; all by default.
+    overwrite : bool
+        Whether to replace a store at `target`.
+    max_shard_cells, chunk_cells : int
+        As in `ionstore.layout.plan_layout`.
+    command_line : str, optional
+        Recorded in the store.
+    on_progress : callable, optional
+        Called with the bytes done and the total: each value counts twice, once per pass.
+    on_note : callable, optional
+        Called with each line that the user should read.
+
+    Returns
+    -------
+    Inventory
+        What was stored.
+
+    Raises
+    ------
+    SourceDataError
+        If the simulation is not fit to be ingested; nothing is left behind.
+    StoreExistsError
+        If there is something at `target` that may not be replaced, or another build of it runs.
+    DiskSpaceError
+        If the disk cannot hold the store.
+
+    Notes
+    -----
+    A first pass reads and checks everything before anything is written. Then every shard is
+    written by one thread, read back, compared and recorded; a build that was killed is resumed by
+    the same call. Memory is bounded by a few shards per thread, not by cubes.
+    """
+    note = on_note or (lambda line: None)
+    with StoreBuild(target, overwrite=overwrite) as build, full_disk_as_message(build.folder):
+        simulation = find_simulation(folder)
+        for line in simulation.notes:
+            note(line)
+        simulation = describe(
+            simulation,
+            box_length_cmpc=box_length_cmpc,
+            h=h,
+            n_src_unit=n_src_unit,
+            on_note=note,
+        )
+        mesh = check_shapes(simulation)
+        layout = plan_layout(
+            mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
+        )
+        progress = Progress(2 * _source_bytes(simulation), on_progress)
+        sources, surveys = _survey(simulation, build, progress)
+        plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
+        parts = plan_parts(tuple(sources), len(plan.redshifts), layout)
+        writer = _resume_or_begin(build, plan, parts, command_line, note)
+        _write_parts(PartWriter(plan, sources, writer, build), parts, progress)
+        for name, cubes in simulation.cubes.items():
+            for redshift, source in cubes.items():
+                check_unchanged(source, surveys[name][redshift])
+        statistics, n_clipped = merge_parts(build, parts, len(plan.redshifts))
+        writer.finalize(statistics)
+        build.publish()
+    if n_clipped:
+        note(f"{n_clipped} cells of xhii lay outside of 0 to 1 by less than 1e-6: clipped")
+    if n_zeros := sum(survey.n_zeros for survey in surveys["n_igm"].values()):
+        note(f"{n_zeros} cells of n_igm are zero")
+    return take_inventory(CubeStore.open(target))
+
+
+def _survey(
+    simulation: Simulation, build: StoreBuild, progress: Progress
+) -> tuple[Sources, Surveys]:
+    """Check all values; return sources that can be cut into blocks, and what was found."""
+    require_space(build, sum(source.spool_bytes for _, _, source in _each_source(simulation)))
+
+    def survey(item: tuple[str, float, FieldSource]) -> tuple[FieldSource, SourceSurvey]:
+        name, redshift, source = item
+        spool = None
+        if source.spool_bytes:
+            spool = build.spool_path(name, simulation.redshifts.index(redshift))
+        found = survey_source(name, source, spool=spool, on_values=progress.add)
+        return (source if spool is None else source.from_spool(spool)), found
+
+    items = _each_source(simulation)
+    sources: dict[str, dict[float, FieldSource]] = {name: {} for name in simulation.cubes}
+    surveys: dict[str, dict[float, SourceSurvey]] = {name: {} for name in simulation.cubes}
+    for (name, redshift, _), result in zip(items, run_in_threads(survey, items), strict=True):
+        sources[name][redshift], surveys[name][redshift] = result
+    return sources, surveys
+
+
+def _resume_or_begin(
+    build: StoreBuild,
+    plan: IngestPlan,
+    parts: tuple[Part, ...],
+    command_line: str | None,
+    note: OnNote,
+) -> StoreWriter:
+    """Return the writer of a build: the one there if its plan is the same, else a new one."""
+    recorded = build.plan()
+    if recorded is not None:
+        done = sum(build.result(part) is not None for part in parts)
+        if recorded["ingest"] == plan_as_json(plan) and done:
+            note(f"resuming: {done} of {len(parts)} parts are there already")
+            return StoreWriter(build.store_path)
+        if recorded["ingest"] != plan_as_json(plan):
+            note("an unfinished build with other files or options is discarded")
+    store_uuid = str(uuid.uuid4())
+    build.begin({"uuid": store_uuid, "ingest": plan_as_json(plan)})
+    return create_store(
+        build.store_path,
+        plan.mesh,
+        plan.redshifts,
+        plan.fields,
+        cosmology=plan.cosmology,
+        sources=plan.sources,
+        command_line=command_line,
+        store_uuid=store_uuid,
+        layout=plan.layout,
+        compression=plan.compression,
+    )
+
+
+def _write_parts(writer: PartWriter, parts: tuple[Part, ...], progress: Progress) -> None:
+    todo = [part for part in parts if writer.build.result(part) is None]
+    check_disk(writer.build, writer.plan, writer.sources, len(todo) / len(parts))
+
+    progress.add(sum(map(writer.source_bytes, set(parts) - set(todo))))
+
+    def write(part: Part) -> None:
+        writer.write(part)
+        progress.add(writer.source_bytes(part))
+
+    run_in_threads(write, todo)
+
+
+def _each_source(simulation: Simulation) -> list[tuple[str, float, FieldSource]]:
+    return [
+        (name, redshift, cubes[redshift])
+        for redshift in simulation.redshifts
+        for name, cubes in simulation.cubes.items()
+    ]
+
+
+def _source_bytes(simulation: Simulation) -> int:
+    return sum(
+        prod(source.shape) * source.dtype.itemsize for _, _, source in _each_source(simulation)
+    )

@@ -1,0 +1,191 @@
+"""The second pass of an ingest: shards, each converted, written, read back and recorded."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from math import prod
+
+import numpy as np
+
+from ionstore.build import StoreBuild
+from ionstore.codecs import blosc, round_to_bits
+from ionstore.cube import Array
+from ionstore.errors import DiskSpaceError, StoreDamageError
+from ionstore.ingest_plan import IngestPlan
+from ionstore.layout import Part
+from ionstore.readers.base import FieldSource
+from ionstore.statistics import FieldStatistics
+from ionstore.store_writer import StoredField, StoreWriter
+
+Sources = Mapping[str, Mapping[float, FieldSource]]
+"""For every field the source of its values at every redshift."""
+
+_DISK_MARGIN = 1.1
+_METADATA_BYTES = 1 << 16
+_SAMPLES_PER_SIDE = 2
+_SLAB_CELLS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PartWriter:
+    """Writes the parts of a planned store; each call is independent of the others.
+
+    Parameters
+    ----------
+    plan : IngestPlan
+        How the fields are stored.
+    sources : mapping
+        Where their values come from.
+    writer : StoreWriter
+        The store being built.
+    build : StoreBuild
+        Its books.
+    """
+
+    plan: IngestPlan
+    sources: Sources
+    writer: StoreWriter
+    build: StoreBuild
+
+    def source_bytes(self, part: Part) -> int:
+        """Return how many bytes of its source a part holds."""
+        source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
+        return prod(self.plan.layout.shard_region(part.shard)[1]) * source.dtype.itemsize
+
+    def write(self, part: Part) -> None:
+        """Write one part and record it as done.
+
+        Raises
+        ------
+        StoreDamageError
+            If what is read back is not what was written.
+        """
+        start, shape = self.plan.layout.shard_region(part.shard)
+        field = next(field for field in self.plan.fields if field.name == part.field)
+        source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
+        values, n_clipped = stored_values(source.read_block(start, shape), field)
+        path = self.writer.write_block(part.field, part.redshift_index, start, values)
+        back = self.writer.read_block(part.field, part.redshift_index, start, shape)
+        if not np.array_equal(back, values):
+            raise StoreDamageError(
+                f"{path}: what was read back is not what was written; check the disk and run the "
+                "same command again"
+            )
+        statistics = slabwise_statistics(values)
+        self.build.record(part, {"statistics": asdict(statistics), "n_clipped": n_clipped})
+
+
+def stored_values(values: Array, field: StoredField) -> tuple[Array, int]:
+    """Return values as they are stored, and how many ionized fractions had to be clipped.
+
+    Parameters
+    ----------
+    values : ndarray
+        Block of a source, any real dtype.
+    field : StoredField
+        How the field is stored.
+    """
+    converted = values.astype(field.dtype)
+    n_clipped = 0
+    if field.name == "xhii":
+        n_clipped = int(np.count_nonzero((converted < 0) | (converted > 1)))
+        converted = np.clip(converted, 0, 1, out=converted)
+    if field.keep_bits is not None:
+        converted = round_to_bits(converted, field.keep_bits)
+    return converted, n_clipped
+
+
+def slabwise_statistics(values: Array) -> FieldStatistics:
+    """Return the statistics of a block, with float64 copies of a few of its planes at a time."""
+    planes = max(1, _SLAB_CELLS // values[0].size)
+    slabs = (values[first : first + planes] for first in range(0, len(values), planes))
+    return reduce(FieldStatistics.merge, map(FieldStatistics.of, slabs))
+
+
+def merge_parts(
+    build: StoreBuild, parts: Sequence[Part], n_redshifts: int
+) -> tuple[dict[str, list[FieldStatistics]], int]:
+    """Return the statistics of every field and redshift, and the number of clipped cells.
+
+    Parameters
+    ----------
+    build : StoreBuild
+        Books in which all parts are recorded.
+    parts : sequence of Part
+        All parts, in the order of the plan: merged in it, so that a resumed build ends up with
+        the same bits.
+    n_redshifts : int
+        Number of redshifts.
+    """
+    merged: dict[str, dict[int, FieldStatistics]] = {}
+    n_clipped = 0
+    for part in parts:
+        result = build.result(part)
+        assert result is not None  # all parts have been written
+        statistics = FieldStatistics(**result["statistics"])
+        n_clipped += result["n_clipped"]
+        of_field = merged.setdefault(part.field, {})
+        before = of_field.get(part.redshift_index)
+        of_field[part.redshift_index] = before.merge(statistics) if before else statistics
+    ordered = {name: [of[index] for index in range(n_redshifts)] for name, of in merged.items()}
+    return ordered, n_clipped
+
+
+def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: float) -> None:
+    """Check that the disk holds what is still to be written.
+
+    Parameters
+    ----------
+    build : StoreBuild
+        Names the disk.
+    plan : IngestPlan
+        How the fields are stored.
+    sources : mapping
+        Where the values come from.
+    share : float
+        Share of the parts that are still to be written, 0 to 1.
+
+    Raises
+    ------
+    DiskSpaceError
+        If it does not, going by the compression of a few chunks and a margin of 10 %.
+    """
+    needed = int(_DISK_MARGIN * share * estimate_bytes(plan, sources)) + _METADATA_BYTES
+    require_space(build, needed)
+
+
+def require_space(build: StoreBuild, needed_bytes: int) -> None:
+    """Check that a number of bytes is free where a store is built.
+
+    Raises
+    ------
+    DiskSpaceError
+        If it is not.
+    """
+    free = shutil.disk_usage(build.folder).free
+    if free < needed_bytes:
+        raise DiskSpaceError(
+            f"{build.target}: about {needed_bytes / 1e6:,.1f} MB are needed, "
+            f"{free / 1e6:,.1f} MB are free; free some space or choose another store"
+        )
+
+
+def estimate_bytes(plan: IngestPlan, sources: Sources) -> int:
+    """Return about how many bytes the compressed fields take, from a few chunks of each."""
+    mesh_cells, chunk = plan.layout.mesh_cells, plan.layout.chunk_cells
+    last = mesh_cells - chunk
+    corners = sorted({last * step // _SAMPLES_PER_SIDE for step in range(_SAMPLES_PER_SIDE + 1)})
+    total = 0.0
+    for field in plan.fields:
+        codec = blosc(plan.compression[field.name], field.numpy_dtype)
+        for redshift in plan.redshifts:
+            source = sources[field.name][redshift]
+            raw = packed = 0
+            for corner in corners:
+                block = source.read_block((corner,) * 3, (chunk,) * 3)
+                values, _ = stored_values(block, field)
+                raw += values.nbytes
+                packed += len(codec.encode(values))
+            total += plan.mesh.n_cells * field.numpy_dtype.itemsize * packed / raw
+    return int(total)

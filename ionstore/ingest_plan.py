@@ -1,0 +1,223 @@
+"""`IngestPlan`: all that decides the bytes of a store, so that two runs can be compared."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ionstore.attributes import SourceFile
+from ionstore.codecs import Compression, default_compression
+from ionstore.cosmology import Cosmology
+from ionstore.errors import SourceDataError
+from ionstore.fields import FIELDS
+from ionstore.grid import Mesh
+from ionstore.layout import Layout
+from ionstore.readers.base import Simulation
+from ionstore.store_writer import StoredField
+from ionstore.survey import SourceSurvey
+from ionstore.units import N_SRC_UNITS, decide_density_frame, decide_n_src
+
+Surveys = Mapping[str, Mapping[float, SourceSurvey]]
+"""For every field what was found at every redshift."""
+
+OnNote = Callable[[str], None]
+
+
+class IngestPlan(BaseModel):
+    """What an ingest is going to write.
+
+    Parameters
+    ----------
+    redshifts : tuple of float
+        Redshifts, descending.
+    fields : tuple of StoredField
+        How each field is stored.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc.
+    cosmology : Cosmology, optional
+        Cosmology of the simulation.
+    layout : Layout
+        Chunks and shards.
+    compression : mapping of str to Compression
+        Settings of Blosc for every field.
+    sources : tuple of SourceFile
+        Files with their digests.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    redshifts: tuple[float, ...]
+    fields: tuple[StoredField, ...]
+    box_length_cmpc: float | None
+    cosmology: Cosmology | None
+    layout: Layout
+    compression: Mapping[str, Compression]
+    sources: tuple[SourceFile, ...]
+
+    @property
+    def mesh(self) -> Mesh:
+        """Mesh of all fields."""
+        return Mesh(self.layout.mesh_cells, self.box_length_cmpc)
+
+    @property
+    def uncompressed_bytes(self) -> int:
+        """Bytes of all values as stored, before compression."""
+        cells = self.mesh.n_cells * len(self.redshifts)
+        return sum(cells * field.numpy_dtype.itemsize for field in self.fields)
+
+
+def describe(
+    simulation: Simulation,
+    *,
+    box_length_cmpc: float | None,
+    h: float | None,
+    n_src_unit: str | None,
+    on_note: OnNote,
+) -> Simulation:
+    """Return a simulation with what the user says in place of what its files say.
+
+    Parameters
+    ----------
+    simulation : Simulation
+        As the reader found it.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc.
+    h : float, optional
+        Hubble constant today in units of 100 km/s/Mpc.
+    n_src_unit : str, optional
+        Unit of the sources, one of `ionstore.units.N_SRC_UNITS`.
+    on_note : callable
+        Told of every contradiction between the two.
+
+    Raises
+    ------
+    SourceDataError
+        If a value is out of range.
+    """
+    found = simulation.cosmology
+    for name, given, told in (
+        ("box length (cMpc)", box_length_cmpc, simulation.box_length_cmpc),
+        ("h", h, found.h if found else None),
+        ("unit of n_src", n_src_unit, simulation.n_src_units),
+    ):
+        if None not in (given, told) and given != told:
+            on_note(f"{name}: {given} as given here is used, the simulation's files say {told}")
+    cosmology = found if h is None else dataclasses.replace(found or Cosmology(), h=h)
+    box = simulation.box_length_cmpc if box_length_cmpc is None else box_length_cmpc
+    unit = n_src_unit or simulation.n_src_units
+    if box is not None and not 0 < box < float("inf"):
+        raise SourceDataError(f"the box length must be positive, in cMpc, got {box}")
+    if cosmology is not None and cosmology.h is not None and not 0 < cosmology.h < 10:
+        raise SourceDataError(f"h must lie between 0 and 10 (100 km/s/Mpc), got {cosmology.h}")
+    if unit is not None and unit not in N_SRC_UNITS:
+        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")
+    return dataclasses.replace(
+        simulation, box_length_cmpc=box, cosmology=cosmology, n_src_units=unit
+    )
+
+
+def plan_ingest(
+    simulation: Simulation,
+    surveys: Surveys,
+    layout: Layout,
+    *,
+    keep_bits: Mapping[str, int],
+    on_note: OnNote,
+) -> IngestPlan:
+    """Decide how the fields of a surveyed simulation are stored.
+
+    Parameters
+    ----------
+    simulation : Simulation
+        With all that is known of it.
+    surveys : mapping
+        What the first pass found for every field and redshift.
+    layout : Layout
+        Chunks and shards.
+    keep_bits : mapping of str to int
+        Bits of the mantissa to keep, for fields that are to be rounded.
+    on_note : callable
+        Told what stays unknown.
+
+    Raises
+    ------
+    SourceDataError
+        If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits.
+    """
+    fields = []
+    for name in simulation.cubes:
+        dtype, units, frame = "float32", FIELDS[name].units, None
+        if name == "n_src":
+            found = surveys[name].values()
+            dtype, units = decide_n_src(
+                [survey.max for survey in found],
+                all(survey.integral for survey in found),
+                simulation.n_src_units,
+            )
+            if units == "unknown":
+                on_note(
+                    "the unit of n_src is unknown: it is no count, and nothing says what it is; "
+                    "--n-src-unit names it"
+                )
+        if name == "n_igm":
+            frame, units = _density(simulation, surveys[name], on_note)
+        fields.append(StoredField(name, dtype, units, frame, keep_bits.get(name)))
+    _check_keep_bits(keep_bits, fields)
+    if simulation.box_length_cmpc is None:
+        on_note(
+            "the box length is unknown: positions are in cells; give --box-length here, "
+            "or `ionstore edit STORE --box-length` later"
+        )
+    return IngestPlan(
+        redshifts=simulation.redshifts,
+        fields=tuple(fields),
+        box_length_cmpc=simulation.box_length_cmpc,
+        cosmology=simulation.cosmology,
+        layout=layout,
+        compression={field.name: default_compression(field.numpy_dtype) for field in fields},
+        sources=tuple(
+            sorted(
+                {survey.file for cubes in surveys.values() for survey in cubes.values()},
+                key=lambda file: file.name,
+            )
+        ),
+    )
+
+
+def plan_as_json(plan: IngestPlan) -> dict[str, Any]:
+    """Return a plan as it is recorded."""
+    return plan.model_dump(mode="json")
+
+
+def _density(
+    simulation: Simulation, surveys: Mapping[float, SourceSurvey], on_note: OnNote
+) -> tuple[str, str]:
+    """Return frame and units of the gas density."""
+    means = {redshift: survey.mean for redshift, survey in surveys.items()}
+    fitting = decide_density_frame(means, simulation.cosmology)
+    if simulation.density_frame is None:
+        if fitting == "unknown":
+            on_note(
+                "the unit of n_igm is unknown: its mean fits neither the proper nor the comoving "
+                "cosmic mean in g/cm3; name its frame in simulation.json"
+            )
+            return "unknown", "unknown"
+        return fitting, FIELDS["n_igm"].units
+    if fitting not in (simulation.density_frame, "unknown"):
+        on_note(
+            f"n_igm is taken as {simulation.density_frame}, as the simulation's files say, "
+            f"although its mean fits {fitting} densities"
+        )
+    return simulation.density_frame, FIELDS["n_igm"].units
+
+
+def _check_keep_bits(keep_bits: Mapping[str, int], fields: list[StoredField]) -> None:
+    floats = [field.name for field in fields if field.numpy_dtype.kind == "f"]
+    for name, bits in keep_bits.items():
+        if name not in floats:
+            raise SourceDataError(
+                f"keep_bits must name a field stored as floats ({', '.join(floats)}), got {name}"
+            )
+        if not 1 <= bits <= 23:
+            raise SourceDataError(f"keep_bits of {name} must be between 1 and 23, got {bits}")

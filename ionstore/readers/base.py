@@ -1,0 +1,132 @@
+"""What a reader of a simulation format offers: where its cubes lie, and their values in blocks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from ionstore.cosmology import Cosmology
+from ionstore.cube import Array
+from ionstore.layout import Corner
+
+STREAM_BYTES = 1 << 23
+OnBytes = Callable[[bytes], object]
+
+
+class FieldSource(ABC):
+    """The values of one field at one redshift, somewhere in a file.
+
+    A source is light and picklable: it opens its file when values are asked for.
+
+    Attributes
+    ----------
+    path : Path
+        File that holds the values.
+    shape : tuple of int
+        Shape of the values, not necessarily that of a cube.
+    dtype : numpy.dtype
+        Dtype of the values in the file.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @abstractmethod
+    def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
+        """Yield all values once, in flat pieces.
+
+        Parameters
+        ----------
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Raises
+        ------
+        SourceDataError
+            If the file turns out to be damaged.
+        """
+
+    @abstractmethod
+    def read_block(self, start: Corner, shape: Corner) -> Array:
+        """Return the values of a block, indexed [x, y, z] whatever the order in the file."""
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes of values to spool because blocks cannot be read from the file; 0 if they can."""
+        return 0
+
+    def from_spool(self, path: Path) -> "FieldSource":
+        """Return a source of the same values whose blocks can be read.
+
+        Parameters
+        ----------
+        path : Path
+            File of `spool_bytes` bytes: all pieces of `stream`, one after the other.
+        """
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """The coeval cubes that a reader found, and what their files say about them.
+
+    Parameters
+    ----------
+    cubes : mapping of str to mapping of float to FieldSource
+        For every field its source at every redshift; all fields at the same redshifts.
+    files : tuple of Path
+        Files read, sorted by name.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc.
+    cosmology : Cosmology, optional
+        Cosmology of the simulation.
+    density_frame : {"proper", "comoving"}, optional
+        Frame of the gas density.
+    n_src_units : str, optional
+        Unit of the sources.
+    notes : tuple of str
+        What the user should know about files left out, one line each.
+    """
+
+    cubes: Mapping[str, Mapping[float, FieldSource]]
+    files: tuple[Path, ...]
+    box_length_cmpc: float | None = None
+    cosmology: Cosmology | None = None
+    density_frame: Literal["proper", "comoving"] | None = None
+    n_src_units: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def redshifts(self) -> tuple[float, ...]:
+        """Redshifts, descending: the order of cosmic time."""
+        return tuple(sorted(next(iter(self.cubes.values())), reverse=True))
+
+
+class SimulationReader(ABC):
+    """Finds the coeval cubes of one format in a folder.
+
+    Attributes
+    ----------
+    name : str
+        Name of the format for people.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def recognizes(self, folder: Path) -> bool:
+        """Tell whether a folder holds files of this format, without reading their values."""
+
+    @abstractmethod
+    def find(self, folder: Path) -> Simulation:
+        """Return the cubes of a folder.
+
+        Raises
+        ------
+        SourceDataError
+            If files are missing, named twice, or no arrays of numbers.
+        """

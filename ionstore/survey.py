@@ -1,0 +1,211 @@
+"""The first pass over a simulation: digests, ranges, and all that would make it unfit to ingest."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ionstore.attributes import SourceFile
+from ionstore.cube import Array
+from ionstore.errors import SourceDataError
+from ionstore.grid import Mesh
+from ionstore.readers.base import FieldSource, Simulation
+
+XHII_TOLERANCE = 1e-6
+_DIGEST = "sha256"  # the fastest of hashlib where the processor has instructions for it
+_NON_NEGATIVE = {"n_igm": "a gas density", "n_src": "a number or mass of sources"}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSurvey:
+    """What one pass over the values of a field at a redshift found.
+
+    Parameters
+    ----------
+    file : SourceFile
+        The file, with size and digest.
+    modified_ns : int
+        When the file was last changed, nanoseconds.
+    min, max, mean : float
+        Of the values as float32, the mean summed in float64.
+    n_zeros : int
+        Cells that are exactly zero.
+    n_clipped : int
+        Ionized fractions outside of 0 to 1 by rounding, to be clipped.
+    integral : bool
+        Whether all values are whole numbers.
+    """
+
+    file: SourceFile
+    modified_ns: int
+    min: float
+    max: float
+    mean: float
+    n_zeros: int
+    n_clipped: int
+    integral: bool
+
+
+def check_shapes(simulation: Simulation) -> Mesh:
+    """Return the mesh that all cubes of a simulation share, its box length still open.
+
+    Raises
+    ------
+    SourceDataError
+        If a cube is not three-dimensional, not cubic, or not of the shape of the others.
+    """
+    first: FieldSource | None = None
+    for redshift in simulation.redshifts:
+        for cubes in simulation.cubes.values():
+            source = cubes[redshift]
+            shape = source.shape
+            if len(shape) != 3 or len(set(shape)) != 1 or shape[0] < 1:
+                raise SourceDataError(
+                    f"{source.path}: expected a cube of shape (n, n, n), got {shape}; "
+                    "cut or reshape it"
+                )
+            first = first or source
+            if shape != first.shape:
+                raise SourceDataError(
+                    f"{source.path}: expected the shape {first.shape} of {first.path.name}, "
+                    f"got {shape}; all cubes must share one mesh"
+                )
+    assert first is not None  # a simulation has at least one cube
+    return Mesh(first.shape[0])
+
+
+def survey_source(
+    field: str,
+    source: FieldSource,
+    *,
+    spool: Path | None = None,
+    on_values: Callable[[int], object] = lambda n_bytes: None,
+) -> SourceSurvey:
+    """Read all values of a source once, check them, and digest the file.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    source : FieldSource
+        Its values at one redshift.
+    spool : Path, optional
+        Where to keep the values of a source that cannot be cut into blocks.
+    on_values : callable
+        Called with the number of bytes of each piece.
+
+    Raises
+    ------
+    SourceDataError
+        If values are not finite, leave float32, or are out of the range of their field.
+
+    Notes
+    -----
+    Memory is bounded by the pieces of the stream, about 8 MB and their temporaries.
+    """
+    digest = hashlib.new(_DIGEST)
+    tally = _Tally()
+    before = source.path.stat()
+    with spool.open("wb") if spool else nullcontext() as spooled:
+        for values in source.stream(digest.update):
+            if spooled is not None:
+                spooled.write(values.data)
+            tally.add(values)
+            on_values(values.nbytes)
+    tally.check(field, source.path)
+    return SourceSurvey(
+        SourceFile(
+            name=source.path.name,
+            size_bytes=before.st_size,
+            digest=f"{_DIGEST}:{digest.hexdigest()}",
+        ),
+        before.st_mtime_ns,
+        tally.min,
+        tally.max,
+        tally.sum / tally.count,
+        tally.n_zeros,
+        tally.n_outside if field == "xhii" else 0,
+        tally.integral,
+    )
+
+
+def check_unchanged(source: FieldSource, survey: SourceSurvey) -> None:
+    """Check that a file is still the one that was surveyed.
+
+    Raises
+    ------
+    SourceDataError
+        If it has been written since.
+    """
+    now = source.path.stat()
+    if (now.st_size, now.st_mtime_ns) != (survey.file.size_bytes, survey.modified_ns):
+        raise SourceDataError(
+            f"{source.path}: the file changed while it was ingested; "
+            "run the same command again once it is complete"
+        )
+
+
+class _Tally:
+    """Running range and counts of the pieces of a stream."""
+
+    def __init__(self) -> None:
+        self.count = self.n_zeros = self.n_outside = self.n_not_finite = 0
+        self.sum = 0.0
+        self.min, self.max = np.inf, -np.inf
+        self.integral = True
+        self.overflow: float | None = None
+
+    def add(self, values: Array) -> None:
+        """Take in a piece."""
+        with np.errstate(over="ignore"):
+            single = values.astype(np.float32)
+        finite = np.isfinite(single)
+        if not finite.all():
+            lost = ~finite & np.isfinite(values)
+            if lost.any():
+                self.overflow = float(values[lost][0])
+            self.n_not_finite += int(single.size - np.count_nonzero(finite))
+            single = single[finite]
+        if single.size == 0:
+            return
+        self.count += single.size
+        self.n_zeros += int(single.size - np.count_nonzero(single))
+        self.n_outside += int(np.count_nonzero((single < 0) | (single > 1)))
+        self.sum += float(single.sum(dtype=np.float64))
+        self.min = min(self.min, float(single.min()))
+        self.max = max(self.max, float(single.max()))
+        self.integral = self.integral and bool((single == np.rint(single)).all())
+
+    def check(self, field: str, path: Path) -> None:
+        """Raise what makes the values unfit for their field."""
+        if self.overflow is not None:
+            raise SourceDataError(
+                f"{path}: {field} must fit float32, got {self.overflow:g}; use a smaller unit"
+            )
+        if self.n_not_finite:
+            raise SourceDataError(
+                f"{path}: {field} must be finite, got {self.n_not_finite} cells of NaN or "
+                "infinity; mend the file"
+            )
+        if field == "xhii" and (self.min < -XHII_TOLERANCE or self.max > 1 + XHII_TOLERANCE):
+            raise SourceDataError(
+                f"{path}: xhii must lie between 0 and 1, got {self.min:g} to {self.max:g}; "
+                "give the ionized fraction of hydrogen"
+            )
+        if field in _NON_NEGATIVE and self.min < 0:
+            hint = (
+                "this looks like an overdensity, give the density itself in g/cm3"
+                if field == "n_igm" and self.min >= -1
+                else "mend the file"
+            )
+            raise SourceDataError(
+                f"{path}: {field} is {_NON_NEGATIVE[field]} and cannot be negative, "
+                f"got {self.min:g}; {hint}"
+            )
+        if field == "n_igm" and self.max == 0:
+            raise SourceDataError(
+                f"{path}: n_igm is a gas density and cannot be zero everywhere; mend the file"
+            )

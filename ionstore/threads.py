@@ -1,0 +1,62 @@
+"""Independent tasks on dask's threads."""
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TypeVar, cast
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_THREADS = 8  # more would only hold more blocks in memory: Zarr compresses in its own threads
+
+
+def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Call a function on every item, on as many threads as there are processors, 8 at most.
+
+    Parameters
+    ----------
+    function : callable
+        Called once per item, on any thread.
+    items : iterable
+        What it is called with.
+
+    Returns
+    -------
+    list
+        Results in the order of the items. The first exception ends the run and is raised.
+    """
+    from dask.base import compute
+    from dask.delayed import delayed
+    from dask.system import CPU_COUNT
+
+    # A partial is opaque to dask, which would otherwise look for its own graphs in every item.
+    tasks = [delayed(partial(function, item), pure=False)() for item in items]
+    n_threads = min(MAX_THREADS, CPU_COUNT)
+    results = compute(*tasks, scheduler="threads", num_workers=n_threads)  # type: ignore[no-untyped-call]
+    return cast(list[Result], list(results))
+
+
+class Progress:
+    """Adds up what several threads have done.
+
+    Parameters
+    ----------
+    total : int
+        All there is to do.
+    report : callable, optional
+        Called with the sum so far and the total, by one thread at a time.
+    """
+
+    def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
+        self._total = total
+        self._report = report
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, amount: int) -> None:
+        """Report that more has been done."""
+        with self._lock:
+            self._done += amount
+            if self._report is not None:
+                self._report(self._done, self._total)
