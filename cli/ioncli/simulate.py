@@ -1,8 +1,76 @@
-"""``simulate``."""
+"""``ionstore simulate``."""
+
+from pathlib import Path
 
 import click
 
+from ioncli import options
+from ioncli.progress import progress_bar
+
 
 @click.command()
-def simulate() -> None:
-    """Do nothing yet."""
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--mesh", type=click.IntRange(min=8), default=64, help="Cells along each side.")
+@click.option(
+    "--box-length",
+    "box_length_cmpc",
+    type=click.FloatRange(min=0, min_open=True),
+    default=152.0,
+    help="Comoving side of the box in cMpc.",
+)
+@click.option(
+    "--redshift",
+    "redshifts",
+    type=click.FloatRange(0, 50),
+    multiple=True,
+    default=(8.397,),
+    help="Redshift of a cube; give the option again for more cubes of the same box.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=2021, help="Seed of the box.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier simulation of these redshifts in OUT."
+)
+def simulate(
+    out: Path,
+    mesh: int,
+    box_length_cmpc: float,
+    redshifts: tuple[float, ...],
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Simulate a small box of reionization and write its cubes into the folder OUT.
+
+    A fast stand-in, so that everything can be tried without data; not for science. For every
+    redshift, OUT gets the gas density, the number of halos and the ionized fraction of each
+    cell (rho_z8.397.npy, nsrc_z8.397.npy, xHII_z8.397.npy), and simulation.json describes them.
+
+    \b
+    Example:
+      ionstore simulate sim/ --mesh 64 --redshift 10.11 --redshift 8.397 --redshift 7.305
+    """
+    from ionstore.errors import UserError
+    from ionstore.grid import Mesh
+    from ionstore.simulation_files import write_simulation
+
+    with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as report:
+        try:
+            written = write_simulation(
+                out,
+                Mesh(mesh, box_length_cmpc),
+                redshifts,
+                seed=seed,
+                overwrite=overwrite,
+                on_progress=report,
+            )
+        except UserError:
+            raise
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+    for cube in written:
+        click.echo(
+            f"redshift {cube.redshift:g}: mean xHII {cube.mean_xhii_volume:.3f}, "
+            f"{cube.n_sources:,} sources, {cube.share_without_source:.1%} of cells without one"
+        )
+        for path in cube.paths:
+            click.echo(f"  {path}")
+    click.echo(f"Next: ionstore ingest {out}")

@@ -1,0 +1,109 @@
+"""Ionized regions by the excursion set: where sources outnumber the atoms around them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.linear_field import (
+    forward_transform,
+    inverse_transform,
+    smooth_modes,
+    squared_frequencies,
+)
+
+
+def filter_radii(cells_per_side: int, max_radius_cells: float, *, step: float = 1.1) -> list[float]:
+    """Return the radii to smooth with, in cells, largest first.
+
+    Parameters
+    ----------
+    cells_per_side : int
+        Cells along each axis; no radius is above a quarter of them.
+    max_radius_cells : float
+        Largest radius wanted, in cells.
+    step : float
+        Ratio of one radius to the next, above 1.
+
+    Returns
+    -------
+    list of float
+        Down to one cell; empty where even the largest is smaller than that.
+    """
+    radii = []
+    radius = min(max_radius_cells, cells_per_side / 4)
+    while radius >= 1.0:
+        radii.append(radius)
+        radius /= step
+    return radii
+
+
+def smooth_top_hat(field: NDArray[np.float32], radius_cells: float) -> NDArray[np.float32]:
+    """Average a periodic field over spheres.
+
+    Parameters
+    ----------
+    field : ndarray of float32, shape (n, n, n)
+        Any unit.
+    radius_cells : float
+        Radius of the spheres, in cells.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n, n)
+        Same unit. Sharp edges of the spheres ring, as in every filter of finitely many waves.
+    """
+    n = field.shape[0]
+    modes = forward_transform(field)
+    return inverse_transform(smooth_modes(modes, n, radius_cells), n)
+
+
+def ionized_fraction(
+    photons: NDArray[np.float32],
+    atoms: NDArray[np.float32],
+    radii_cells: Sequence[float],
+    *,
+    on_radius: Callable[[], None] | None = None,
+) -> NDArray[np.float32]:
+    """Return the ionized fraction of every cell.
+
+    Parameters
+    ----------
+    photons : ndarray of float32, shape (n, n, n)
+        Ionizing photons that the sources of a cell have emitted so far, less those lost to
+        absorbers, per atom of a mean cell; below 0 where losses prevail.
+    atoms : ndarray of float32, shape (n, n, n)
+        Atoms of a cell, relative to the mean; >= 0.
+    radii_cells : sequence of float
+        Radii of the spheres, in cells.
+    on_radius : callable, optional
+        Called after each radius.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, n, n)
+        1 in a cell that is the center of a sphere whose photons are at least its atoms;
+        elsewhere photons over atoms of the cell alone.
+
+    Notes
+    -----
+    Smoothing is linear, so ``<photons>_R >= <atoms>_R`` is ``<photons - atoms>_R >= 0``: one
+    forward transform in all and one inverse a radius. Radii may come in any order.
+
+    References
+    ----------
+    Furlanetto, Zaldarriaga & Hernquist 2004, ApJ 613, 1, equation 3; Mesinger, Furlanetto &
+    Cen 2011, MNRAS 411, 955, section 2.2 (centers marked, last scale partly ionized).
+    """
+    n = atoms.shape[0]
+    # A cell without atoms counts as ionized as soon as it holds a photon.
+    xhii = np.divide(photons, np.maximum(atoms, np.float32(1e-30)), dtype=np.float32)
+    np.clip(xhii, 0.0, 1.0, out=xhii)
+    excess = forward_transform(photons - atoms)
+    squares = squared_frequencies(n)
+    for radius in radii_cells:
+        smooth = inverse_transform(smooth_modes(excess, n, radius, squares=squares), n)
+        xhii[smooth >= 0] = 1.0
+        if on_radius is not None:
+            on_radius()
+    return xhii
