@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, NotInStoreError
 from ionstore.loading import Batch, NeighborhoodLoader
 from ionstore.normalize import fit_normalization
 from ionstore.split import Region
@@ -212,8 +212,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
         victim = max(workers, key=lambda process: process.create_time())
         os.kill(victim.pid, signal.SIGKILL)
         with pytest.raises(RuntimeError, match="worker"):
-            for _ in range(100):
-                next(batches)
+            list(itertools.islice(batches, 100))
         loader.position = 0
         check_against_rolled_boxes(next(iter(loader)), [small_store], radius=2)
 
@@ -251,7 +250,7 @@ def test_an_error_while_filling_reaches_the_consumer(
         ({"memory_budget": 10_000}, MemoryBudgetError, "batches take"),
         ({"radius": 6}, ValueError, "needs a mesh of 13 cells"),
         ({"inputs": ["n_igm", "dust"]}, ValueError, "must hold dust"),
-        ({"redshifts": [8.0]}, ValueError, "9.*7.5"),
+        ({"redshifts": [8.0]}, NotInStoreError, "9, 7.5"),
         ({"batch_size": 0}, ValueError, "batch_size at least 1"),
         ({"centers": Region((0, 0, 6), (1, 1, 7))}, ValueError, "must lie on the mesh"),
         ({"centers": np.zeros((2, 3))}, ValueError, "centers must be int64"),

@@ -1,0 +1,60 @@
+"""Checkpoints: plain content, whole or absent, damage noticed."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from ionmodel.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.errors import RunFolderError
+
+
+def test_what_is_saved_is_loaded_without_any_code(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    content = {"model": {"weight": torch.arange(5.0)}, "list": [1, 2.5, "a"], "pair": (1, 2)}
+    save_checkpoint(path, content)
+    loaded = torch.load(path, weights_only=True)
+    assert torch.equal(loaded["model"]["weight"], torch.arange(5.0))
+    assert loaded["pair"] == [1, 2]
+    assert load_checkpoint(path)["list"] == [1, 2.5, "a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_anything_but_plain_content_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"epoch": 1})
+    with pytest.raises(TypeError, match=r"checkpoint.where\[1\]"):
+        save_checkpoint(path, {"where": [1, Path("x")]})
+    assert load_checkpoint(path)["epoch"] == 1
+
+
+def test_every_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"weight": torch.linspace(0, 1, 4096)}})
+    whole = path.read_bytes()
+    first = whole.index(torch.linspace(0, 1, 4096).numpy().tobytes())
+    for place in random.Random(0).sample(range(first, first + 4 * 4096), 50):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(RunFolderError, match="damaged"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "last.pt"
+    path.write_bytes(content)
+    with pytest.raises(RunFolderError, match="not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_newer_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"format_version": 99}, path)
+    with pytest.raises(RunFolderError, match="newer than 1"):
+        load_checkpoint(path)
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(RunFolderError, match="found none"):
+        load_checkpoint(path)

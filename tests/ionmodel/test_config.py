@@ -1,0 +1,111 @@
+"""Configurations: flat keys, presets, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ionmodel.config import (
+    TrainingConfig,
+    make_config,
+    parse_options,
+    preset_names,
+    read_preset,
+    read_toml,
+)
+from ionmodel.errors import ConfigError
+from ionmodel.networks.base import build_network
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_complete_and_survives_its_own_toml(name: str, tmp_path: Path) -> None:
+    config = make_config(read_preset(name))
+    path = tmp_path / "config.toml"
+    path.write_text(config.to_toml())
+    assert make_config(read_toml(path)) == config
+    assert config.preset == name
+
+
+def test_week3_is_the_system_of_2021() -> None:
+    config = make_config(read_preset("week3"))
+    assert (config.radius, config.channels, config.kernel) == (24, (128, 128, 128), 5)
+    assert (config.batch_size, config.epochs, config.random_cells) == (32, 5, 3000)
+    assert (config.learning_rate, config.loss, config.split) == (0.01, "mse", "random")
+    assert config.head_dropout_widths == (256, 128, 64, 32, 16)
+    assert config.head_widths == (8, 4)
+    assert (config.feature_dropout, config.head_dropout) == (0.8, 0.5)
+    assert (config.seed, config.shared_branches, config.final_activation) == (2021, False, True)
+
+
+def test_small_builds_its_network() -> None:
+    config = make_config(read_preset("small"))
+    network = build_network(
+        config.network,
+        radius=config.radius,
+        channels=len(config.inputs),
+        seed=config.seed,
+        **config.network_options(),
+    )
+    assert network.receptive_field == 2 * config.radius + 1
+
+
+def test_toml_keeps_mappings_and_leaves_missing_keys_out(tmp_path: Path) -> None:
+    keys = {**read_preset("small"), "transforms": {"n_igm": "identity"}, "learning_rate": 1e-5}
+    path = tmp_path / "config.toml"
+    path.write_text(make_config(keys).to_toml())
+    again = make_config(read_toml(path))
+    assert again.transforms == {"n_igm": "identity"}
+    assert again.redshifts is None
+    assert again.learning_rate == 1e-5
+
+
+def test_options_are_toml_or_plain_strings() -> None:
+    options = ["epochs=3", "redshifts=[8.397, 7.305]", "loss = mse", "conv_bias=true", "x=a=b"]
+    assert parse_options(options) == {
+        "epochs": 3,
+        "redshifts": [8.397, 7.305],
+        "loss": "mse",
+        "conv_bias": True,
+        "x": "a=b",
+    }
+
+
+@pytest.mark.parametrize("options", [["epochs"], ["=3"], ["epochs=1", "epochs=2"]])
+def test_malformed_options_are_refused(options: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"key=value|given twice"):
+        parse_options(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": 3}, "'epoch' is no key .* nearest is 'epochs'"),
+        ({"learning_rat": 3}, "nearest is 'learning_rate'"),
+        ({"epochs": 0}, "epochs should be greater than or equal to 1, got 0"),
+        ({"epochs": "many"}, "epochs .*got 'many'"),
+        ({"loss": "l1"}, "loss should be 'mse' or 'bce', got 'l1'"),
+        ({"loss": "bce", "final_activation": False}, "needs final_activation"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"batch_size": 1}, "batch_size should be greater than or equal to 2"),
+        ({"inputs": []}, "inputs"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config({**read_preset("small"), **change})
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = make_config(read_preset("small"))
+    with pytest.raises(ValueError, match="frozen"):
+        config.epochs = 3
+    assert isinstance(config.model_copy(update={"epochs": 3}), TrainingConfig)
+
+
+def test_unknown_presets_and_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one of small, week3, got 'huge'"):
+        read_preset("huge")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("epochs = = 3")
+    with pytest.raises(ConfigError, match="expected TOML"):
+        read_toml(broken)

@@ -1,0 +1,252 @@
+"""Training: it learns, depends on the seed alone, and stops and goes on anywhere."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ionmodel import training
+from ionmodel.checkpoint import load_checkpoint
+from ionmodel.datasets import fit_radius, open_training_data
+from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
+from ionmodel.losses import make_loss
+from ionmodel.networks.base import build_network
+from ionmodel.run_folder import RunFolder, resumed_config
+from ionmodel.training import train
+from ionstore.grid import Mesh
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+from tests.ionmodel.conftest import ConfigMaker
+
+PNG = b"\x89PNG"
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    model: dict[str, torch.Tensor] = load_checkpoint(run.last)["model"]
+    return model
+
+
+def assert_same_numbers(one: RunFolder, other: RunFolder) -> None:
+    def log(run: RunFolder) -> list[dict[str, Any]]:
+        entries = [json.loads(line) for line in run.log.read_text().splitlines()]
+        return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
+
+    assert log(one) == log(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+def test_one_batch_is_learned_by_heart(store: CubeStore, tiny_config: ConfigMaker) -> None:
+    config = tiny_config(head_dropout=0.0, channels=[32], head_widths=[64])
+    with open_training_data(config, [store]) as data:
+        batch = next(iter(data.train))
+    network = build_network("two_branch", radius=1, channels=2, seed=0, **config.network_options())
+    loss_of = make_loss("bce", final_activation=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    entropy = float(loss_of(torch.logit(batch.target, eps=1e-6), batch.target))  # the least
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = loss_of(network(batch.inputs, activate=False), batch.target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert loss.item() < entropy + 0.005
+
+
+def test_a_run_folder_holds_everything(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run, config = RunFolder(tmp_path / "run"), tiny_config()
+    result = train(config, [store], run)
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.toml", "log.jsonl", "last.pt", "best.pt", "loss.png", "predicted_vs_true.png",
+    }  # fmt: skip
+    log = [json.loads(line) for line in run.log.read_text().splitlines()]
+    assert log == list(result.history)
+    assert [entry["epoch"] for entry in log] == [0, 1]
+    assert run.loss_figure.read_bytes().startswith(PNG)
+    assert run.prediction_figure.read_bytes().startswith(PNG)
+    best = torch.load(run.best, weights_only=True)
+    assert best["stores"][0]["uuid"] == store.uuid
+    assert best["split"][0]["leaks"] is False
+    assert set(best["normalization"]["fields"]) == {"n_igm", "n_src"}
+    assert all(isinstance(value, torch.Tensor) for value in best["model"].values())
+    assert result.best_r2 == log[result.best_epoch]["validation_r2"]
+    assert log[result.best_epoch]["validation_loss"] == min(e["validation_loss"] for e in log)
+
+
+def test_it_learns(store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path) -> None:
+    config = tiny_config(
+        epochs=6, samples_per_epoch=3200, channels=[16], head_dropout=0.0, learning_rate=0.01
+    )
+    result = train(config, [store], RunFolder(tmp_path / "run"))
+    assert result.best_r2 > 0.6
+
+
+def test_equal_seeds_give_equal_numbers_and_others_do_not(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    runs = [RunFolder(tmp_path / name) for name in "abc"]
+    for run, seed in zip(runs, (1, 1, 2), strict=True):
+        train(tiny_config(seed=seed), [store], run)
+    assert_same_numbers(runs[0], runs[1])
+    assert runs[0].log.read_text() != runs[2].log.read_text()
+
+
+def test_training_leaves_the_global_random_state_alone(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002 - the global state is what must not change
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train(tiny_config(epochs=1), [store], RunFolder(tmp_path / "run"))
+    assert torch.equal(before[0], torch.get_rng_state())
+    np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 7])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
+    store: CubeStore,
+    tiny_config: ConfigMaker,
+    tmp_path: Path,
+    stop_after: int,
+    n_workers: int,
+) -> None:
+    config = tiny_config(num_workers=n_workers, scheduler_patience=0)  # 5 batches an epoch
+    undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    train(config, [store], undisturbed)
+    asked = itertools.count(1)
+    with pytest.raises(Interrupted):
+        train(config, [store], stopped, should_stop=lambda: next(asked) >= stop_after)
+    train(config, [store], stopped)
+    assert_same_numbers(undisturbed, stopped)
+
+
+def test_more_epochs_continue_a_finished_run(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    long, extended = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    train(tiny_config(epochs=3), [store], long)
+    train(tiny_config(epochs=1), [store], extended)
+    train(resumed_config(extended, {"epochs": 3}), [store], extended)
+    assert_same_numbers(long, extended)
+
+
+def test_a_finished_run_is_left_as_it_is(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    first = train(tiny_config(), [store], run)
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.iterdir()}
+    again = train(tiny_config(), [store], run)
+    assert again.best_r2 == first.best_r2
+    assert before == {
+        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.iterdir()
+    }
+
+
+def test_a_checkpoint_is_written_within_a_long_epoch(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_CHECKPOINT_INTERVAL_S", 0.0)
+    run, positions = RunFolder(tmp_path / "run"), []
+
+    def look(progress: training.Progress) -> None:
+        if run.last.exists():
+            positions.append(load_checkpoint(run.last)["state"]["position"])
+
+    train(tiny_config(epochs=1), [store], run, on_progress=look)
+    assert positions == [1, 2, 3, 4]
+
+
+def test_another_store_is_refused_on_resuming(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(epochs=1), [store], run)
+    other = write_store(tmp_path / "other.zarr", cubes_at(16, (9.0, 7.5)), (9.0, 7.5))
+    with pytest.raises(RunFolderError, match=r"was trained on .*cubes.zarr, got .*other.zarr"):
+        train(tiny_config(epochs=2), [other], run)
+
+
+def test_resuming_with_another_value_is_refused(tiny_config: ConfigMaker, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.begin(tiny_config())
+    assert resumed_config(run, {"radius": 1, "epochs": 9}).epochs == 9
+    with pytest.raises(RunFolderError, match="begun with radius = 1, got 2"):
+        resumed_config(run, {"radius": 2})
+
+
+def test_a_diverging_loss_stops_with_a_sentence(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config = tiny_config(final_activation=False, loss="mse", learning_rate=1e30)
+    with pytest.raises(TrainingDivergedError, match="lower learning_rate"):
+        train(config, [store], RunFolder(tmp_path / "run"))
+
+
+def test_the_validation_set_is_fixed_and_guarded(
+    store: CubeStore, tiny_config: ConfigMaker
+) -> None:
+    with open_training_data(tiny_config(), [store]) as data:
+        first = [batch.centers.clone() for batch in data.validation]
+        again = [batch.centers.clone() for batch in data.validation]
+        x_train = torch.cat([batch.centers[:, 0].clone() for batch in data.train])
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert sum(map(len, first)) == 200
+    distance = torch.cat(first)[:, :1] - x_train
+    assert int(torch.minimum(distance % 16, -distance % 16).min()) > 2
+
+
+def test_small_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "cubes.zarr", cubes_at(32, (8.0,)), (8.0,))
+    from ionmodel.config import make_config, read_preset
+
+    preset = make_config({**read_preset("small"), "device": "cpu"})
+    config = fit_radius(preset, [store]).model_copy(
+        update={"epochs": 1, "samples_per_epoch": 512, "validation_samples": 100}
+    )
+    result = train(config, [store], RunFolder(tmp_path / "run"))
+    assert np.isfinite(result.best_r2)
+
+
+def test_a_preset_radius_is_lowered_and_an_explicit_one_refused(
+    tiny_config: ConfigMaker, store: CubeStore
+) -> None:
+    assert store.mesh == Mesh(16, 20.0)
+    wide = tiny_config(radius=7)
+    fitted = fit_radius(wide, [store])
+    assert fitted.radius == 2
+    with pytest.raises(ConfigError, match="largest radius that fits is 2"):
+        open_training_data(wide, [store])
+    assert fit_radius(tiny_config(radius=9, split="random"), [store]).radius == 7
+
+
+def test_fields_that_a_store_lacks_are_refused(tiny_config: ConfigMaker, store: CubeStore) -> None:
+    with pytest.raises(ConfigError, match=r"src_mass .*needed, the store holds n_igm"):
+        open_training_data(tiny_config(inputs=["n_igm", "src_mass"]), [store])
+
+
+def test_a_random_split_says_that_it_leaks(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    plans = []
+    config = tiny_config(split="random", random_cells=100, epochs=1, validation_samples=None)
+    train(config, [store], RunFolder(tmp_path / "run"), on_plan=plans.append)
+    (plan,) = plans
+    assert plan.leaks
+    assert plan.n_validation_samples == 2 * 20
+    assert plan.n_training_samples == 160
+    assert plan.seconds > 0
+
+
+def test_an_absent_device_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(RunFolderError, match="device=cpu"):
+        training.choose_device("cuda")
+    assert training.choose_device("cpu").type == "cpu"
