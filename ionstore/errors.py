@@ -31,3 +31,7 @@ class DiskSpaceError(UserError, OSError):
 
 class MemoryBudgetError(UserError, ValueError):
     """The memory budget cannot hold what was asked for."""
+
+
+class FigureFormatError(UserError, ValueError):
+    """An image file whose suffix names no format that can be drawn."""

@@ -1,0 +1,103 @@
+"""What a store holds, as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from ioncli.options import bytes_in_words
+
+if TYPE_CHECKING:
+    from ionstore.inventory import Inventory
+
+
+def inventory_lines(inventory: Inventory) -> Iterator[str]:
+    """Yield what a store holds, a summary of each field, and its size on disk."""
+    cells = inventory.mesh_cells
+    yield f"{inventory.path}: {cells}³ cells, {_box(inventory)}"
+    yield from _table(
+        ("field", "dtype", "units", "on disk", "ratio", ""),
+        [
+            (
+                name,
+                field.dtype,
+                _units(inventory, name),
+                bytes_in_words(field.stored_bytes),
+                f"{field.ratio:.2f}",
+                field.long_name,
+            )
+            for name, field in inventory.fields.items()
+        ],
+    )
+    xhii = inventory.fields.get("xhii")
+    if xhii is not None:
+        yield "mean xHII by volume: " + ", ".join(
+            f"{statistics.mean:.4f} at redshift {redshift:g}"
+            for redshift, statistics in zip(inventory.redshifts, xhii.statistics, strict=True)
+        )
+    source_bytes = sum(source.size_bytes for source in inventory.sources)
+    yield (
+        f"{bytes_in_words(inventory.uncompressed_bytes)} of values "
+        f"({bytes_in_words(source_bytes)} of source files) take "
+        f"{bytes_in_words(inventory.stored_bytes)} on disk, {inventory.ratio:.2f} times less"
+    )
+
+
+def statistics_lines(inventory: Inventory) -> Iterator[str]:
+    """Yield mean, standard deviation, minimum and maximum of each field at each redshift."""
+    rows = [
+        (
+            name if index == 0 else "",
+            f"{redshift:g}",
+            f"{statistics.mean:.5g}",
+            f"{statistics.variance**0.5:.5g}",
+            f"{statistics.min:.5g}",
+            f"{statistics.max:.5g}",
+        )
+        for name, field in inventory.fields.items()
+        for index, (redshift, statistics) in enumerate(
+            zip(inventory.redshifts, field.statistics, strict=True)
+        )
+    ]
+    yield from _table(("field", "redshift", "mean", "std", "min", "max"), rows)
+
+
+def source_lines(inventory: Inventory) -> Iterator[str]:
+    """Yield where a store comes from."""
+    yield f"uuid {inventory.uuid}, format {inventory.format_version}"
+    yield (f"chunks of {inventory.chunk_cells}³ cells in shards of up to {inventory.shard_cells}³")
+    if inventory.command_line:
+        yield f"made by: {inventory.command_line}"
+    yield from _table(
+        ("source file", "size", "digest"),
+        [
+            (source.name, bytes_in_words(source.size_bytes), source.digest[:19] + "…")
+            for source in inventory.sources
+        ],
+    )
+
+
+def _box(inventory: Inventory) -> str:
+    if inventory.box_length_cmpc is None:
+        box = "box length unknown"
+    else:
+        box = f"box {inventory.box_length_cmpc:g} cMpc, cell {inventory.cell_size_cmpc:.4g} cMpc"
+    cosmology = inventory.cosmology
+    if cosmology is None:
+        return box
+    name = cosmology.name or "cosmology"
+    return box + f", {name}" + (f" (h = {cosmology.h:g})" if cosmology.h else "")
+
+
+def _units(inventory: Inventory, field: str) -> str:
+    units = inventory.fields[field].units
+    if field == "n_igm" and units != "unknown":
+        return f"{units} ({inventory.density_frame})"
+    return units
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()
