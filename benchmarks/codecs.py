@@ -8,8 +8,6 @@ over the settings, so that a busy moment of the machine hits all of them alike.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -19,8 +17,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from result import print_result
 
-from ionstore.attributes import software_versions
 from ionstore.codecs import Compression, blosc
 from ionstore.cube import Array
 from ionstore.fields import FIELDS
@@ -51,7 +49,7 @@ def main() -> None:
         path = arguments.folder / f"{field.file_prefix}_z{arguments.redshift}.npy"
         if path.exists():
             for line in measure(field.name, stored(np.load(path)), arguments.rounds):
-                print(json.dumps(line), flush=True)
+                print_result(field.name, **line)
 
 
 def stored(values: Array) -> Array:
@@ -100,7 +98,6 @@ def measure(name: str, cube: Array, rounds: int) -> Iterator[dict[str, object]]:
     for setting in SETTINGS:
         median = {key: statistics.median(values) for key, values in times[setting].items()}
         yield {
-            "case": name,
             **asdict(setting),
             "dtype": str(cube.dtype),
             "mesh": cube.shape[0],
@@ -110,8 +107,6 @@ def measure(name: str, cube: Array, rounds: int) -> Iterator[dict[str, object]]:
             "read_block_cells": width,
             "read_block_mb_per_s": round(width**3 * cube.itemsize / median["read"] / 1e6),
             "rounds": rounds,
-            "machine": f"{platform.machine()}, {cpu_name()}",
-            "versions": software_versions(),
         }
 
 
@@ -124,15 +119,6 @@ def write_store(path: Path, name: str, cube: Array, setting: Compression) -> Cub
         writer.write_block(name, 0, start, cube[x, y, z])
     writer.finalize({name: [FieldStatistics.of(cube)]})
     return CubeStore.open(path)
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

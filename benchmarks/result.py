@@ -1,0 +1,41 @@
+"""How every benchmark reports: one JSON line per case, with the machine and the versions."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+_PACKAGES = ("ionstore", "numpy", "numba", "numcodecs", "zarr", "torch")
+
+
+def print_result(case: str, **numbers: object) -> None:
+    """Print one case."""
+    line = {
+        "case": case,
+        **numbers,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores",
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    print(json.dumps(line), flush=True)
+
+
+def median_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return the median and half the range between the quartiles."""
+    if len(values) < 2:
+        return values[0], 0.0
+    low, median, high = statistics.quantiles(values, n=4)
+    return median, (high - low) / 2
+
+
+def cpu_name() -> str:
+    """Return what the system calls its processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

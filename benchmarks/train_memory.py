@@ -1,0 +1,160 @@
+"""Measure the memory that loading and training take: peak PSS of the whole process tree.
+
+``loader`` cases load batches of r = 24 neighborhoods of two fields in a process of their own, and
+subtract the peak of the same process tree over an 8³ store: everything imported, kernels
+compiled, workers started, next to nothing loaded. ``train`` cases run ``ionmodel train`` as a
+user would and report its whole process tree. ``way_2021`` loads one file per neighborhood and
+field into one array, splits it and copies it into tensors, as the course project of 2021 did.
+
+    ionstore simulate box300 --mesh 300 --box-length 714 && ionstore ingest box300 box300.zarr
+    python benchmarks/train_memory.py box300.zarr loader small week3 way_2021
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from result import print_result
+
+from ionstore.grid import Mesh
+from ionstore.process_memory import PeakMemory
+from ionstore.statistics import FieldStatistics
+from ionstore.store_writer import StoredField, create_store
+
+RADIUS, BATCH_SIZE, N_SAMPLES = 24, 32, 3000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path, help="store of a box of at least 49 cells a side")
+    parser.add_argument("cases", nargs="+", choices=["loader", "small", "week3", "way_2021"])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "loader" in arguments.cases:
+            measure_loader(arguments.store, folder)
+        if "small" in arguments.cases:
+            options = ["-o", "epochs=2", "-o", "device=cpu"]
+            measure_training("small", arguments.store, folder / "small", options)
+        if "week3" in arguments.cases:
+            steps = f"samples_per_epoch={3 * BATCH_SIZE}"
+            options = ["-o", steps, "-o", "epochs=1", "-o", "validation_samples=32"]
+            options += ["-o", "device=cpu"]
+            measure_training("week3", arguments.store, folder / "week3", options)
+        if "way_2021" in arguments.cases:
+            measure_way_2021(arguments.store, folder)
+
+
+def measure_loader(store: Path, folder: Path) -> None:
+    tiny = write_tiny_store(folder / "tiny.zarr")
+    for workers in (0, 1, 2):
+        baseline = peak_of_script(LOAD, str(tiny), "2", str(workers))
+        peak = peak_of_script(LOAD, str(store), str(RADIUS), str(workers))
+        print_result(
+            f"loader, {workers} workers",
+            radius=RADIUS,
+            batch_size=BATCH_SIZE,
+            samples=N_SAMPLES,
+            peak_mb=round(peak / 1e6),
+            baseline_mb=round(baseline / 1e6),
+            above_baseline_mb=round((peak - baseline) / 1e6),
+        )
+
+
+LOAD = """
+import sys
+from ionstore.loading import NeighborhoodLoader
+
+if __name__ == "__main__":
+    store, radius, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    with NeighborhoodLoader(
+        store, radius=radius, batch_size=32, num_workers=workers, samples_per_epoch=3000
+    ) as loader:
+        for _ in range(3):
+            for batch in loader:
+                batch.inputs.mean()
+"""
+
+WAY_2021 = """
+import sys
+import numpy as np
+import torch
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+n = len(list(folder.glob("n_igm_*.npy")))
+rng = np.random.default_rng(2021)
+X = np.stack([
+    [np.load(folder / f"{name}_{m}.npy") for name in ("n_igm", "n_src")]
+    for m in range(n)
+])
+order = rng.permutation(n)
+train, valid = X[order[: int(0.8 * n)]], X[order[int(0.8 * n):]]
+tensors = [torch.Tensor(part[:, channel]) for part in (train, valid) for channel in (0, 1)]
+print(sum(float(tensor.sum()) for tensor in tensors))
+"""
+
+
+def measure_training(preset: str, store: Path, run: Path, options: list[str]) -> None:
+    command = ["train", "--store", str(store), "--run", str(run), "--preset", preset, *options]
+    main = "from ioncli.main import ionmodel; ionmodel()"
+    peak = peak_of([sys.executable, "-c", main, *command])
+    print_result(f"ionmodel train --preset {preset}", options=options, peak_mb=round(peak / 1e6))
+
+
+def measure_way_2021(store: Path, folder: Path) -> None:
+    from ionstore.loading import NeighborhoodLoader
+
+    files = folder / "cubes"
+    files.mkdir()
+    with NeighborhoodLoader(
+        store, radius=RADIUS, batch_size=50, samples_per_epoch=N_SAMPLES
+    ) as loader:
+        for batch in loader:
+            start = len(list(files.glob("n_igm_*.npy")))
+            for m, neighborhood in enumerate(batch.inputs.numpy(), start):
+                for name, values in zip(("n_igm", "n_src"), neighborhood, strict=True):
+                    np.save(files / f"{name}_{m}.npy", values)
+    on_disk = sum(path.stat().st_size for path in files.iterdir())
+    peak = peak_of_script(WAY_2021, str(files))
+    print_result(
+        "way of 2021: loading alone",
+        samples=N_SAMPLES,
+        on_disk_mb=round(on_disk / 1e6),
+        peak_mb=round(peak / 1e6),
+    )
+
+
+def peak_of_script(code: str, *arguments: str) -> int:
+    """Return the peak PSS of a script and its children; a file, so that workers can import it."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.py"
+        script.write_text(code)
+        return peak_of([sys.executable, str(script), *arguments])
+
+
+def peak_of(command: list[str]) -> int:
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    with PeakMemory(process.pid, interval_s=0.05) as memory:
+        status = process.wait()
+    if status != 0:
+        raise SystemExit(f"{' '.join(command)} ended with {status}")
+    return memory.peak_bytes
+
+
+def write_tiny_store(path: Path) -> Path:
+    cubes = {name: np.ones((8, 8, 8), np.float32) for name in ("n_igm", "n_src", "xhii")}
+    writer = create_store(
+        path, Mesh(8), [8.0], [StoredField(name, "float32", "1") for name in cubes]
+    )
+    for name, cube in cubes.items():
+        writer.write_block(name, 0, (0, 0, 0), cube)
+    writer.finalize({name: [FieldStatistics.of(cube)] for name, cube in cubes.items()})
+    return path
+
+
+if __name__ == "__main__":
+    main()
