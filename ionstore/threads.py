@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
@@ -24,7 +25,8 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     Returns
     -------
     list
-        Results in the order of the items. The first exception ends the run and is raised.
+        Results in the order of the items. The first exception ends the run and is raised, once
+        the calls under way have returned.
     """
     from dask.base import compute
     from dask.delayed import delayed
@@ -32,8 +34,9 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
 
     # A partial is opaque to dask, which would otherwise look for its own graphs in every item.
     tasks = [delayed(partial(function, item), pure=False)() for item in items]
-    n_threads = min(MAX_THREADS, CPU_COUNT)
-    results = compute(*tasks, scheduler="threads", num_workers=n_threads)  # type: ignore[no-untyped-call]
+    # Leaving the pool waits: nothing may still write when an interrupt or an error goes on.
+    with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT)) as pool:
+        results = compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
     return cast(list[Result], list(results))
 
 
