@@ -169,10 +169,10 @@ class StoreWriter:
         if array is None:
             from zarr import open_array
 
+            stored = open_array(self.path / field, mode="r+", zarr_format=3)
             # All-zero chunks too: a missing chunk of sources could not be told from zeros.
-            array = self._arrays[field] = open_array(
-                self.path / field, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-            )
+            # Zarr ignores this setting when it is given to open_array.
+            array = self._arrays[field] = stored.with_config({"write_empty_chunks": True})
         return array
 
 
