@@ -5,12 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.linear_field import (
-    forward_transform,
-    inverse_transform,
-    smooth_modes,
-    squared_frequencies,
-)
+from ionstore.linear_field import Modes, forward_transform, inverse_transform
 
 
 def filter_radii(cells_per_side: int, max_radius_cells: float, *, step: float = 1.1) -> list[float]:
@@ -39,23 +34,29 @@ def filter_radii(cells_per_side: int, max_radius_cells: float, *, step: float = 
 
 
 def smooth_top_hat(field: NDArray[np.float32], radius_cells: float) -> NDArray[np.float32]:
-    """Average a periodic field over spheres.
+    """Average a periodic field over the cells whose centers lie in a sphere.
 
     Parameters
     ----------
     field : ndarray of float32, shape (n, n, n)
         Any unit.
     radius_cells : float
-        Radius of the spheres, in cells.
+        Radius of the spheres, in cells, from 0 to below half of the mesh.
 
     Returns
     -------
     ndarray of float32, shape (n, n, n)
-        Same unit. Sharp edges of the spheres ring, as in every filter of finitely many waves.
+        Same unit.
+
+    Raises
+    ------
+    ValueError
+        If the sphere does not fit the box.
     """
     n = field.shape[0]
-    modes = forward_transform(field)
-    return inverse_transform(smooth_modes(modes, n, radius_cells), n)
+    if not 0 <= radius_cells < n / 2:
+        raise ValueError(f"radius_cells must be from 0 to below {n / 2}, got {radius_cells}")
+    return _smooth(forward_transform(field), n, radius_cells)
 
 
 def ionized_fraction(
@@ -88,7 +89,9 @@ def ionized_fraction(
     Notes
     -----
     Smoothing is linear, so ``<photons>_R >= <atoms>_R`` is ``<photons - atoms>_R >= 0``: one
-    forward transform in all and one inverse a radius. Radii may come in any order.
+    field is smoothed, not two. Radii may come in any order. The sphere is that of the cells of
+    the mesh, not of continuous space: the transform of the latter, cut at the shortest wave,
+    rings, and ionizes cells far from a bright source.
 
     References
     ----------
@@ -100,10 +103,22 @@ def ionized_fraction(
     xhii = np.divide(photons, np.maximum(atoms, np.float32(1e-30)), dtype=np.float32)
     np.clip(xhii, 0.0, 1.0, out=xhii)
     excess = forward_transform(photons - atoms)
-    squares = squared_frequencies(n)
     for radius in radii_cells:
-        smooth = inverse_transform(smooth_modes(excess, n, radius, squares=squares), n)
-        xhii[smooth >= 0] = 1.0
+        xhii[_smooth(excess, n, radius) >= 0] = 1.0
         if on_radius is not None:
             on_radius()
     return xhii
+
+
+def _smooth(modes: Modes, cells_per_side: int, radius_cells: float) -> NDArray[np.float32]:
+    reach = int(radius_cells)
+    offsets = np.arange(-reach, reach + 1)
+    squares = offsets**2
+    inside = squares[:, None, None] + squares[:, None] + squares <= radius_cells**2
+    sphere = np.zeros((cells_per_side,) * 3, dtype=np.float32)
+    wrapped = offsets % cells_per_side
+    sphere[np.ix_(wrapped, wrapped, wrapped)] = inside / np.count_nonzero(inside)
+    window = forward_transform(sphere)
+    del sphere
+    window *= modes
+    return inverse_transform(window, cells_per_side)

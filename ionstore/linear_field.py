@@ -163,13 +163,7 @@ def inverse_transform(modes: Modes, cells_per_side: int) -> NDArray[np.float32]:
     return field.astype(np.float32, copy=False)
 
 
-def smooth_modes(
-    modes: Modes,
-    cells_per_side: int,
-    radius_cells: float,
-    *,
-    squares: NDArray[np.int32] | None = None,
-) -> Modes:
+def smooth_modes(modes: Modes, cells_per_side: int, radius_cells: float) -> Modes:
     """Return the modes of a field averaged over spheres.
 
     Parameters
@@ -180,13 +174,9 @@ def smooth_modes(
         Cells along each axis of the mesh.
     radius_cells : float
         Radius of the spheres, in cells.
-    squares : ndarray of int32, optional
-        What `squared_frequencies` returns, for callers that smooth often.
     """
-    if squares is None:
-        squares = squared_frequencies(cells_per_side)
     window = top_hat_window(mode_wavenumbers(Mesh(cells_per_side)) * radius_cells)
-    return modes * window.astype(np.float32)[squares]
+    return modes * window.astype(np.float32)[squared_frequencies(cells_per_side)]
 
 
 def _frequencies(cells_per_side: int) -> NDArray[np.float64]:

@@ -41,7 +41,7 @@ DEFAULT_REDSHIFTS = (8.397,)
 DEFAULT_SEED = 2021
 MIN_CELLS_PER_SIDE = 8
 MAX_REDSHIFT = 50.0
-_PEAK_BYTES_PER_CELL = 76
+_PEAK_BYTES_PER_CELL = 68
 _REGION_IN_SMALLEST_HALOS = 20.0
 
 
@@ -134,7 +134,7 @@ def simulate_cubes(
 
     Notes
     -----
-    About 76 bytes a cell at the peak, 1.3 GB for 256 cells a side. Nothing runs in parallel:
+    About 68 bytes a cell at the peak, 1.1 GB for 256 cells a side. Nothing runs in parallel:
     the same arguments give the same bytes on one machine.
 
     References
