@@ -1,0 +1,83 @@
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ioncli.main import ionstore
+from ioncli.simulate import simulate
+from ionstore.simulate import DEFAULT_REDSHIFTS, DEFAULT_SEED, MAX_REDSHIFT, MIN_CELLS_PER_SIDE
+from ionstore.simulation_files import write_simulation
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(ionstore, ["simulate", *map(str, arguments)])
+
+
+def test_command_writes_cubes_and_sums_them_up(tmp_path: Path) -> None:
+    out = tmp_path / "sim"
+    result = _run(
+        out, "--mesh", 9, "--box-length", 20, "--redshift", 7, "--redshift", 8.397, "--seed", 4
+    )
+    assert result.exit_code == 0, result.output
+    assert np.load(out / "rho_z8.397.npy").shape == (9, 9, 9)
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("redshift 8.397: mean xHII 0.")
+    assert "sources" in lines[0]
+    assert "% of cells without one" in lines[0]
+    assert str(out / "nsrc_z7.000.npy") in result.stdout
+    assert lines[-1] == f"Next: ionstore ingest {out}"
+    assert "100 %" in result.stderr
+
+
+def test_default_is_one_cube_of_64_cells_a_side(tmp_path: Path) -> None:
+    result = _run(tmp_path / "sim")
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "sim" / "xHII_z8.397.npy").shape == (64, 64, 64)
+    assert len(list((tmp_path / "sim").iterdir())) == 4
+
+
+def test_a_folder_in_use_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    arguments = (tmp_path / "sim", "--mesh", "8", "--box-length", "20")
+    assert _run(*arguments).exit_code == 0
+    again = _run(*arguments)
+    assert again.exit_code == 1
+    assert "not empty" in again.stderr
+    assert "Traceback" not in again.output
+    assert _run(*arguments, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--mesh", "7"], "'--mesh'"),
+        (["--box-length", "0"], "'--box-length'"),
+        (["--box-length", "nan"], "box_length_cmpc"),
+        (["--redshift", "-1"], "'--redshift'"),
+        (["--redshift", "nan"], "from 0 to 50"),
+        (["--seed", "-1"], "'--seed'"),
+        (["--redshift", "8.3970", "--redshift", "8.3971"], "would both be written as"),
+    ],
+)
+def test_bad_values_are_refused_in_one_sentence(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = _run(tmp_path / "sim", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "sim").exists()
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    options = {option.name: option for option in simulate.params}
+    assert options["redshifts"].default == DEFAULT_REDSHIFTS
+    assert options["seed"].default == DEFAULT_SEED
+    assert inspect.signature(write_simulation).parameters["seed"].default == DEFAULT_SEED
+    assert options["mesh"].type.min == MIN_CELLS_PER_SIDE  # type: ignore[attr-defined]
+    assert options["redshifts"].type.max == MAX_REDSHIFT  # type: ignore[attr-defined]
+
+
+def test_help_shows_an_example() -> None:
+    result = _run("--help")
+    assert "ionstore simulate sim/" in result.output
