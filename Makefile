@@ -13,8 +13,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
+	rm -rf demo
 	$(BIN)/ionstore simulate demo/sim --redshift 8.397 --redshift 7.305
-	$(BIN)/ionstore ingest demo/sim demo/cubes.zarr --overwrite
+	$(BIN)/ionstore ingest demo/sim demo/cubes.zarr
 	$(BIN)/ionstore view demo/cubes.zarr --field xhii --redshift 8.397 -o demo/slice.png
 	$(BIN)/ionmodel train --store demo/cubes.zarr --run demo/run
 

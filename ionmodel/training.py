@@ -16,6 +16,7 @@ from ionmodel.cost import estimate_seconds
 from ionmodel.datasets import TrainingData, open_training_data
 from ionmodel.errors import Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
+from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import PatchNetwork, build_network
@@ -24,81 +25,6 @@ from ionstore.normalize import Normalization
 from ionstore.store import CubeStore
 
 _CHECKPOINT_INTERVAL_S = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training is.
-
-    Parameters
-    ----------
-    epoch, epochs : int
-        Epoch in progress, from 0, and how many there are.
-    batch, batches : int
-        Batches done in this epoch, and how many it has.
-    loss : float
-        Mean training loss of this epoch so far.
-    validation_r2 : float
-        R² of the last finished epoch; nan before.
-    samples_per_s : float
-        Training samples a second since this call began.
-    """
-
-    epoch: int
-    epochs: int
-    batch: int
-    batches: int
-    loss: float
-    validation_r2: float
-    samples_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run is about to do.
-
-    Parameters
-    ----------
-    n_parameters : int
-        Weights of the network.
-    n_training_samples, n_validation_samples : int
-        Samples of one epoch.
-    epochs_left : float
-        Epochs still to run.
-    seconds : float
-        Estimated duration on this device.
-    device : str
-        Where it runs.
-    leaks : bool
-        Whether the validation score leaks from the training cells.
-    """
-
-    n_parameters: int
-    n_training_samples: int
-    n_validation_samples: int
-    epochs_left: float
-    seconds: float
-    device: str
-    leaks: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished run.
-
-    Parameters
-    ----------
-    best_r2 : float
-        Validation R² of the best checkpoint, which has the least validation loss.
-    best_epoch : int
-        Its epoch, from 0.
-    history : sequence of dict
-        One entry per epoch.
-    """
-
-    best_r2: float
-    best_epoch: int
-    history: Sequence[dict[str, Any]]
 
 
 @dataclass(slots=True)

@@ -16,13 +16,13 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from ionmodel import training
+    from ionmodel import events
 
 _LINE_INTERVAL_S = 30.0
 
 
 class EpochDisplay:
-    """Shows `ionmodel.training.Progress` on standard error while a block runs.
+    """Shows `ionmodel.events.Progress` on standard error while a block runs.
 
     Where standard error is no terminal, a line every half minute stands in for the bar.
     """
@@ -53,7 +53,7 @@ class EpochDisplay:
     ) -> None:
         self._bars.stop()
 
-    def batch(self, progress: "training.Progress") -> None:
+    def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch + 1}/{progress.epochs}"
         numbers = f"loss {progress.loss:.4f}  R² {progress.validation_r2:.3f}"

@@ -12,8 +12,8 @@ from ioncli import options
 
 if TYPE_CHECKING:
     from ionmodel.config import TrainingConfig
+    from ionmodel.events import Plan, Result
     from ionmodel.run_folder import RunFolder
-    from ionmodel.training import Plan, Result
     from ionstore.store import CubeStore
 
 

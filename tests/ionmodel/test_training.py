@@ -13,6 +13,7 @@ from ionmodel import training
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.datasets import fit_radius, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
+from ionmodel.events import Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder, resumed_config
@@ -155,7 +156,7 @@ def test_a_checkpoint_is_written_within_a_long_epoch(
     monkeypatch.setattr(training, "_CHECKPOINT_INTERVAL_S", 0.0)
     run, positions = RunFolder(tmp_path / "run"), []
 
-    def look(progress: training.Progress) -> None:
+    def look(progress: Progress) -> None:
         if run.last.exists():
             positions.append(load_checkpoint(run.last)["state"]["position"])
 
