@@ -14,7 +14,7 @@ from ionmodel.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.config import TrainingConfig
 from ionmodel.cost import estimate_seconds
 from ionmodel.datasets import TrainingData, open_training_data
-from ionmodel.errors import Interrupted, RunFolderError, TrainingDivergedError
+from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
@@ -88,16 +88,10 @@ def train(
     normalization = None
     if checkpoint is not None:
         normalization = Normalization.from_dict(checkpoint["normalization"])
-    run.begin(config)
     device = choose_device(config.device)
     with open_training_data(config, stores, normalization=normalization) as data:
-        network = build_network(
-            config.network,
-            radius=config.radius,
-            channels=len(config.inputs),
-            seed=config.seed,
-            **config.network_options(),
-        ).to(device)
+        network = _network_of(config).to(device)
+        run.begin(config)
         trainer = _Trainer(
             config, data=data, run=run, network=network, device=device, should_stop=should_stop
         )
@@ -223,7 +217,7 @@ class _Trainer:
             )
         except Interrupted:
             self._save(self.run.last)
-            raise
+            raise Interrupted(f"stopped in epoch {epoch + 1}, before its validation") from None
         logits, target = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.target)
         loss = float(self.loss_of(logits.double(), target.double()))
         least = min((entry["validation_loss"] for entry in self.history), default=math.inf)
@@ -297,6 +291,19 @@ class _Trainer:
             **self.data.describe(),
         }
         save_checkpoint(path, content)
+
+
+def _network_of(config: TrainingConfig) -> PatchNetwork:
+    try:
+        return build_network(
+            config.network,
+            radius=config.radius,
+            channels=len(config.inputs),
+            seed=config.seed,
+            **config.network_options(),
+        )
+    except ValueError as error:
+        raise ConfigError(f"network {config.network!r}: {error}") from error
 
 
 def _check_stores(checkpoint: dict[str, Any], stores: Sequence[CubeStore], run: RunFolder) -> None:

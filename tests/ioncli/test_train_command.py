@@ -1,0 +1,224 @@
+"""``ionmodel train`` as a user meets it: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ioncli.main import ionmodel
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+
+TINY = [
+    "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32", "samples_per_epoch=160",
+    "validation_samples=200", "epochs=2", "device=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
+    return write_store(path, cubes_at(16, (9.0, 7.5), seed=3), (9.0, 7.5))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def arguments(store: CubeStore, *more: str, options: list[str] = TINY) -> list[str]:
+    settings = [word for option in options for word in ("-o", option)]
+    return ["train", "--store", str(store.path), *settings, *more]
+
+
+def train(store: CubeStore, *more: str, options: list[str] = TINY) -> Result:
+    return CliRunner().invoke(ionmodel, arguments(store, *more, options=options))
+
+
+def assert_one_sentence(result: Result, *words: str) -> None:
+    assert result.exit_code != 0
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = result.stderr.strip().splitlines()
+    assert lines[-1].startswith("Error: ")
+    for word in words:
+        assert word in lines[-1]
+
+
+def test_training_ends_with_score_memory_and_paths(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(store, "--run", str(run))
+    assert result.exit_code == 0, result.output
+    for words in (
+        "Estimated time", "Validation R²", "Peak memory", "best.pt", "loss.png",
+        "predicted_vs_true.png", "epoch   2",
+    ):  # fmt: skip
+        assert words in result.output
+    assert (run / "config.toml").exists()
+
+
+def test_the_default_folder_is_new_each_time(
+    store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert train(store, options=[*TINY[:-2], "epochs=1", "device=cpu"]).exit_code == 0
+    first, second = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert first.endswith("-small")
+    assert second == f"{first}-2"
+
+
+def test_a_folder_with_something_in_it_needs_resume(store: CubeStore, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    assert_one_sentence(train(store, "--run", str(tmp_path)), "--resume")
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_resume_of_nothing_starts_from_scratch(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(store, "--run", str(run), "--resume")
+    assert result.exit_code == 0, result.output
+    assert (run / "best.pt").exists()
+
+
+def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = train(store, "--run", str(run))
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    again = train(store, "--run", str(run), "--resume")
+    assert again.exit_code == 0, again.output
+    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    score = next(line for line in first.output.splitlines() if "Validation R²" in line)
+    assert score in again.output
+
+
+def test_resume_takes_more_epochs_and_nothing_else(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(store, "--run", str(run))
+    refused = train(store, "--run", str(run), "--resume", options=["radius=2"])
+    assert_one_sentence(refused, "radius = 1", "got 2")
+    longer = train(store, "--run", str(run), "--resume", options=["epochs=3"])
+    assert longer.exit_code == 0, longer.output
+    assert len((run / "log.jsonl").read_text().splitlines()) == 3
+    assert "epochs = 3" in (run / "config.toml").read_text()
+    assert_one_sentence(
+        train(store, "--run", str(run), "--resume", "--preset", "week3", options=[]), "preset"
+    )
+
+
+def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.toml"
+    keys.write_text("\n".join(TINY[:-2]).replace("cpu", '"cpu"') + "\nseed = 7\nepochs = 9\n")
+    run = tmp_path / "run"
+    result = train(
+        store, "--run", str(run), "--config", str(keys), options=["epochs=1", "device=cpu"]
+    )
+    assert result.exit_code == 0, result.output
+    written = (run / "config.toml").read_text()
+    assert "seed = 7" in written
+    assert "epochs = 1" in written
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["epoch=3"], ["'epoch'", "'epochs'"]),
+        ([*TINY, "radius"], ["key=value"]),
+        (["loss=l1"], ["'mse' or 'bce'"]),
+        (["radius=7"], ["largest radius that fits is 2"]),
+        (["inputs=['n_igm', 'dust']"], ["dust", "n_igm"]),
+        (["redshifts=[5.0]"], ["9, 7.5"]),
+        (["memory_budget=1000"], ["memory_budget"]),
+        (["radius=1", "channels=[8, 8]"], ["radius"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_folder(
+    store: CubeStore, tmp_path: Path, options: list[str], words: list[str]
+) -> None:
+    run = tmp_path / "run"
+    assert_one_sentence(train(store, "--run", str(run), options=options), *words)
+    assert not run.exists()
+
+
+def test_a_path_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing.zarr"):
+        result = CliRunner().invoke(ionmodel, ["train", "--store", str(path)])
+        assert_one_sentence(result, str(path))
+
+
+def start(store: CubeStore, run: Path, *more: str, options: list[str]) -> subprocess.Popen[str]:
+    main = "import torch; torch.set_num_threads(1); from ioncli.main import ionmodel; ionmodel()"
+    return subprocess.Popen(
+        [sys.executable, "-c", main, *arguments(store, "--run", str(run), *more, options=options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+LONG = [*TINY[:-2], "device=cpu", "epochs=100000"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_interrupt_leaves_a_run_that_can_be_resumed(
+    store: CubeStore, tmp_path: Path, number: signal.Signals, workers: int
+) -> None:
+    run = tmp_path / "run"
+    process = start(store, run, options=[*LONG, f"num_workers={workers}"])
+    wait_for(run / "log.jsonl", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.strip().splitlines()[-1].startswith("Error: stopped in epoch")
+    assert "Traceback" not in errors
+    epochs = len((run / "log.jsonl").read_text().splitlines())
+    resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={epochs + 1}"])
+    assert resumed.exit_code == 0, resumed.output
+    assert len((run / "log.jsonl").read_text().splitlines()) == epochs + 1
+
+
+def test_a_kill_at_any_moment_leaves_a_run_that_can_be_resumed(
+    store: CubeStore, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for _ in range(3):
+        process = start(store, run, "--resume", options=LONG)
+        wait_for(run / "log.jsonl", process)
+        time.sleep(0.3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [entry["epoch"] for entry in entries] == list(range(len(entries)))
+    resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={len(entries) + 1}"])
+    assert resumed.exit_code == 0, resumed.output
+    assert len((run / "log.jsonl").read_text().splitlines()) == len(entries) + 1
+
+
+def test_help_shows_an_example_and_imports_no_torch() -> None:
+    shown = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from ioncli.main import ionmodel\n"
+            "try: ionmodel(['train', '--help'])\n"
+            "except SystemExit: pass\n"
+            "assert not {'torch', 'zarr', 'numba'} & set(sys.modules)",
+        ],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "ionmodel train --store cubes.zarr" in shown.stdout
