@@ -33,7 +33,12 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     from dask.system import CPU_COUNT
 
     # A partial is opaque to dask, which would otherwise look for its own graphs in every item.
-    tasks = [delayed(partial(function, item), pure=False)() for item in items]
+    # Among tasks that could all go first dask takes the one with the last key: the first item.
+    todo = list(items)
+    tasks = [
+        delayed(partial(function, item), pure=False)(dask_key_name=f"task-{len(todo) - index:012}")
+        for index, item in enumerate(todo)
+    ]
     # Leaving the pool waits: nothing may still write when an interrupt or an error goes on.
     with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT)) as pool:
         results = compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]

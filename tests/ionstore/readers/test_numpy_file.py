@@ -1,0 +1,131 @@
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionstore.cube import Array
+from ionstore.errors import SourceDataError
+from ionstore.readers.base import FieldSource
+from ionstore.readers.flat_array import FlatArray
+from ionstore.readers.numpy_file import CompressedMember, open_numpy_file
+
+CUBE = np.random.default_rng(1).random((5, 6, 7)).astype("f4")
+
+
+def _streamed(source: FieldSource, spool: Path) -> tuple[Array, str]:
+    digest = hashlib.sha256()
+    spool.write_bytes(b"".join(piece.tobytes() for piece in source.stream(digest.update)))
+    ready = source.from_spool(spool)
+    return ready.read_block((0, 0, 0), (5, 6, 7)), digest.hexdigest()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "u1", "<i8", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["npy", "savez", "savez_compressed", "stream named npz"])
+def test_every_kind_of_file_gives_its_values(
+    tmp_path: Path, kind: str, order: str, dtype: str
+) -> None:
+    cube = np.array((CUBE * 9).astype(dtype), order="F" if order == "F" else "C")
+    path = tmp_path / ("rho_z8.npy" if kind == "npy" else "rho_z8.npz")
+    if kind in ("npy", "stream named npz"):
+        with path.open("wb") as file:
+            np.save(file, cube)
+    else:
+        getattr(np, kind)(path, cube)
+    source = open_numpy_file(path, "rho")
+    assert source.shape == cube.shape
+    assert source.dtype == cube.dtype
+    assert bool(source.spool_bytes) == (kind == "savez_compressed")
+    values, digest = _streamed(source, tmp_path / "spool")
+    np.testing.assert_array_equal(values, cube)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_blocks_are_slices(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.asfortranarray(CUBE))
+    block = open_numpy_file(tmp_path / "a.npy", "a").read_block((1, 2, 3), (2, 4, 1))
+    np.testing.assert_array_equal(block, CUBE[1:3, 2:6, 3:4])
+    assert block.flags.c_contiguous
+    assert block.flags.owndata
+
+
+def test_a_compressed_member_cannot_be_cut_in_place(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", CUBE)
+    source = open_numpy_file(tmp_path / "a.npz", "a")
+    assert isinstance(source, CompressedMember)
+    with pytest.raises(NotImplementedError, match="spool"):
+        source.read_block((0, 0, 0), (1, 1, 1))
+
+
+def test_the_field_is_found_among_several_members(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", other=np.zeros(3), rho=CUBE)
+    source = open_numpy_file(tmp_path / "a.npz", "rho")
+    np.testing.assert_array_equal(source.read_block((0, 0, 0), (5, 6, 7)), CUBE)
+    with pytest.raises(SourceDataError, match="one named xHII, got other, rho"):
+        open_numpy_file(tmp_path / "a.npz", "xHII")
+
+
+@pytest.mark.parametrize("kept", [5, 60, 300])
+def test_truncated_arrays_are_named(tmp_path: Path, kept: int) -> None:
+    np.save(tmp_path / "a.npy", CUBE)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:kept])
+    with pytest.raises(SourceDataError, match=r"a\.npy: (an array of shape|its NumPy|expected a)"):
+        open_numpy_file(tmp_path / "a.npy", "a")
+
+
+def test_truncated_archives_are_named(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", CUBE)
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npz").write_bytes(content[:-100])
+    with pytest.raises(SourceDataError, match=r"a\.npz: the \.npz archive cannot be read"):
+        open_numpy_file(tmp_path / "a.npz", "a")
+
+
+def test_a_damaged_member_is_noticed(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", np.random.default_rng(1).random((40, 40, 40)))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "a.npz").write_bytes(content)
+    source = open_numpy_file(tmp_path / "a.npz", "a")
+    with pytest.raises(SourceDataError, match="damaged"):
+        list(source.stream(lambda piece: None))
+
+
+def test_a_member_that_ends_early_is_noticed(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", CUBE)
+    content = (tmp_path / "a.npy").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", content[:-8])
+    with pytest.raises(SourceDataError, match="ends 8 bytes before"):
+        list(open_numpy_file(tmp_path / "a.npz", "a").stream(lambda piece: None))
+
+
+@pytest.mark.parametrize("values", [np.zeros(3, "c16"), np.array(["a"]), np.zeros(2, "f4,i4")])
+def test_values_that_are_no_real_numbers_are_refused(tmp_path: Path, values: Array) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(SourceDataError, match="expected real numbers, got dtype"):
+        open_numpy_file(tmp_path / "a.npy", "a")
+
+
+def test_pickled_objects_are_refused_unread(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{}], dtype=object))
+    with pytest.raises(SourceDataError, match="got dtype object"):
+        open_numpy_file(tmp_path / "a.npy", "a")
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"SIMPLE  = T")
+    with pytest.raises(SourceDataError, match="begins with b'SIMPLE'"):
+        open_numpy_file(tmp_path / "a.npy", "a")
+
+
+def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(CUBE.tobytes())
+    source = FlatArray(path, CUBE.shape, CUBE.dtype)
+    path.write_bytes(CUBE.tobytes()[:-4])
+    with pytest.raises(SourceDataError, match="shrank"):
+        list(source.stream(lambda piece: None))

@@ -1,0 +1,477 @@
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ionstore.build import StoreBuild
+from ionstore.cosmology import Cosmology
+from ionstore.cube import Array
+from ionstore.description import SimulationDescription
+from ionstore.errors import (
+    DiskSpaceError,
+    SourceDataError,
+    StoreDamageError,
+    StoreExistsError,
+    UserError,
+)
+from ionstore.ingest import ingest_cubes
+from ionstore.statistics import FieldStatistics
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoreWriter
+from tests.conftest import SHARED_DATA
+from tests.three_file_sets import files_of, random_cubes, write_set
+
+
+def _close(one: FieldStatistics, other: FieldStatistics) -> None:
+    assert (one.count, one.min, one.max) == (other.count, other.min, other.max)
+    np.testing.assert_allclose(
+        [one.mean, one.variance], [other.mean, other.variance], rtol=1e-12, atol=1e-80
+    )
+
+
+@pytest.mark.parametrize(("mesh", "shard"), [(8, 160), (33, 160), (45, 20), (40, 32)])
+def test_the_store_holds_what_the_files_hold(tmp_path: Path, mesh: int, shard: int) -> None:
+    cubes = write_set(tmp_path / "sim", mesh)
+    target = tmp_path / "cubes.zarr"
+    inventory = ingest_cubes(
+        tmp_path / "sim", target, box_length_cmpc=20.0, h=0.7, max_shard_cells=shard
+    )
+    store = CubeStore.open(target)
+    assert store.redshifts == (9.0, 7.5)
+    assert store.mesh.box_length_cmpc == 20.0
+    assert store.cosmology == Cosmology(h=0.7)
+    assert store.frame == "proper"
+    assert [str(store.dtype(name)) for name in store.field_names] == ["float32", "uint8", "float32"]
+    for redshift, fields in cubes.items():
+        for name, values in fields.items():
+            stored = store.read_field(name, float(redshift))
+            np.testing.assert_array_equal(stored, values)
+            _close(store.statistics(name, float(redshift)), FieldStatistics.of(values))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cubes.zarr", "sim"]
+    assert inventory.fields["n_src"].uncompressed_bytes == 2 * mesh**3
+    assert not [path for path in target.rglob("*") if path.name.endswith((".partial", ".tmp"))]
+
+
+def test_sources_are_recorded_with_size_and_digest(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", redshifts=("9.000",))
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", command_line="ionstore ingest sim")
+    attributes = CubeStore.open(tmp_path / "cubes.zarr").attributes
+    assert [file.name for file in attributes.sources] == [
+        "nsrc_z9.000.npy",
+        "rho_z9.000.npy",
+        "xHII_z9.000.npy",
+    ]
+    assert all(file.size_bytes == 128 + 4 * 8**3 for file in attributes.sources)
+    assert all(file.digest.startswith("sha256:") for file in attributes.sources)
+    assert attributes.command_line == "ionstore ingest sim"
+
+
+@pytest.mark.parametrize("dtype", ["f8", ">f4", "f2", "i2"])
+def test_other_dtypes_are_converted(tmp_path: Path, dtype: str) -> None:
+    write_set(tmp_path / "sim", redshifts=("9.000",))
+    rng = np.random.default_rng(3)
+    xhii = rng.integers(0, 2, (8, 8, 8)).astype(dtype)
+    rate = (rng.random((8, 8, 8)) * 100).astype(dtype)
+    np.save(tmp_path / "sim" / "xHII_z9.000.npy", np.asfortranarray(xhii))
+    np.save(tmp_path / "sim" / "irate_z9.000.npy", rate)
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    np.testing.assert_array_equal(store.read_field("xhii", 9.0), xhii.astype("f4"))
+    np.testing.assert_array_equal(store.read_field("ionization_rate", 9.0), rate.astype("f4"))
+    assert store.units("ionization_rate") == "s-1"
+
+
+def test_npz_sets_give_the_same_store(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "npy", 33, ("9.000",))["9.000"]
+    (tmp_path / "npz").mkdir()
+    np.savez_compressed(tmp_path / "npz" / "rho_z9.000.npz", cubes["n_igm"])
+    np.savez(tmp_path / "npz" / "nsrc_z9.000.npz", nsrc=np.asfortranarray(cubes["n_src"]))
+    with (tmp_path / "npz" / "xHII_z9.000.npz").open("wb") as file:
+        np.save(file, cubes["xhii"])
+    stored = []
+    for kind in ("npy", "npz"):
+        ingest_cubes(tmp_path / kind, tmp_path / f"{kind}.zarr", max_shard_cells=32)
+        stored.append(
+            {
+                name: content
+                for name, content in files_of(tmp_path / f"{kind}.zarr").items()
+                if name != "zarr.json"
+            }
+        )
+    assert stored[0] == stored[1]
+
+
+def test_an_unknown_box_leaves_positions_in_cells(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    notes: list[str] = []
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_note=notes.append)
+    assert [note for note in notes if "--box-length" in note] == notes
+    assert CubeStore.open(tmp_path / "cubes.zarr").mesh.box_length_cmpc is None
+    with xr.open_zarr(tmp_path / "cubes.zarr") as dataset:
+        assert dataset["x"].attrs["units"] == "1"
+        np.testing.assert_array_equal(dataset["x"], np.arange(8) + 0.5)
+
+
+def test_options_win_over_the_description(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    SimulationDescription(
+        box_length_cmpc=20.0, cosmology=Cosmology("Planck18", h=0.68, omega_b=0.05)
+    ).write(tmp_path / "sim")
+    notes: list[str] = []
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=21.0, on_note=notes.append
+    )
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    assert store.mesh.box_length_cmpc == 21.0
+    assert store.cosmology == Cosmology("Planck18", h=0.68, omega_b=0.05)
+    assert notes == [
+        "box length (cMpc): 21.0 as given here is used, the simulation's files say 20.0"
+    ]
+
+
+def test_densities_in_no_known_frame_have_unknown_units(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", redshifts=("9.000",))
+    np.save(tmp_path / "sim" / "rho_z9.000.npy", np.ones((8, 8, 8)))
+    notes: list[str] = []
+    ingest_cubes(tmp_path / "sim", tmp_path / "a.zarr", box_length_cmpc=20.0, on_note=notes.append)
+    store = CubeStore.open(tmp_path / "a.zarr")
+    assert (store.units("n_igm"), store.frame) == ("unknown", "unknown")
+    assert len(notes) == 1
+    assert "the unit of n_igm is unknown" in notes[0]
+    SimulationDescription(density_frame="comoving").write(tmp_path / "sim")
+    ingest_cubes(tmp_path / "sim", tmp_path / "b.zarr", box_length_cmpc=20.0)
+    store = CubeStore.open(tmp_path / "b.zarr")
+    assert (store.units("n_igm"), store.frame) == ("g cm-3", "comoving")
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "stored"),
+    [
+        (300.0, None, ("uint16", "1")),
+        (0.5, None, ("float32", "unknown")),
+        (0.5, "grid_mass", ("float32", "grid_mass")),
+        (2.0, "Msun", ("float32", "Msun")),
+    ],
+)
+def test_the_unit_of_sources_is_never_guessed(
+    tmp_path: Path, values: float, unit: str | None, stored: tuple[str, str]
+) -> None:
+    write_set(tmp_path / "sim")
+    np.save(tmp_path / "sim" / "nsrc_z7.500.npy", np.full((8, 8, 8), values))
+    notes: list[str] = []
+    ingest_cubes(
+        tmp_path / "sim",
+        tmp_path / "cubes.zarr",
+        box_length_cmpc=20.0,
+        n_src_unit=unit,
+        on_note=notes.append,
+    )
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    assert (str(store.dtype("n_src")), store.units("n_src")) == stored
+    assert bool(notes) == (stored[1] == "unknown")
+
+
+def test_statistics_are_those_of_what_is_stored(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "sim", redshifts=("9.000",))["9.000"]
+    xhii = cubes["xhii"].astype("f8")
+    xhii[0, 0, :3] = (1 + 5e-7, -5e-7, 1)
+    np.save(tmp_path / "sim" / "xHII_z9.000.npy", xhii)
+    cubes["n_igm"][1, 1, :4] = 0
+    np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
+    notes: list[str] = []
+    ingest_cubes(
+        tmp_path / "sim",
+        tmp_path / "cubes.zarr",
+        box_length_cmpc=20.0,
+        keep_bits={"n_igm": 6},
+        on_note=notes.append,
+    )
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    stored = store.read_field("xhii", 9.0)
+    assert (stored[0, 0, 0], stored[0, 0, 1]) == (1, 0)
+    _close(store.statistics("xhii", 9.0), FieldStatistics.of(stored))
+    n_igm = store.read_field("n_igm", 9.0)
+    assert (n_igm != cubes["n_igm"]).any()
+    np.testing.assert_allclose(n_igm, cubes["n_igm"], rtol=2.0**-7)
+    _close(store.statistics("n_igm", 9.0), FieldStatistics.of(n_igm))
+    assert len(notes) == 2
+    assert notes[0].startswith("2 cells of xhii")
+    assert notes[1] == "4 cells of n_igm are zero"
+
+
+@pytest.mark.parametrize(
+    ("keep_bits", "said"),
+    [({"n_src": 3}, "stored as floats"), ({"rho": 3}, "stored as floats"), ({"xhii": 24}, "1 and")],
+)
+def test_only_floats_can_be_rounded(tmp_path: Path, keep_bits: dict[str, int], said: str) -> None:
+    write_set(tmp_path / "sim")
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", keep_bits=keep_bits)
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+def _put(cell: float) -> Callable[[Array], Array]:
+    def change(values: Array) -> Array:
+        changed = values.astype("f8")
+        changed[3, 2, 1] = cell
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("prefix", "change", "said"),
+    [
+        ("rho", _put(np.nan), "must be finite, got 1 cells"),
+        ("nsrc", _put(np.inf), "must be finite"),
+        ("rho", _put(1e300), "must fit float32"),
+        ("rho", _put(-1e-30), "cannot be negative.*overdensity"),
+        ("rho", _put(-3.0), "cannot be negative.*mend"),
+        ("nsrc", _put(-1.0), "cannot be negative"),
+        ("rho", np.zeros_like, "zero everywhere"),
+        ("xHII", _put(1 + 1e-5), "between 0 and 1"),
+        ("xHII", _put(-1e-5), "between 0 and 1"),
+        ("xHII", lambda values: values[:7, :7, :7], r"expected the shape \(8, 8, 8\)"),
+        ("rho", lambda values: values[:4], r"expected a cube .*got \(4, 8, 8\)"),
+        ("rho", lambda values: values[0], r"expected a cube .*got \(8, 8\)"),
+        ("rho", lambda values: values[None], r"expected a cube .*got \(1, 8, 8, 8\)"),
+        ("rho", lambda values: values[:0, :0, :0], r"expected a cube .*got \(0, 0, 0\)"),
+        ("xHII", lambda values: values.astype("c8"), "real numbers"),
+        ("xHII", lambda values: values.astype(object), "real numbers"),
+    ],
+)
+def test_unfit_values_are_named_and_leave_nothing(
+    tmp_path: Path, prefix: str, change: Callable[[Array], Array], said: str
+) -> None:
+    write_set(tmp_path / "sim")
+    path = tmp_path / "sim" / f"{prefix}_z7.500.npy"
+    np.save(path, change(np.load(path)))
+    with pytest.raises(SourceDataError, match=said) as caught:
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert "7.500" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    path = tmp_path / "sim" / "nsrc_z7.500.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SourceDataError, match="truncated"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+@pytest.mark.parametrize("box", [0.0, -3.0, np.nan, np.inf])
+def test_boxes_without_a_size_are_refused(tmp_path: Path, box: float) -> None:
+    write_set(tmp_path / "sim")
+    with pytest.raises(SourceDataError, match="box length must be positive"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=box)
+
+
+def test_a_store_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
+    target = tmp_path / "cubes.zarr"
+    write_set(tmp_path / "a")
+    write_set(tmp_path / "b", mesh=9)
+    ingest_cubes(tmp_path / "a", target)
+    before = files_of(target)
+    with pytest.raises(StoreExistsError, match="--overwrite"):
+        ingest_cubes(tmp_path / "b", target)
+    np.save(tmp_path / "b" / "rho_z9.000.npy", np.zeros((9, 9, 9)))
+    with pytest.raises(SourceDataError):
+        ingest_cubes(tmp_path / "b", target, overwrite=True)
+    assert files_of(target) == before
+    write_set(tmp_path / "b", mesh=9)
+    ingest_cubes(tmp_path / "b", target, overwrite=True)
+    assert CubeStore.open(target).mesh.cells_per_side == 9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "cubes.zarr"]
+
+
+def test_what_is_no_store_is_never_replaced(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("text")
+    (tmp_path / "file").write_text("text")
+    for name in ("thesis", "file"):
+        with pytest.raises(StoreExistsError, match="this is none"):
+            ingest_cubes(tmp_path / "sim", tmp_path / name, overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "text"
+    (tmp_path / "cubes.zarr.partial").mkdir()
+    (tmp_path / "cubes.zarr.partial" / "chapter.tex").write_text("text")
+    with pytest.raises(StoreExistsError, match="in the way"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert (tmp_path / "cubes.zarr.partial" / "chapter.tex").exists()
+
+
+def test_a_second_build_of_a_store_is_refused(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    with (
+        StoreBuild(tmp_path / "cubes.zarr"),
+        pytest.raises(StoreExistsError, match="another process"),
+    ):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+
+
+def test_too_small_a_disk_is_noticed_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim", 32)
+    free = type("Usage", (), {"free": 200_000})
+    monkeypatch.setattr("ionstore.ingest_parts.shutil.disk_usage", lambda path: free)
+    with pytest.raises(DiskSpaceError, match=r"MB are needed, 0\.2 MB are free"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert not (tmp_path / "cubes.zarr").exists()
+
+
+def _fail_after(monkeypatch: pytest.MonkeyPatch, n_parts: int, error: BaseException) -> None:
+    original = StoreWriter.write_block
+    calls = iter(range(1000))
+
+    def write_block(self: StoreWriter, *arguments: object) -> Path:
+        if next(calls) >= n_parts:
+            raise error
+        return original(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StoreWriter, "write_block", write_block)
+
+
+def _without_identity(files: dict[str, bytes]) -> dict[str, object]:
+    root = json.loads(files["zarr.json"])
+    del root["attributes"]["ionstore"]["uuid"]
+    return {**files, "zarr.json": root}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), DiskSpaceError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_stopped_ingest_is_resumed_bit_for_bit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
+) -> None:
+    write_set(tmp_path / "sim", 20)
+    options = {"box_length_cmpc": 20.0, "max_shard_cells": 10, "chunk_cells": 5}
+    ingest_cubes(tmp_path / "sim", tmp_path / "whole.zarr", **options)  # type: ignore[arg-type]
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 7, error)
+        with pytest.raises(raised):
+            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "cubes.zarr").exists()
+    # What a writer that was killed can leave beside a shard, and a shard that is not recorded.
+    torn = tmp_path / "cubes.zarr.partial" / "store" / "n_igm" / "c" / "0" / "0" / "0"
+    torn.mkdir(parents=True, exist_ok=True)
+    (torn / "0.abc.partial").write_bytes(b"torn")
+    unrecorded = tmp_path / "cubes.zarr.partial" / "store" / "xhii" / "c" / "1" / "1" / "1"
+    unrecorded.mkdir(parents=True, exist_ok=True)
+    (unrecorded / "1").write_bytes(b"torn")
+    notes: list[str] = []
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_note=notes.append, **options)  # type: ignore[arg-type]
+    assert notes == ["resuming: 7 of 48 parts are there already"]
+    one, other = files_of(tmp_path / "cubes.zarr"), files_of(tmp_path / "whole.zarr")
+    assert _without_identity(dict(one)) == _without_identity(dict(other))
+    assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+def test_another_plan_discards_what_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim", 8)
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=20.0)
+    cubes = random_cubes(8, 9.0, seed=5)
+    np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
+    notes: list[str] = []
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=20.0, on_note=notes.append
+    )
+    assert notes == ["an unfinished build with other files or options is discarded"]
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    np.testing.assert_array_equal(store.read_field("n_igm", 9.0), cubes["n_igm"])
+
+
+def test_a_build_killed_after_the_swap_is_cleared_away(tmp_path: Path) -> None:
+    target = tmp_path / "cubes.zarr"
+    write_set(tmp_path / "sim")
+    ingest_cubes(tmp_path / "sim", target)
+    old = CubeStore.open(target).uuid
+    left = tmp_path / "cubes.zarr.partial"
+    (left / "parts").mkdir(parents=True)
+    (left / "lock").touch()
+    (left / "plan.json").write_text(json.dumps({"uuid": old, "ingest": {}}))
+    with pytest.raises(StoreExistsError, match="already exists"):
+        ingest_cubes(tmp_path / "sim", target)
+    assert not left.exists()
+    assert CubeStore.open(target).uuid == old
+
+
+def test_what_reads_back_wrongly_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim")
+    monkeypatch.setattr(
+        StoreWriter, "read_block", lambda self, field, index, start, shape: np.zeros(shape)
+    )
+    with pytest.raises(StoreDamageError, match="read back"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert not list((tmp_path / "cubes.zarr.partial" / "parts").iterdir())
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+
+    def touch(done: int, total: int) -> None:
+        if done == total:
+            path = tmp_path / "sim" / "rho_z9.000.npy"
+            path.write_bytes(path.read_bytes() + b"more")
+
+    with pytest.raises(UserError, match="changed while it was ingested"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_progress=touch)
+    assert not (tmp_path / "cubes.zarr").exists()
+
+
+def test_progress_counts_every_value_twice(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 12)
+    calls: list[tuple[int, int]] = []
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "a.zarr", on_progress=lambda *call: calls.append(call)
+    )
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert calls[-1] == (2 * 6 * 4 * 12**3, 2 * 6 * 4 * 12**3)
+
+
+def test_real_cubes_are_stored_as_they_are(tmp_path: Path) -> None:
+    folder = SHARED_DATA / "dev"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/dev is missing: no real simulation output here")
+    notes: list[str] = []
+    ingest_cubes(folder, tmp_path / "dev.zarr", box_length_cmpc=152.384, on_note=notes.append)
+    store = CubeStore.open(tmp_path / "dev.zarr")
+    assert store.redshifts == (10.11, 8.397, 7.305)
+    assert store.frame == "proper"
+    assert store.dtype("n_src") == np.uint8
+    for name, prefix in (("n_igm", "rho"), ("n_src", "nsrc"), ("xhii", "xHII")):
+        expected = np.load(folder / f"{prefix}_z8.397.npy")
+        np.testing.assert_array_equal(store.read_field(name, 8.397), expected)
+    assert store.statistics("xhii", 8.397).mean == pytest.approx(0.3739, abs=5e-5)
+    assert any(note.startswith("src_mass is left out") for note in notes)
+
+
+def test_real_source_masses_are_no_counts(tmp_path: Path) -> None:
+    folder = SHARED_DATA / "dev" / "pyc2ray_rt"
+    if not folder.is_dir():
+        pytest.skip("../shared/data/dev/pyc2ray_rt is missing: no real simulation output here")
+    ingest_cubes(folder, tmp_path / "rt.zarr", n_src_unit="Msun")
+    store = CubeStore.open(tmp_path / "rt.zarr")
+    assert (str(store.dtype("n_src")), store.units("n_src")) == ("float32", "Msun")
