@@ -1,5 +1,6 @@
 """What training shows while it runs: a bar of batches, a line per epoch."""
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -56,8 +57,8 @@ class EpochDisplay:
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch + 1}/{progress.epochs}"
-        numbers = f"loss {progress.loss:.4f}  R² {progress.validation_r2:.3f}"
-        numbers += f"  {progress.samples_per_s:,.0f} samples/s"
+        r2 = "–" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
+        numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
         done = progress.epoch * progress.batches + progress.batch
         if self._console.is_terminal:
             if self._task is None:
