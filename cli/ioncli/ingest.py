@@ -82,7 +82,7 @@ def ingest(
 
     with options.errors_as_messages():
         try:
-            with progress_bar(f"Ingesting {sim}") as report:
+            with progress_bar(f"Ingesting {sim.resolve().name}") as report:
                 inventory = ingest_cubes(
                     sim,
                     store,

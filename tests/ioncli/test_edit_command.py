@@ -1,0 +1,127 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner, Result
+
+from ioncli.main import ionstore
+from ionstore.build import StoreBuild
+from ionstore.cosmology import Cosmology
+from ionstore.ingest import ingest_cubes
+from ionstore.store import CubeStore
+from tests.three_file_sets import files_of, write_set
+
+
+def _run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(ionstore, ["edit", *map(str, arguments)])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    write_set(tmp_path / "sim", 10)
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    return tmp_path / "cubes.zarr"
+
+
+def test_a_box_length_supplied_later_reaches_everything(store: Path) -> None:
+    before = CubeStore.open(store)
+    cubes = {name: before.read_field(name, 9.0) for name in before.field_names}
+    result = _run(store, "--box-length", "25", "--h", "0.7")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{store}: box length 25 cMpc, h 0.7\n"
+    after = CubeStore.open(store)
+    assert after.mesh.box_length_cmpc == 25.0
+    assert after.cosmology == Cosmology(h=0.7)
+    assert after.uuid == before.uuid
+    assert after.attributes.statistics == before.attributes.statistics
+    for name, values in cubes.items():
+        np.testing.assert_array_equal(after.read_field(name, 9.0), values)
+        np.testing.assert_array_equal(before.read_field(name, 9.0), values)
+    for consolidated in (True, False):
+        with xr.open_zarr(store, consolidated=consolidated) as dataset:
+            assert dataset["y"].attrs["units"] == "cMpc"
+            np.testing.assert_allclose(dataset["y"], (np.arange(10) + 0.5) * 2.5)
+    assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_what_is_not_named_stays(store: Path) -> None:
+    assert _run(store, "--box-length", "25").exit_code == 0
+    assert _run(store, "--h", "0.7").exit_code == 0
+    assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
+    result = _run(store, "--box-length", "30")
+    assert "box length 30 cMpc, h 0.7" in result.stdout
+
+
+def test_a_killed_edit_leaves_the_store_as_it_was(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(store)
+    with monkeypatch.context() as patched:
+        # Nothing of an edit that dies runs: neither the swap nor the clearing away.
+        patched.setattr(StoreBuild, "publish", lambda self: 1 / 0)
+        patched.setattr(StoreBuild, "_leave", lambda self: self._lock.close())
+        assert isinstance(_run(store, "--box-length", "25").exception, ZeroDivisionError)
+    assert files_of(store) == before
+    assert (store.parent / "cubes.zarr.partial" / "store").exists()
+    assert _run(store, "--box-length", "26").exit_code == 0
+    assert CubeStore.open(store).mesh.box_length_cmpc == 26.0
+    assert not (store.parent / "cubes.zarr.partial").exists()
+
+
+def test_file_systems_without_hard_links_are_copied_on(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("ionstore.edit.os", SimpleNamespace(link=refuse, path=os.path))
+    assert _run(store, "--box-length", "25").exit_code == 0
+    assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
+
+
+def test_systems_without_an_exchange_rename_twice(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ionstore.atomic._exchange", lambda one, other: False)
+    assert _run(store, "--box-length", "25").exit_code == 0
+    assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
+    assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
+    with StoreBuild(store, overwrite=True) as build:
+        build.begin({"uuid": "another", "ingest": {}})
+        busy = _run(store, "--h", "0.7")
+    assert "another process" in busy.stderr
+    result = _run(store, "--h", "0.7")
+    assert result.exit_code == 1
+    assert "was not finished" in result.stderr
+    assert (store.parent / "cubes.zarr.partial" / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        ([], 2, "nothing to change"),
+        (["--box-length", "-1"], 2, "--box-length"),
+        (["--box-length", "nan"], 1, "must be positive"),
+        (["--h", "inf"], 2, "--h"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    store: Path, arguments: list[str], exit_code: int, said: str
+) -> None:
+    before = files_of(store)
+    result = _run(store, *arguments)
+    assert result.exit_code == exit_code
+    assert said in result.stderr
+    assert files_of(store) == before
+
+
+def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+    result = _run(tmp_path / "none.zarr", "--h", "0.7")
+    assert result.exit_code == 1
+    assert "found nothing" in result.stderr

@@ -1,0 +1,181 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ioncli.main import ionstore
+from ionstore.description import SimulationDescription
+from ionstore.store import CubeStore
+from tests.three_file_sets import files_of, write_set
+
+COMMAND = [sys.executable, "-W", "error", "-c", "from ioncli.main import ionstore; ionstore()"]
+
+
+def _run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(ionstore, ["ingest", *map(str, arguments)])
+
+
+def _start(*arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "ingest", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_parts(process: subprocess.Popen[str], build: Path, n_parts: int) -> None:
+    until = time.monotonic() + 30
+    while len(list((build / "parts").glob("*.json"))) < n_parts:
+        assert process.poll() is None, "the ingest ended before it could be stopped"
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def _without_identity(files: dict[str, bytes]) -> dict[str, object]:
+    root = json.loads(files["zarr.json"])
+    del root["attributes"]["ionstore"]["uuid"]
+    del root["attributes"]["ionstore"]["command_line"]
+    return {**files, "zarr.json": root}
+
+
+def test_a_summary_says_what_was_stored(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 16)
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20", "--h", "0.7")
+    assert result.exit_code == 0, result.output
+    out = result.stdout
+    assert "16³ cells, box 20 cMpc, cell 1.25 cMpc, cosmology (h = 0.7)" in out
+    assert re.search(r"n_igm +float32 +g cm-3 \(proper\)", out)
+    assert re.search(r"n_src +uint8 +1 ", out)
+    assert re.search(r"mean xHII by volume: 0\.3\d+ at redshift 9, 0\.3\d+ at redshift 7\.5", out)
+    assert "times less" in out
+    assert "100 %" in result.stderr
+    assert "Note" not in result.stderr
+
+
+def test_the_store_defaults_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim")
+    monkeypatch.chdir(tmp_path)
+    result = _run("sim")
+    assert result.exit_code == 0, result.output
+    assert CubeStore.open("cubes.zarr").redshifts == (9.0, 7.5)
+    assert result.stderr.count("Note: ") == 1
+    assert "Note: the box length is unknown" in result.stderr
+
+
+def test_options_reach_the_store(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 12)
+    SimulationDescription(box_length_cmpc=20.0).write(tmp_path / "sim")
+    np.save(tmp_path / "sim" / "nsrc_z9.000.npy", np.full((12, 12, 12), 0.5))
+    result = _run(
+        tmp_path / "sim",
+        tmp_path / "cubes.zarr",
+        *("--box-length", "21", "--keep-bits", "n_igm=5", "--n-src-unit", "Msun"),
+    )
+    assert result.exit_code == 0, result.output
+    store = CubeStore.open(tmp_path / "cubes.zarr")
+    assert store.mesh.box_length_cmpc == 21.0
+    assert store.units("n_src") == "Msun"
+    assert (store.read_field("n_igm", 9.0).view("u4") & (2**18 - 1) == 0).all()
+    assert "Note: box length (cMpc): 21.0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["none"], 2, "does not exist"),
+        (["sim", "--box-length", "0"], 2, "--box-length"),
+        (["sim", "--box-length", "nan"], 1, "box length must be positive"),
+        (["sim", "--keep-bits", "10"], 2, "n_igm=10"),
+        (["sim", "--keep-bits", "n_src=10"], 1, "keep_bits must name a field stored as floats"),
+        (["sim", "sim", "--overwrite"], 1, "replaces stores of ionstore only"),
+        (["empty"], 1, "expected files such as"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    exit_code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "sim")
+    (tmp_path / "empty").mkdir()
+    result = _run(*arguments)
+    assert result.exit_code == exit_code
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "sim"]
+
+
+def test_a_killed_ingest_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    redshifts = ("12.000", "11.000", "10.000", "9.000", "8.000", "7.000")
+    write_set(tmp_path / "sim", 40, redshifts)
+    options = ("--box-length", "20")
+    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr", *options)
+    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 3)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "cubes.zarr").exists()
+
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *options)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"Note: resuming: \d+ of 18 parts are there already", result.stderr)
+    assert not (tmp_path / "cubes.zarr.partial").exists()
+    assert _run(tmp_path / "sim", tmp_path / "whole.zarr", *options).exit_code == 0
+    one, other = files_of(tmp_path / "cubes.zarr"), files_of(tmp_path / "whole.zarr")
+    assert _without_identity(dict(one)) == _without_identity(dict(other))
+
+
+def test_an_interrupt_is_answered_in_one_sentence(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 48, ("10.000", "9.000", "8.000", "7.000"))
+    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
+    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "Stopped; run the same command again to go on from here."
+    assert "Traceback" not in err
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
+    assert "resuming" in result.stderr
+
+
+def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 40, ("10.000", "9.000", "8.000", "7.000"))
+    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr")
+    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 1)
+    process.send_signal(signal.SIGSTOP)  # so that the first one is still there
+    try:
+        second = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert second.exit_code == 1
+    assert "another process is building or editing this store" in second.stderr
+    assert CubeStore.open(tmp_path / "cubes.zarr").redshifts == (10.0, 9.0, 8.0, 7.0)
+
+
+@pytest.mark.parametrize("command", ["ingest", "info", "view", "edit"])
+def test_help_shows_an_example_and_waits_for_nothing(command: str) -> None:
+    script = (
+        "import sys; from ioncli.main import ionstore\n"
+        f"try: ionstore(['{command}', '--help'])\n"
+        "finally: print(*{'zarr', 'torch', 'numba', 'numpy', 'dask'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert f"  ionstore {command} " in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
