@@ -96,8 +96,11 @@ def ingest_cubes(
         sources, surveys = _survey(simulation, build, progress)
         plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
         parts = plan_parts(tuple(sources), len(plan.redshifts), layout)
-        writer = _resume_or_begin(build, plan, parts, command_line, note)
-        _write_parts(PartWriter(plan, sources, writer, build), parts, progress)
+        done = _parts_done(build, plan, parts, note)
+        todo = [part for part in parts if part not in done]
+        check_disk(build, plan, sources, len(todo) / len(parts))
+        writer = StoreWriter(build.store_path) if done else _begin(build, plan, command_line)
+        _write_parts(PartWriter(plan, sources, writer, build), todo, done, progress)
         for name, cubes in simulation.cubes.items():
             for redshift, source in cubes.items():
                 check_unchanged(source, surveys[name][redshift])
@@ -133,22 +136,24 @@ def _survey(
     return sources, surveys
 
 
-def _resume_or_begin(
-    build: StoreBuild,
-    plan: IngestPlan,
-    parts: tuple[Part, ...],
-    command_line: str | None,
-    note: OnNote,
-) -> StoreWriter:
-    """Return the writer of a build: the one there if its plan is the same, else a new one."""
+def _parts_done(
+    build: StoreBuild, plan: IngestPlan, parts: tuple[Part, ...], note: OnNote
+) -> set[Part]:
+    """Return the parts that an earlier run of the same plan has written; others are discarded."""
     recorded = build.plan()
-    if recorded is not None:
-        done = sum(build.result(part) is not None for part in parts)
-        if recorded["ingest"] == plan_as_json(plan) and done:
-            note(f"resuming: {done} of {len(parts)} parts are there already")
-            return StoreWriter(build.store_path)
-        if recorded["ingest"] != plan_as_json(plan):
-            note("an unfinished build with other files or options is discarded")
+    if recorded is None:
+        return set()
+    if recorded.get("ingest") != plan_as_json(plan):
+        note("an unfinished build with other files or options is discarded")
+        build.discard()
+        return set()
+    done = {part for part in parts if build.result(part) is not None}
+    if done:
+        note(f"resuming: {len(done)} of {len(parts)} parts are there already")
+    return done
+
+
+def _begin(build: StoreBuild, plan: IngestPlan, command_line: str | None) -> StoreWriter:
     store_uuid = str(uuid.uuid4())
     build.begin({"uuid": store_uuid, "ingest": plan_as_json(plan)})
     return create_store(
@@ -165,11 +170,8 @@ def _resume_or_begin(
     )
 
 
-def _write_parts(writer: PartWriter, parts: tuple[Part, ...], progress: Progress) -> None:
-    todo = [part for part in parts if writer.build.result(part) is None]
-    check_disk(writer.build, writer.plan, writer.sources, len(todo) / len(parts))
-
-    progress.add(sum(map(writer.source_bytes, set(parts) - set(todo))))
+def _write_parts(writer: PartWriter, todo: list[Part], done: set[Part], progress: Progress) -> None:
+    progress.add(sum(map(writer.source_bytes, done)))
 
     def write(part: Part) -> None:
         writer.write(part)
