@@ -57,7 +57,7 @@ class EpochDisplay:
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch + 1}/{progress.epochs}"
-        r2 = "–" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
+        r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
         done = progress.epoch * progress.batches + progress.batch
         if self._console.is_terminal:
