@@ -3,11 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ionstore.cube import Cells, Fields, Neighborhoods
+from ionstore.cube import Array, Cells, Fields, Neighborhoods
 
 
 def gather_neighborhoods(
@@ -100,6 +100,19 @@ def _copy_row(  # noqa: PLR0917 - an intrinsic takes positional arguments only
 
     size = types.uintp
     return types.void(out, size, row, size, size), codegen
+
+
+def _copy_row_by_slices(
+    out: Array, out_start: int, row: Array, row_start: int, n_values: int
+) -> None:
+    """Do what `_copy_row` does, where kernels run as plain Python (NUMBA_DISABLE_JIT=1)."""
+    target, source = int(out_start), int(row_start)
+    copied = row.reshape(-1)[source : source + int(n_values)]
+    out.reshape(-1)[target : target + int(n_values)] = copied
+
+
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    _copy_row = _copy_row_by_slices  # type: ignore[assignment]
 
 
 @njit(nogil=True, cache=True)

@@ -31,6 +31,6 @@ def _tenths(console: Console, title: str) -> Callable[[int, int], None]:
         tenth = 10 * done // max(total, 1)
         if tenth > shown:
             shown = tenth
-            console.print(f"{title}: {10 * tenth} %")
+            console.print(f"{title}: {10 * tenth} %", soft_wrap=True)
 
     return report

@@ -1,5 +1,10 @@
 """The cut against a slow oracle, on every kind of mesh and at every face."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -49,6 +54,22 @@ def test_centers_off_the_mesh_wrap() -> None:
     np.testing.assert_array_equal(
         gather_neighborhoods(fields, off, 2), gather_neighborhoods(fields, on, 2)
     )
+
+
+def test_kernels_as_plain_python_give_the_same(tmp_path: Path) -> None:
+    fields = random_fields(2, 6, 7, 8)
+    centers = np.random.default_rng(5).integers(-9, 9, size=(20, 3))
+    np.savez(tmp_path / "arguments.npz", fields=fields, centers=centers)
+    code = (
+        "import sys, numpy as np\n"
+        "from ionstore.neighborhoods import gather_neighborhoods\n"
+        "given = np.load(sys.argv[1])\n"
+        "np.save(sys.argv[2], gather_neighborhoods(given['fields'], given['centers'], 2))\n"
+    )
+    paths = [str(tmp_path / "arguments.npz"), str(tmp_path / "cut.npy")]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", code, *paths], env=environment, check=True)
+    np.testing.assert_array_equal(np.load(paths[1]), gather_neighborhoods(fields, centers, 2))
 
 
 def test_out_is_filled_and_returned() -> None:
