@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ionmodel.errors import ConfigError
 
 DEFAULT_PRESET = "small"
+TARGET = "xhii"
+"""Field that networks predict."""
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -88,7 +90,7 @@ class TrainingConfig(BaseModel):
 
     preset: str
     inputs: tuple[str, ...] = Field(min_length=1)
-    redshifts: tuple[float, ...] | None = None
+    redshifts: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     transforms: dict[str, Literal["overdensity", "log1p", "identity"]] = {}
     network: str
     radius: int = Field(ge=0)
@@ -119,7 +121,13 @@ class TrainingConfig(BaseModel):
     memory_budget: Count
 
     @model_validator(mode="after")
-    def _loss_fits_activation(self) -> Self:
+    def _values_fit_each_other(self) -> Self:
+        if TARGET in self.inputs:
+            raise ValueError(f"inputs cannot hold the target {TARGET!r}; take it out")
+        for key in ("inputs", "redshifts"):
+            values = getattr(self, key) or ()
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} must differ from each other, got {list(values)}")
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self

@@ -8,15 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from ionmodel.config import TrainingConfig
+from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionstore.cube import Cells
 from ionstore.loading import NeighborhoodLoader
 from ionstore.normalize import Normalization, fit_normalization
 from ionstore.split import Region, Split, block_split, largest_radius, random_split
 from ionstore.store import CubeStore
-
-TARGET = "xhii"
 
 
 def fit_radius(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:

@@ -99,14 +99,17 @@ def train(
             trainer.restore(checkpoint)
         on_plan(trainer.plan())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            for epoch in range(len(trainer.history), config.epochs):
-                trainer.train_epoch(epoch, on_progress)
-                trainer.finish_epoch(epoch)
-                on_epoch(trainer.history[-1])
+            try:
+                for epoch in range(len(trainer.history), config.epochs):
+                    trainer.train_epoch(epoch, on_progress)
+                    trainer.finish_epoch(epoch)
+                    on_epoch(trainer.history[-1])
+            finally:
+                if trainer.history:
+                    draw_losses(trainer.history, run.loss_figure, loss=config.loss)
         network.load_state_dict(load_checkpoint(run.best)["model"])
         data.validation.position = 0
         predictions = predict_cells(network, data.validation, device)
-    draw_losses(trainer.history, run.loss_figure, loss=config.loss)
     draw_predictions(predictions, run.prediction_figure)
     return _result(trainer.history)
 

@@ -6,7 +6,8 @@ and cuts neighborhoods into a small ring of preallocated batches. Two ways to ru
 - ``num_workers=0``: a background thread cuts, without holding the interpreter lock. As fast as
   one worker process and simpler; the default.
 - ``num_workers >= 1``: torch DataLoader workers cut. Worth it when one core cannot cut as fast as
-  the network trains, on a GPU for instance.
+  the network trains, on a GPU for instance. Workers import the main module, so a script needs its
+  ``if __name__ == "__main__":``.
 
 Memory is that of the fields (4 bytes a cell, field and redshift) and of the ring (4 batches, or 3
 and 2 a worker); ``memory_budget`` bounds their sum.

@@ -125,9 +125,7 @@ def _subfolders_with_data(folder: Path) -> list[str]:
     return [
         path.name
         for path in sorted(folder.iterdir())
-        if path.is_dir()
-        and not path.name.endswith(_STORE_SUFFIXES)
-        and _holds_data(path)
+        if path.is_dir() and not path.name.endswith(_STORE_SUFFIXES) and _holds_data(path)
     ]
 
 

@@ -185,6 +185,7 @@ def test_an_interrupt_leaves_a_run_that_can_be_resumed(
     assert process.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("Error: stopped in epoch")
     assert "Traceback" not in errors
+    assert (run / "loss.png").exists()
     epochs = len((run / "log.jsonl").read_text().splitlines())
     resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={epochs + 1}"])
     assert resumed.exit_code == 0, resumed.output

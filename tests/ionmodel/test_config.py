@@ -88,6 +88,10 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"batch_size": 1}, "batch_size should be greater than or equal to 2"),
         ({"inputs": []}, "inputs"),
+        ({"inputs": ["n_igm", "xhii"]}, "inputs cannot hold the target 'xhii'"),
+        ({"inputs": ["n_igm", "n_igm"]}, "inputs must differ"),
+        ({"redshifts": []}, "redshifts"),
+        ({"redshifts": [8.0, 8.0]}, "redshifts must differ"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
