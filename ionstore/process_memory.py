@@ -51,7 +51,7 @@ class PeakMemory:
         Largest value seen so far, bytes.
     """
 
-    def __init__(self, pid: int | None = None, *, interval_s: float = 0.2) -> None:
+    def __init__(self, pid: int | None = None, *, interval_s: float = 1.0) -> None:
         self.peak_bytes = 0
         self._pid = pid
         self._interval_s = interval_s
