@@ -68,6 +68,10 @@ class StoreAttributes(BaseModel):
         Files that the store was made from.
     statistics : mapping of str to tuple of FieldStatistics
         For every field the statistics at each redshift, of the values as stored.
+    n_clipped : mapping of str to tuple of int
+        For fields whose values were clipped into their range, how many cells at each redshift.
+    n_zeros : mapping of str to tuple of int
+        For fields in which zeros are suspect, how many cells at each redshift are zero.
     versions : mapping of str to str
         Software that wrote the store.
     command_line : str, optional
@@ -85,6 +89,8 @@ class StoreAttributes(BaseModel):
     cosmology: Annotated[Cosmology | None, PlainSerializer(_without_nones)] = None
     sources: tuple[SourceFile, ...] = ()
     statistics: Mapping[str, tuple[FieldStatistics, ...]] = {}
+    n_clipped: Mapping[str, tuple[int, ...]] = {}
+    n_zeros: Mapping[str, tuple[int, ...]] = {}
     versions: Mapping[str, str] = {}
     command_line: str | None = None
 

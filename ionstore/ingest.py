@@ -104,13 +104,12 @@ def ingest_cubes(
         for name, cubes in simulation.cubes.items():
             for redshift, source in cubes.items():
                 check_unchanged(source, surveys[name][redshift])
-        statistics, n_clipped = merge_parts(build, parts, len(plan.redshifts))
-        writer.finalize(statistics)
+        writer.finalize(
+            merge_parts(build, parts, len(plan.redshifts)),
+            n_clipped={"xhii": [surveys["xhii"][z].n_clipped for z in plan.redshifts]},
+            n_zeros={"n_igm": [surveys["n_igm"][z].n_zeros for z in plan.redshifts]},
+        )
         build.publish()
-    if n_clipped:
-        note(f"{n_clipped} cells of xhii lay outside of 0 to 1 by less than 1e-6: clipped")
-    if n_zeros := sum(survey.n_zeros for survey in surveys["n_igm"].values()):
-        note(f"{n_zeros} cells of n_igm are zero")
     return take_inventory(CubeStore.open(target))
 
 

@@ -64,7 +64,7 @@ class PartWriter:
         start, shape = self.plan.layout.shard_region(part.shard)
         field = next(field for field in self.plan.fields if field.name == part.field)
         source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
-        values, n_clipped = stored_values(source.read_block(start, shape), field)
+        values = stored_values(source.read_block(start, shape), field)
         path = self.writer.write_block(part.field, part.redshift_index, start, values)
         back = self.writer.read_block(part.field, part.redshift_index, start, shape)
         if not np.array_equal(back, values):
@@ -72,12 +72,11 @@ class PartWriter:
                 f"{path}: what was read back is not what was written; check the disk and run the "
                 "same command again"
             )
-        statistics = slabwise_statistics(values)
-        self.build.record(part, {"statistics": asdict(statistics), "n_clipped": n_clipped})
+        self.build.record(part, {"statistics": asdict(slabwise_statistics(values))})
 
 
-def stored_values(values: Array, field: StoredField) -> tuple[Array, int]:
-    """Return values as they are stored, and how many ionized fractions had to be clipped.
+def stored_values(values: Array, field: StoredField) -> Array:
+    """Return values as they are stored.
 
     Parameters
     ----------
@@ -85,15 +84,19 @@ def stored_values(values: Array, field: StoredField) -> tuple[Array, int]:
         Block of a source, any real dtype.
     field : StoredField
         How the field is stored.
+
+    Returns
+    -------
+    ndarray
+        New array in the stored dtype; ionized fractions are clipped to 0 to 1.
     """
-    converted = values.astype(field.dtype)
-    n_clipped = 0
+    single = values.astype(np.float32)
+    if field.numpy_dtype.kind == "u":
+        # Whole numbers as the survey judges them: a bare cast would cut 2.9999999999 to 2.
+        return np.rint(single, out=single).astype(field.numpy_dtype)
     if field.name == "xhii":
-        n_clipped = int(np.count_nonzero((converted < 0) | (converted > 1)))
-        converted = np.clip(converted, 0, 1, out=converted)
-    if field.keep_bits is not None:
-        converted = round_to_bits(converted, field.keep_bits)
-    return converted, n_clipped
+        single = np.clip(single, 0, 1, out=single)
+    return single if field.keep_bits is None else round_to_bits(single, field.keep_bits)
 
 
 def slabwise_statistics(values: Array) -> FieldStatistics:
@@ -105,8 +108,8 @@ def slabwise_statistics(values: Array) -> FieldStatistics:
 
 def merge_parts(
     build: StoreBuild, parts: Sequence[Part], n_redshifts: int
-) -> tuple[dict[str, list[FieldStatistics]], int]:
-    """Return the statistics of every field and redshift, and the number of clipped cells.
+) -> dict[str, list[FieldStatistics]]:
+    """Return the statistics of every field and redshift.
 
     Parameters
     ----------
@@ -119,17 +122,14 @@ def merge_parts(
         Number of redshifts.
     """
     merged: dict[str, dict[int, FieldStatistics]] = {}
-    n_clipped = 0
     for part in parts:
         result = build.result(part)
         assert result is not None  # all parts have been written
         statistics = FieldStatistics(**result["statistics"])
-        n_clipped += result["n_clipped"]
         of_field = merged.setdefault(part.field, {})
         before = of_field.get(part.redshift_index)
         of_field[part.redshift_index] = before.merge(statistics) if before else statistics
-    ordered = {name: [of[index] for index in range(n_redshifts)] for name, of in merged.items()}
-    return ordered, n_clipped
+    return {name: [of[index] for index in range(n_redshifts)] for name, of in merged.items()}
 
 
 def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: float) -> None:
@@ -183,8 +183,7 @@ def estimate_bytes(plan: IngestPlan, sources: Sources) -> int:
             source = sources[field.name][redshift]
             raw = packed = 0
             for corner in corners:
-                block = source.read_block((corner,) * 3, (chunk,) * 3)
-                values, _ = stored_values(block, field)
+                values = stored_values(source.read_block((corner,) * 3, (chunk,) * 3), field)
                 raw += values.nbytes
                 packed += len(codec.encode(values))
             total += plan.mesh.n_cells * field.numpy_dtype.itemsize * packed / raw

@@ -70,6 +70,8 @@ class Inventory(BaseModel):
         Redshifts, descending.
     fields : mapping of str to FieldInventory
         The fields.
+    n_clipped, n_zeros : mapping of str to tuple of int
+        Cells clipped and cells that are zero, as in `ionstore.attributes.StoreAttributes`.
     sources : tuple of SourceFile
         Files that the store was made from.
     versions : mapping of str to str
@@ -92,6 +94,8 @@ class Inventory(BaseModel):
     density_frame: str
     redshifts: tuple[float, ...]
     fields: Mapping[str, FieldInventory]
+    n_clipped: Mapping[str, tuple[int, ...]]
+    n_zeros: Mapping[str, tuple[int, ...]]
     sources: tuple[SourceFile, ...]
     versions: Mapping[str, str]
     command_line: str | None
@@ -139,6 +143,8 @@ def take_inventory(store: CubeStore) -> Inventory:
         density_frame=store.frame,
         redshifts=store.redshifts,
         fields=fields,
+        n_clipped=store.attributes.n_clipped,
+        n_zeros=store.attributes.n_zeros,
         sources=store.attributes.sources,
         versions=store.attributes.versions,
         command_line=store.attributes.command_line,

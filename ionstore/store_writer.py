@@ -147,18 +147,28 @@ class StoreWriter:
         block: Array = np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
         return block
 
-    def finalize(self, statistics: Mapping[str, Sequence[FieldStatistics]]) -> None:
+    def finalize(
+        self,
+        statistics: Mapping[str, Sequence[FieldStatistics]],
+        *,
+        n_clipped: Mapping[str, Sequence[int]] | None = None,
+        n_zeros: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Mark the store complete; all blocks must have been written.
 
         Parameters
         ----------
         statistics : mapping of str to sequence of FieldStatistics
             For every field the statistics of the stored values at each redshift.
+        n_clipped, n_zeros : mapping of str to sequence of int, optional
+            As in `ionstore.attributes.StoreAttributes`.
         """
         complete = self.attributes.model_copy(
             update={
                 "status": "complete",
                 "statistics": {name: tuple(values) for name, values in statistics.items()},
+                "n_clipped": {name: tuple(counts) for name, counts in (n_clipped or {}).items()},
+                "n_zeros": {name: tuple(counts) for name, counts in (n_zeros or {}).items()},
             }
         )
         write_attributes(self.path, complete)

@@ -35,6 +35,12 @@ def inventory_lines(inventory: Inventory) -> Iterator[str]:
             f"{statistics.mean:.4f} at redshift {redshift:g}"
             for redshift, statistics in zip(inventory.redshifts, xhii.statistics, strict=True)
         )
+    for name, counts in inventory.n_clipped.items():
+        if any(counts):
+            yield f"cells of {name} clipped into its range: {_by_redshift(inventory, counts)}"
+    for name, counts in inventory.n_zeros.items():
+        if any(counts):
+            yield f"cells of {name} that are zero: {_by_redshift(inventory, counts)}"
     source_bytes = sum(source.size_bytes for source in inventory.sources)
     yield (
         f"{bytes_in_words(inventory.uncompressed_bytes)} of values "
@@ -87,6 +93,14 @@ def _box(inventory: Inventory) -> str:
         return box
     name = cosmology.name or "cosmology"
     return box + f", {name}" + (f" (h = {cosmology.h:g})" if cosmology.h else "")
+
+
+def _by_redshift(inventory: Inventory, counts: Sequence[int]) -> str:
+    return ", ".join(
+        f"{count:,} at redshift {redshift:g}"
+        for redshift, count in zip(inventory.redshifts, counts, strict=True)
+        if count
+    )
 
 
 def _units(inventory: Inventory, field: str) -> str:

@@ -60,6 +60,23 @@ def test_a_summary_says_what_was_stored(tmp_path: Path) -> None:
     assert "Note" not in result.stderr
 
 
+def test_clipped_and_empty_cells_are_counted_in_the_summary(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "sim", redshifts=("9.000", "8.000", "7.500"))
+    for redshift, n_cells in (("9.000", 3), ("7.500", 2)):
+        cubes[redshift]["xhii"][0, 0, :n_cells] = 1 + 5e-7
+        np.save(tmp_path / "sim" / f"xHII_z{redshift}.npy", cubes[redshift]["xhii"])
+    cubes["8.000"]["n_igm"][1, 1, :4] = 0
+    np.save(tmp_path / "sim" / "rho_z8.000.npy", cubes["8.000"]["n_igm"])
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert result.exit_code == 0, result.output
+    clipped = "cells of xhii clipped into its range: 3 at redshift 9, 2 at redshift 7.5\n"
+    empty = "cells of n_igm that are zero: 4 at redshift 8\n"
+    shown = CliRunner().invoke(ionstore, ["info", str(tmp_path / "cubes.zarr")])
+    for said in (result.stdout, shown.stdout):
+        assert clipped in said
+        assert empty in said
+
+
 def test_the_store_defaults_to_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

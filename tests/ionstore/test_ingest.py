@@ -182,14 +182,7 @@ def test_statistics_are_those_of_what_is_stored(tmp_path: Path) -> None:
     np.save(tmp_path / "sim" / "xHII_z9.000.npy", xhii)
     cubes["n_igm"][1, 1, :4] = 0
     np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
-    notes: list[str] = []
-    ingest_cubes(
-        tmp_path / "sim",
-        tmp_path / "cubes.zarr",
-        box_length_cmpc=20.0,
-        keep_bits={"n_igm": 6},
-        on_note=notes.append,
-    )
+    inventory = ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", keep_bits={"n_igm": 6})
     store = CubeStore.open(tmp_path / "cubes.zarr")
     stored = store.read_field("xhii", 9.0)
     assert (stored[0, 0, 0], stored[0, 0, 1]) == (1, 0)
@@ -198,9 +191,18 @@ def test_statistics_are_those_of_what_is_stored(tmp_path: Path) -> None:
     assert (n_igm != cubes["n_igm"]).any()
     np.testing.assert_allclose(n_igm, cubes["n_igm"], rtol=2.0**-7)
     _close(store.statistics("n_igm", 9.0), FieldStatistics.of(n_igm))
-    assert len(notes) == 2
-    assert notes[0].startswith("2 cells of xhii")
-    assert notes[1] == "4 cells of n_igm are zero"
+    assert inventory.n_clipped == store.attributes.n_clipped == {"xhii": (2,)}
+    assert inventory.n_zeros == store.attributes.n_zeros == {"n_igm": (4,)}
+
+
+def test_counts_off_by_rounding_are_rounded_not_cut(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "sim", redshifts=("9.000",))["9.000"]
+    counts = cubes["n_src"].astype("f8")
+    np.save(tmp_path / "sim" / "nsrc_z9.000.npy", np.maximum(counts - 1e-10, 0))
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    stored = CubeStore.open(tmp_path / "cubes.zarr").read_field("n_src", 9.0)
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, counts)
 
 
 @pytest.mark.parametrize(
