@@ -1,6 +1,7 @@
 """The ``ionstore`` attribute of a store's root group: what a store says about itself."""
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -103,6 +104,12 @@ def software_versions() -> dict[str, str]:
     }
 
 
+def partial_folder(path: Path) -> Path:
+    """Return where a store is built: beside its real folder, which `path` may be a link to."""
+    real = Path(os.path.realpath(path))
+    return real.parent / f"{real.name}.partial"
+
+
 def read_root_metadata(path: Path) -> dict[str, Any]:
     """Return the parsed root metadata of a store: attributes and consolidated metadata.
 
@@ -112,7 +119,7 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
         If there is no Zarr v3 group with an ``ionstore`` attribute.
     """
     if not path.exists():
-        building = path.with_name(path.name + ".partial")
+        building = partial_folder(path)
         hint = (
             f"its build in {building.name} is not finished, run the same ingest again"
             if building.exists()

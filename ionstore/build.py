@@ -12,7 +12,12 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from ionstore.atomic import swap_in, sync, write_json
-from ionstore.attributes import ROOT_METADATA, parse_attributes, read_root_metadata
+from ionstore.attributes import (
+    ROOT_METADATA,
+    parse_attributes,
+    partial_folder,
+    read_root_metadata,
+)
 from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
 from ionstore.layout import Part
 
@@ -25,7 +30,8 @@ class StoreBuild:
     Parameters
     ----------
     target : Path
-        Where the finished store goes.
+        Where the finished store goes. Of a symbolic link, the folder that it leads to is built
+        or replaced; the link stays.
     overwrite : bool
         Whether a store there may be replaced.
 
@@ -43,7 +49,9 @@ class StoreBuild:
     def __init__(self, target: Path, *, overwrite: bool = False) -> None:
         self.target = target
         self.overwrite = overwrite
-        self.folder = target.with_name(target.name + ".partial")
+        # Absolute: the working folder may be the store that is replaced.
+        self.place = Path(os.path.realpath(target))
+        self.folder = partial_folder(target)
         self.store_path = self.folder / "store"
         self._lock: IO[bytes] | None = None
 
@@ -116,7 +124,7 @@ class StoreBuild:
         """Swap the finished store into its place and remove the rest."""
         _remove_torn_files(self.store_path)
         _sync_tree(self.store_path)
-        swap_in(self.store_path, self.target)
+        swap_in(self.store_path, self.place)
         self._clear()
 
     @property
@@ -124,7 +132,7 @@ class StoreBuild:
         return self.folder / "lock"
 
     def _check_target(self) -> None:
-        if not os.path.lexists(self.target):
+        if not os.path.lexists(self.place):
             return
         if not self.overwrite:
             raise StoreExistsError(
@@ -173,8 +181,8 @@ class StoreBuild:
         if plan is None:
             return False
         try:
-            root = read_root_metadata(self.target)
-            return parse_attributes(self.target, root).uuid == plan.get("uuid")
+            root = read_root_metadata(self.place)
+            return parse_attributes(self.place, root).uuid == plan.get("uuid")
         except StoreFormatError:
             return False
 

@@ -21,7 +21,7 @@ def edit_store(
     Parameters
     ----------
     path : Path
-        Folder of the store.
+        Folder of the store, or a symbolic link to it.
     box_length_cmpc : float, optional
         Comoving side of the box in cMpc; the coordinates x, y, z follow. As it was by default.
     h : float, optional
@@ -30,7 +30,7 @@ def edit_store(
     Returns
     -------
     CubeStore
-        The store as it is now.
+        The store as it is now, in its real folder where `path` is a link.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def edit_store(
                 "finish it, or remove the folder, before editing"
             )
         build.discard()
-        shutil.copytree(path, build.store_path, copy_function=_link)
+        shutil.copytree(build.place, build.store_path, copy_function=_link)
         changed = store.attributes
         if box_length_cmpc is not None:
             changed = changed.model_copy(update={"box_length_cmpc": box_length_cmpc})
@@ -69,7 +69,7 @@ def edit_store(
             changed = changed.model_copy(update={"cosmology": cosmology})
         write_attributes(build.store_path, changed)
         build.publish()
-    return CubeStore.open(path)
+    return CubeStore.open(build.place)
 
 
 def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:

@@ -110,7 +110,7 @@ def ingest_cubes(
             n_zeros={"n_igm": [surveys["n_igm"][z].n_zeros for z in plan.redshifts]},
         )
         build.publish()
-    return take_inventory(CubeStore.open(target))
+    return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": target})
 
 
 def _survey(

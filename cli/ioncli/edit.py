@@ -42,3 +42,4 @@ def edit(store: Path, box_length_cmpc: float | None, h: float | None) -> None:
         f"{store}: box length {'unknown' if box is None else f'{box:g} cMpc'}, "
         f"h {'unknown' if cosmology is None or cosmology.h is None else f'{cosmology.h:g}'}"
     )
+    options.say_if_the_working_folder_is_gone()

@@ -100,3 +100,4 @@ def ingest(
             raise click.exceptions.Exit(130) from None
     for line in inventory_lines(inventory):
         click.echo(line)
+    options.say_if_the_working_folder_is_gone()

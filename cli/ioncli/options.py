@@ -1,5 +1,6 @@
 """What several commands share: error messages, sizes in words."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,14 @@ class ByteSize(click.ParamType[int]):
         if match is None:
             self.fail(f"expected a size such as 800MB or 2GiB, got {value!r}", param, ctx)
         return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+def say_if_the_working_folder_is_gone() -> None:
+    """Tell users who stood in the folder of a store that a new one has taken its place."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        click.echo('The folder that you are in was replaced; enter it again: cd "$PWD"', err=True)
 
 
 def bytes_in_words(n_bytes: float) -> str:

@@ -47,6 +47,30 @@ def test_a_box_length_supplied_later_reaches_everything(store: Path) -> None:
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
 
 
+def test_the_working_folder_can_be_edited(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store)
+    result = _run(".", "--box-length", "25")
+    os.chdir(store)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ".: box length 25 cMpc, h unknown\n"
+    assert "enter it again" in result.stderr
+    assert CubeStore.open(".").mesh.box_length_cmpc == 25.0
+    assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_to_a_store_stays_a_link(store: Path, relative: bool) -> None:
+    link = store.parent / "links" / "link.zarr"
+    link.parent.mkdir()
+    link.symlink_to(Path("..", "cubes.zarr") if relative else store)
+    result = _run(link, "--box-length", "25")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{link}: ")
+    assert link.is_symlink()
+    assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
+    assert [path.name for path in link.parent.iterdir()] == ["link.zarr"]
+
+
 def test_what_is_not_named_stays(store: Path) -> None:
     assert _run(store, "--box-length", "25").exit_code == 0
     assert _run(store, "--h", "0.7").exit_code == 0

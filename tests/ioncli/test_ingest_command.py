@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -87,6 +88,36 @@ def test_the_store_defaults_to_the_working_folder(
     assert CubeStore.open("cubes.zarr").redshifts == (9.0, 7.5)
     assert result.stderr.count("Note: ") == 1
     assert "Note: the box length is unknown" in result.stderr
+
+
+def test_the_working_folder_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim")
+    assert _run(tmp_path / "sim", tmp_path / "cubes.zarr").exit_code == 0
+    monkeypatch.chdir(tmp_path / "cubes.zarr")
+    refused = _run("../sim", ".", "--box-length", "20")
+    assert refused.exit_code == 1
+    assert ".: already exists" in refused.stderr
+    result = _run("../sim", ".", "--box-length", "20", "--overwrite")
+    os.chdir(tmp_path / "cubes.zarr")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(".: 8³ cells, box 20 cMpc")
+    assert "enter it again" in result.stderr
+    assert CubeStore.open(".").mesh.box_length_cmpc == 20.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_a_link_names_the_store_that_is_replaced(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "disk" / "cubes.zarr")
+    for options in ([], ["--box-length", "20", "--overwrite"]):
+        result = _run(tmp_path / "sim", tmp_path / "link.zarr", *options)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "link.zarr").is_symlink()
+    assert CubeStore.open(tmp_path / "disk" / "cubes.zarr").mesh.box_length_cmpc == 20.0
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["cubes.zarr"]
 
 
 def test_options_reach_the_store(tmp_path: Path) -> None:
