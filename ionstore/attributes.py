@@ -17,6 +17,7 @@ from ionstore.statistics import FieldStatistics
 ATTRIBUTE = "ionstore"
 FORMAT_VERSION = 1
 ROOT_METADATA = "zarr.json"
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _without_nones(cosmology: Cosmology | None) -> dict[str, Any] | None:
@@ -117,6 +118,8 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
     ------
     StoreFormatError
         If there is no Zarr v3 group with an ``ionstore`` attribute.
+    OSError
+        If its metadata cannot be read.
     """
     if not path.exists():
         building = partial_folder(path)
@@ -129,7 +132,7 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
     try:
         root = json.loads((path / ROOT_METADATA).read_text())
         root["attributes"][ATTRIBUTE]["format_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
         raise StoreFormatError(
             f"{path}: expected a store made by ionstore, found none; "
             "make one with `ionstore ingest SIM STORE`"

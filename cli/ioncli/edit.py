@@ -9,19 +9,8 @@ from ioncli import options
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
-@click.option(
-    "--box-length",
-    "box_length_cmpc",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="cMpc",
-    help="Comoving side of the box in cMpc (not cMpc/h).",
-)
-@click.option(
-    "--h",
-    type=click.FloatRange(min=0, min_open=True, max=10),
-    metavar="H",
-    help="Hubble constant today in 100 km/s/Mpc.",
-)
+@options.box_length
+@options.hubble_constant
 def edit(store: Path, box_length_cmpc: float | None, h: float | None) -> None:
     """Supply what was not known when STORE was made: the box length, the Hubble constant.
 

@@ -30,19 +30,8 @@ class KeepBits(click.ParamType[tuple[str, int]]):
 @click.command()
 @click.argument("sim", metavar="SIM", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
-@click.option(
-    "--box-length",
-    "box_length_cmpc",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="cMpc",
-    help="Comoving side of the box in cMpc (not cMpc/h).",
-)
-@click.option(
-    "--h",
-    type=click.FloatRange(min=0, min_open=True, max=10),
-    metavar="H",
-    help="Hubble constant today in 100 km/s/Mpc.",
-)
+@options.box_length
+@options.hubble_constant
 @click.option(
     "--n-src-unit",
     type=click.Choice(("Msun", "grid_mass", "1")),
@@ -93,7 +82,7 @@ def ingest(
                     overwrite=overwrite,
                     command_line=shlex.join(["ionstore", *sys.argv[1:]]),
                     on_progress=report,
-                    on_note=lambda line: click.echo(f"Note: {line}", err=True),
+                    on_note=options.echo_note,
                 )
         except KeyboardInterrupt:
             click.echo("Stopped; run the same command again to go on from here.", err=True)

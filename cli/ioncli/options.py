@@ -1,9 +1,12 @@
-"""What several commands share: error messages, sizes in words."""
+"""What several commands share: options, error messages, sizes in words."""
 
+import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -17,8 +20,52 @@ def errors_as_messages() -> Iterator[None]:
 
     try:
         yield
-    except (UserError, OSError) as error:
+    except UserError as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(_os_error_in_words(error)) from error
+
+
+def _os_error_in_words(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
+    return f"{error.filename}: {reason}; check the path and the permissions"
+
+
+def echo_note(line: str) -> None:
+    """Print a line that the user should read, above a progress bar where one is shown."""
+    # Not err=True: click would go around the stream that keeps a live bar below what is printed.
+    click.echo(f"Note: {line}", file=sys.stderr)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without nan and infinity, which compare with nothing."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {number}", param, ctx)
+        return number
+
+
+box_length = click.option(
+    "--box-length",
+    "box_length_cmpc",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="cMpc",
+    help="Comoving side of the box in cMpc (not cMpc/h).",
+)
+
+hubble_constant = click.option(
+    "--h",
+    type=FiniteRange(min=0, min_open=True, max=10, max_open=True),
+    metavar="H",
+    help="Hubble constant today in 100 km/s/Mpc.",
+)
 
 
 class ByteSize(click.ParamType[int]):

@@ -14,14 +14,14 @@ from ioncli.progress import progress_bar
 @click.option(
     "--box-length",
     "box_length_cmpc",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     default=152.0,
     help="Comoving side of the box in cMpc.",
 )
 @click.option(
     "--redshift",
     "redshifts",
-    type=click.FloatRange(0, 50),
+    type=options.FiniteRange(0, 50),
     multiple=True,
     default=(8.397,),
     help="Redshift of a cube; give the option again for more cubes of the same box.",

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,17 @@ from ionstore.layout import Corner
 
 STREAM_BYTES = 1 << 23
 OnBytes = Callable[[bytes], object]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of reading a file its name, which the system leaves out once it is open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class FieldSource(ABC):
@@ -48,6 +60,8 @@ class FieldSource(ABC):
         ------
         SourceDataError
             If the file turns out to be damaged.
+        OSError
+            If it cannot be read.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ import numpy as np
 from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.layout import Corner
-from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes
+from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FlatArray(FieldSource):
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
-        with self.path.open("rb") as file:
+        with naming(self.path), self.path.open("rb") as file:
             for piece in _pieces(file, self.offset):
                 on_bytes(piece)
             done = 0
@@ -88,7 +88,7 @@ class FlatArray(FieldSource):
 
 def read_pieces(path: Path, on_bytes: OnBytes) -> None:
     """Hand all bytes of a file to `on_bytes`."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         for piece in _pieces(file, None):
             on_bytes(piece)
 

@@ -15,7 +15,7 @@ import numpy as np
 from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.layout import Corner
-from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes
+from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
 from ionstore.readers.flat_array import FlatArray, read_pieces
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -68,7 +68,11 @@ class CompressedMember(FieldSource):
         read_pieces(self.path, on_bytes)
         left = self.spool_bytes
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+            with (
+                naming(self.path),
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(self.member) as file,
+            ):
                 file.read(self.header_bytes)
                 while piece := file.read(min(STREAM_BYTES, left)):
                     left -= len(piece)
@@ -105,18 +109,15 @@ def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
     ------
     SourceDataError
         If the file is none of NumPy's, truncated, ambiguous, or holds no real numbers.
+    OSError
+        If it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic == _NPY_MAGIC:
-                header = _read_header(path, file)
-                return FlatArray(
-                    path, header.shape, header.dtype, header.n_bytes, header.fortran_order
-                )
-    except PermissionError as error:
-        raise SourceDataError(f"{path}: no permission to read it; change its mode") from error
+    with naming(path), path.open("rb") as file:
+        magic = file.read(6)
+        file.seek(0)
+        if magic == _NPY_MAGIC:
+            header = _read_header(path, file)
+            return FlatArray(path, header.shape, header.dtype, header.n_bytes, header.fortran_order)
     if magic[:4] != _ZIP_MAGIC:
         raise SourceDataError(
             f"{path}: expected a file of numpy.save or numpy.savez, "
@@ -129,7 +130,7 @@ def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
 
 
 def _open_archive(path: Path, preferred_member: str) -> FieldSource:
-    with zipfile.ZipFile(path) as archive:
+    with naming(path), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if len(members) != 1 and preferred_member not in members:
             raise SourceDataError(

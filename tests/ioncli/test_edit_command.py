@@ -131,8 +131,11 @@ def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
     [
         ([], 2, "nothing to change"),
         (["--box-length", "-1"], 2, "--box-length"),
-        (["--box-length", "nan"], 1, "must be positive"),
+        (["--box-length", "nan"], 2, "finite"),
+        (["--box-length", "inf"], 2, "finite"),
         (["--h", "inf"], 2, "--h"),
+        (["--h", "nan"], 2, "--h"),
+        (["--h", "10"], 2, "--h"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,8 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
     [
         (["none"], 2, "does not exist"),
         (["sim", "--box-length", "0"], 2, "--box-length"),
-        (["sim", "--box-length", "nan"], 1, "box length must be positive"),
+        (["sim", "--box-length", "nan"], 2, "finite"),
+        (["sim", "--h", "nan"], 2, "finite"),
         (["sim", "--keep-bits", "10"], 2, "n_igm=10"),
         (["sim", "--keep-bits", "n_src=10"], 1, "keep_bits must name a field stored as floats"),
         (["sim", "sim", "--overwrite"], 1, "replaces stores of ionstore only"),
@@ -184,6 +186,29 @@ def test_a_killed_ingest_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     assert _run(tmp_path / "sim", tmp_path / "whole.zarr", *options).exit_code == 0
     one, other = files_of(tmp_path / "cubes.zarr"), files_of(tmp_path / "whole.zarr")
     assert _without_identity(dict(one)) == _without_identity(dict(other))
+
+
+def test_notes_stand_on_lines_of_their_own_above_a_live_bar(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    np.save(tmp_path / "sim" / "movie.npy", np.zeros(1))
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "ingest", tmp_path / "sim", tmp_path / "cubes.zarr"],
+        stdout=subprocess.DEVNULL,
+        stderr=end,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+    )
+    os.close(end)
+    shown = b""
+    with suppress(OSError):  # what Linux says at the end of a terminal
+        while piece := os.read(terminal, 1 << 16):
+            shown += piece
+    os.close(terminal)
+    assert process.wait() == 0, shown
+    assert b"\xe2\x94\x81" in shown  # the bar is there
+    before = re.findall(rb"(.{4})Note: ", shown, re.DOTALL)
+    assert len(before) == 2, shown
+    assert all(bytes_.endswith((b"\x1b[2K", b"\n")) for bytes_ in before), shown
 
 
 def test_an_interrupt_is_answered_in_one_sentence(tmp_path: Path) -> None:

@@ -53,9 +53,10 @@ def test_a_folder_in_use_is_refused_in_one_sentence(tmp_path: Path) -> None:
     [
         (["--mesh", "7"], "'--mesh'"),
         (["--box-length", "0"], "'--box-length'"),
-        (["--box-length", "nan"], "box_length_cmpc"),
+        (["--box-length", "nan"], "finite"),
+        (["--box-length", "inf"], "finite"),
         (["--redshift", "-1"], "'--redshift'"),
-        (["--redshift", "nan"], "from 0 to 50"),
+        (["--redshift", "nan"], "finite"),
         (["--seed", "-1"], "'--seed'"),
         (["--redshift", "8.3970", "--redshift", "8.3971"], "would both be written as"),
     ],

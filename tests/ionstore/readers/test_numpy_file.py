@@ -122,6 +122,15 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         open_numpy_file(tmp_path / "a.npy", "a")
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that fails to read")
+def test_errors_of_reading_name_the_file() -> None:
+    path = Path("/proc/self/mem")  # nothing is mapped at its start
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        open_numpy_file(path, "a")
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        list(FlatArray(path, (0,), np.dtype("f4")).stream(lambda piece: None))
+
+
 def test_a_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(CUBE.tobytes())
