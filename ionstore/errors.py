@@ -9,6 +9,10 @@ class SourceDataError(UserError, ValueError):
     """Simulation output that cannot be ingested: missing, malformed, or out of range."""
 
 
+class SimulationRequestError(UserError, ValueError):
+    """A box, redshifts or a seed that `ionstore simulate` cannot simulate."""
+
+
 class StoreFormatError(UserError, ValueError):
     """A path that is not a store, or not one that can be read here."""
 

@@ -24,7 +24,7 @@ from ionstore.cosmology import (
     matter_density,
     mean_gas_density,
 )
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, SimulationRequestError
 from ionstore.excursion_set import filter_radii, ionized_fraction
 from ionstore.grid import Mesh
 from ionstore.linear_field import (
@@ -41,6 +41,7 @@ DEFAULT_REDSHIFTS = (8.397,)
 DEFAULT_SEED = 2021
 MIN_CELLS_PER_SIDE = 8
 MAX_REDSHIFT = 50.0
+MAX_CELL_SIZE_CMPC = 1000.0  # no structure is left; far beyond, halos of a cell overflow int64
 _PEAK_BYTES_PER_CELL = 68
 _REGION_IN_SMALLEST_HALOS = 20.0
 
@@ -127,8 +128,10 @@ def simulate_cubes(
 
     Raises
     ------
+    SimulationRequestError
+        If the mesh, a redshift or the seed is out of range.
     ValueError
-        If an argument is out of range or the cosmology leaves out a parameter.
+        If the cosmology leaves out a parameter.
     MemoryBudgetError
         If this machine has too little free memory.
 
@@ -153,23 +156,69 @@ def check_request(mesh: Mesh, redshifts: Sequence[float], seed: int) -> None:
 
     Raises
     ------
-    ValueError
+    SimulationRequestError
         Naming the argument.
     """
     if mesh.cells_per_side < MIN_CELLS_PER_SIDE:
-        raise ValueError(
+        raise SimulationRequestError(
             f"mesh must have at least {MIN_CELLS_PER_SIDE} cells a side, got {mesh.cells_per_side}"
         )
     length = mesh.box_length_cmpc
     if length is None or not math.isfinite(length):
-        raise ValueError(f"box_length_cmpc must be a length in cMpc, got {length}")
+        raise SimulationRequestError(f"box_length_cmpc must be a length in cMpc, got {length}")
+    if length > MAX_CELL_SIZE_CMPC * mesh.cells_per_side:
+        raise SimulationRequestError(
+            f"cells must be at most {MAX_CELL_SIZE_CMPC:g} cMpc wide, got "
+            f"{length / mesh.cells_per_side:g}: far too coarse for ionized regions; "
+            "simulate a smaller box or a finer mesh"
+        )
     if not redshifts:
-        raise ValueError("redshifts must hold at least one redshift, got none")
+        raise SimulationRequestError("redshifts must hold at least one redshift, got none")
     for redshift in redshifts:
         if not 0 <= redshift <= MAX_REDSHIFT:
-            raise ValueError(f"a redshift must be from 0 to {MAX_REDSHIFT:g}, got {redshift}")
+            raise SimulationRequestError(
+                f"a redshift must be from 0 to {MAX_REDSHIFT:g}, got {redshift}"
+            )
     if seed < 0:
-        raise ValueError(f"seed must not be below 0, got {seed}")
+        raise SimulationRequestError(f"seed must not be below 0, got {seed}")
+
+
+def why_no_sources(
+    mesh: Mesh,
+    redshifts: Sequence[float],
+    *,
+    model: ReionizationModel = DEFAULT_MODEL,
+    cosmology: Cosmology = PLANCK18,
+) -> str:
+    """Return in one sentence why a simulated box holds no sources, so that nothing reionizes.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        Its box length must be known.
+    redshifts : sequence of float
+        Redshifts, all without sources.
+    model, cosmology
+        As in `simulate_cubes`.
+
+    Raises
+    ------
+    ValueError
+        If the box length is unknown, or the cosmology leaves out h or omega_m.
+    """
+    if mesh.box_length_cmpc is None:
+        raise ValueError(f"mesh must have a box length, got {mesh}")
+    mass = matter_density(cosmology) * mesh.box_length_cmpc**3
+    smallest = model.min_halo_mass_msun
+    if mass < smallest:
+        return (
+            f"no halo fits: the smallest source has {smallest:.1e} Msun, the whole box of "
+            f"{mesh.box_length_cmpc:g} cMpc {mass:.1e} Msun of matter; simulate a larger box"
+        )
+    return (
+        f"no halo of {smallest:.1e} Msun or more has formed by redshift {min(redshifts):g} out of "
+        f"the {mass:.1e} Msun of matter in the box; simulate a larger box or a lower redshift"
+    )
 
 
 def _check_memory(mesh: Mesh) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ionstore.cosmology import PLANCK18, Cosmology
 from ionstore.description import FILE_NAME, SimulationDescription, read_description
-from ionstore.errors import DiskSpaceError, StoreExistsError
+from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
 from ionstore.fields import N_IGM, N_SRC, XHII
 from ionstore.grid import Mesh
 from ionstore.simulate import (
@@ -106,11 +106,16 @@ def write_simulation(
 
     Raises
     ------
+    SimulationRequestError
+        If the mesh, a redshift or the seed is out of range, or two redshifts share their file
+        names.
     ValueError
-        If an argument is out of range or two redshifts share their file names.
+        If the cosmology leaves out a parameter.
     StoreExistsError
         If `out` is a file or holds files, or, with `overwrite`, cubes that this simulation
         would not replace or that no simulation of `ionstore` has written.
+    SourceDataError
+        If, with `overwrite`, the `simulation.json` in `out` cannot be read.
     DiskSpaceError
         If the disk has too little room.
     MemoryBudgetError
@@ -155,7 +160,7 @@ def write_simulation(
 def _check_file_names(ordered: Sequence[float]) -> None:
     for earlier, later in pairwise(ordered):
         if cube_file_names(earlier) == cube_file_names(later):
-            raise ValueError(
+            raise SimulationRequestError(
                 f"redshifts {earlier} and {later} would both be written as "
                 f"{cube_file_names(later)[0]}; give redshifts that differ by 0.001 or more"
             )

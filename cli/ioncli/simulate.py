@@ -48,24 +48,15 @@ def simulate(
     Example:
       ionstore simulate sim/ --mesh 64 --redshift 10.11 --redshift 8.397 --redshift 7.305
     """
-    from ionstore.errors import UserError
     from ionstore.grid import Mesh
+    from ionstore.simulate import why_no_sources
     from ionstore.simulation_files import write_simulation
 
+    box = Mesh(mesh, box_length_cmpc)
     with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as report:
-        try:
-            written = write_simulation(
-                out,
-                Mesh(mesh, box_length_cmpc),
-                redshifts,
-                seed=seed,
-                overwrite=overwrite,
-                on_progress=report,
-            )
-        except UserError:
-            raise
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+        written = write_simulation(
+            out, box, redshifts, seed=seed, overwrite=overwrite, on_progress=report
+        )
     for cube in written:
         click.echo(
             f"redshift {cube.redshift:g}: mean xHII {cube.mean_xhii_volume:.3f}, "
@@ -73,4 +64,6 @@ def simulate(
         )
         for path in cube.paths:
             click.echo(f"  {path}")
+    if not any(cube.n_sources for cube in written):
+        click.echo(f"Nothing reionizes: {why_no_sources(box, redshifts)}.")
     click.echo(f"Next: ionstore ingest {out}")

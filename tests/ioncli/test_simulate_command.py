@@ -58,7 +58,6 @@ def test_a_folder_in_use_is_refused_in_one_sentence(tmp_path: Path) -> None:
         (["--redshift", "-1"], "'--redshift'"),
         (["--redshift", "nan"], "finite"),
         (["--seed", "-1"], "'--seed'"),
-        (["--redshift", "8.3970", "--redshift", "8.3971"], "would both be written as"),
     ],
 )
 def test_bad_values_are_refused_in_one_sentence(
@@ -68,6 +67,53 @@ def test_bad_values_are_refused_in_one_sentence(
     assert result.exit_code == 2
     assert said in result.stderr
     assert not (tmp_path / "sim").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--redshift", "8.3970", "--redshift", "8.3971"], "would both be written as"),
+        (["--mesh", "16", "--box-length", "1e8"], "at most 1000 cMpc wide, got 6.25e+06"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_in_one_sentence(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = _run(tmp_path / "sim", *arguments)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "sim").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--box-length", "0.001"], "no halo fits"),
+        (["--box-length", "20", "--redshift", "50", "--redshift", "45"], "by redshift 45"),
+    ],
+)
+def test_a_box_that_does_not_reionize_is_said_to(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = _run(tmp_path / "sim", "--mesh", "8", *arguments)
+    assert result.exit_code == 0, result.output
+    line = result.stdout.splitlines()[-2]
+    assert line.startswith("Nothing reionizes: ")
+    assert said in line
+    usual = _run(tmp_path / "usual", "--mesh", "8", "--box-length", "20")
+    assert "Nothing reionizes" not in usual.stdout
+
+
+def test_a_mistake_in_the_library_is_not_blamed_on_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("ionstore.simulation_files.simulate_cubes", fail)
+    result = _run(tmp_path / "sim", "--mesh", "8")
+    assert isinstance(result.exception, ValueError)
 
 
 def test_defaults_are_those_of_the_library() -> None:

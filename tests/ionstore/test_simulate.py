@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ionstore.cosmology import PLANCK18, Cosmology, mean_gas_density
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, SimulationRequestError
 from ionstore.grid import Mesh
 from ionstore.simulate import SimulatedCube, simulate_cubes
 
@@ -104,6 +104,7 @@ def test_progress_ends_at_the_last_step() -> None:
         (Mesh(7, 20.0), [8.0], 1, "at least 8 cells a side, got 7"),
         (Mesh(8), [8.0], 1, "box_length_cmpc"),
         (Mesh(8, float("inf")), [8.0], 1, "box_length_cmpc"),
+        (Mesh(8, 8001.0), [8.0], 1, "at most 1000 cMpc wide"),
         (Mesh(8, 20.0), [], 1, "at least one redshift"),
         (Mesh(8, 20.0), [8.0, -0.5], 1, "from 0 to 50, got -0.5"),
         (Mesh(8, 20.0), [float("nan")], 1, "from 0 to 50, got nan"),
@@ -113,7 +114,7 @@ def test_progress_ends_at_the_last_step() -> None:
 def test_bad_values_are_refused_at_once(
     mesh: Mesh, redshifts: list[float], seed: int, said: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(SimulationRequestError, match=said):
         simulate_cubes(mesh, redshifts, seed=seed)
 
 

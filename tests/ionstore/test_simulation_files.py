@@ -7,7 +7,7 @@ import pytest
 
 from ionstore.cosmology import PLANCK18
 from ionstore.description import SimulationDescription, read_description
-from ionstore.errors import DiskSpaceError, StoreExistsError
+from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
 from ionstore.grid import Mesh
 from ionstore.simulate import simulate_cubes
 from ionstore.simulation_files import write_simulation
@@ -50,7 +50,9 @@ def test_redshifts_come_in_the_order_of_cosmic_time(tmp_path: Path) -> None:
 
 
 def test_redshifts_of_one_file_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"8\.397 would both be written as rho_z8\.397\.npy"):
+    with pytest.raises(
+        SimulationRequestError, match=r"8\.397 would both be written as rho_z8\.397\.npy"
+    ):
         write_simulation(tmp_path / "sim", MESH, [8.397, 7.0, 8.3971])
     assert not (tmp_path / "sim").exists()
 
