@@ -1,9 +1,12 @@
-"""Arrays of coeval cubes: names for the shapes and dtypes used throughout."""
+"""Coeval cubes: names for the shapes and dtypes of their arrays, and what tells redshifts apart."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+REDSHIFT_TOLERANCE = 5e-4
+"""Redshifts this close name the same cube: file names give three decimals."""
 
 Array = NDArray[Any]
 """Any array whose dtype is found at run time (a block of a file, a field of a store)."""

@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
+from ionstore.units import KnownFrame
 
 FILE_NAME = "simulation.json"
 
@@ -33,7 +33,7 @@ class SimulationDescription(BaseModel):
 
     box_length_cmpc: float | None = None
     cosmology: Cosmology | None = None
-    density_frame: Literal["proper", "comoving"] | None = None
+    density_frame: KnownFrame | None = None
     n_src_units: str | None = None
     seed: int | None = None
 

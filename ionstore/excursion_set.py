@@ -33,30 +33,47 @@ def filter_radii(cells_per_side: int, max_radius_cells: float, *, step: float = 
     return radii
 
 
-def smooth_top_hat(field: NDArray[np.float32], radius_cells: float) -> NDArray[np.float32]:
+def smooth_top_hat(modes: Modes, cells_per_side: int, radius_cells: float) -> NDArray[np.float32]:
     """Average a periodic field over the cells whose centers lie in a sphere.
 
     Parameters
     ----------
-    field : ndarray of float32, shape (n, n, n)
-        Any unit.
+    modes : ndarray of complex64, shape (n, n, n // 2 + 1)
+        Modes of the field, in any unit.
+    cells_per_side : int
+        Cells along each axis of the mesh.
     radius_cells : float
         Radius of the spheres, in cells, from 0 to below half of the mesh.
 
     Returns
     -------
     ndarray of float32, shape (n, n, n)
-        Same unit.
+        In the unit of the field.
 
     Raises
     ------
     ValueError
         If the sphere does not fit the box.
+
+    Notes
+    -----
+    The sphere is that of the cells of the mesh, not of continuous space: the transform of the
+    latter, cut at the shortest wave, rings, and ionizes cells far from a bright source.
     """
-    n = field.shape[0]
+    n = cells_per_side
     if not 0 <= radius_cells < n / 2:
         raise ValueError(f"radius_cells must be from 0 to below {n / 2}, got {radius_cells}")
-    return _smooth(forward_transform(field), n, radius_cells)
+    reach = int(radius_cells)
+    offsets = np.arange(-reach, reach + 1)
+    squares = offsets**2
+    inside = squares[:, None, None] + squares[:, None] + squares <= radius_cells**2
+    sphere = np.zeros((n,) * 3, dtype=np.float32)
+    wrapped = offsets % n
+    sphere[np.ix_(wrapped, wrapped, wrapped)] = inside / np.count_nonzero(inside)
+    window = forward_transform(sphere)
+    del sphere
+    window *= modes
+    return inverse_transform(window, n)
 
 
 def ionized_fraction(
@@ -86,12 +103,15 @@ def ionized_fraction(
         1 in a cell that is the center of a sphere whose photons are at least its atoms;
         elsewhere photons over atoms of the cell alone.
 
+    Raises
+    ------
+    ValueError
+        If a sphere does not fit the box.
+
     Notes
     -----
     Smoothing is linear, so ``<photons>_R >= <atoms>_R`` is ``<photons - atoms>_R >= 0``: one
-    field is smoothed, not two. Radii may come in any order. The sphere is that of the cells of
-    the mesh, not of continuous space: the transform of the latter, cut at the shortest wave,
-    rings, and ionizes cells far from a bright source.
+    field is smoothed, not two. Radii may come in any order.
 
     References
     ----------
@@ -104,21 +124,7 @@ def ionized_fraction(
     np.clip(xhii, 0.0, 1.0, out=xhii)
     excess = forward_transform(photons - atoms)
     for radius in radii_cells:
-        xhii[_smooth(excess, n, radius) >= 0] = 1.0
+        xhii[smooth_top_hat(excess, n, radius) >= 0] = 1.0
         if on_radius is not None:
             on_radius()
     return xhii
-
-
-def _smooth(modes: Modes, cells_per_side: int, radius_cells: float) -> NDArray[np.float32]:
-    reach = int(radius_cells)
-    offsets = np.arange(-reach, reach + 1)
-    squares = offsets**2
-    inside = squares[:, None, None] + squares[:, None] + squares <= radius_cells**2
-    sphere = np.zeros((cells_per_side,) * 3, dtype=np.float32)
-    wrapped = offsets % cells_per_side
-    sphere[np.ix_(wrapped, wrapped, wrapped)] = inside / np.count_nonzero(inside)
-    window = forward_transform(sphere)
-    del sphere
-    window *= modes
-    return inverse_transform(window, cells_per_side)

@@ -16,7 +16,7 @@ from ionstore.layout import Layout
 from ionstore.readers.base import Simulation
 from ionstore.store_writer import StoredField
 from ionstore.survey import SourceSurvey
-from ionstore.units import N_SRC_UNITS, decide_density_frame, decide_n_src
+from ionstore.units import N_SRC_UNITS, Frame, decide_density_frame, decide_n_src
 
 Surveys = Mapping[str, Mapping[float, SourceSurvey]]
 """For every field what was found at every redshift."""
@@ -59,12 +59,6 @@ class IngestPlan(BaseModel):
     def mesh(self) -> Mesh:
         """Mesh of all fields."""
         return Mesh(self.layout.mesh_cells, self.box_length_cmpc)
-
-    @property
-    def uncompressed_bytes(self) -> int:
-        """Bytes of all values as stored, before compression."""
-        cells = self.mesh.n_cells * len(self.redshifts)
-        return sum(cells * field.numpy_dtype.itemsize for field in self.fields)
 
 
 def describe(
@@ -147,7 +141,8 @@ def plan_ingest(
     """
     fields = []
     for name in simulation.cubes:
-        dtype, units, frame = "float32", FIELDS[name].units, None
+        dtype, units = "float32", FIELDS[name].units
+        frame: Frame | None = None
         if name == "n_src":
             found = surveys[name].values()
             dtype, units = decide_n_src(
@@ -192,7 +187,7 @@ def plan_as_json(plan: IngestPlan) -> dict[str, Any]:
 
 def _density(
     simulation: Simulation, surveys: Mapping[float, SourceSurvey], on_note: OnNote
-) -> tuple[str, str]:
+) -> tuple[Frame, str]:
     """Return frame and units of the gas density."""
     means = {redshift: survey.mean for redshift, survey in surveys.items()}
     fitting = decide_density_frame(means, simulation.cosmology)

@@ -9,6 +9,7 @@ from ionstore.attributes import SourceFile
 from ionstore.cosmology import Cosmology
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
+from ionstore.units import Frame
 
 
 class FieldInventory(BaseModel):
@@ -64,8 +65,8 @@ class Inventory(BaseModel):
         Comoving sides of the box and of a cell in cMpc; None while unknown.
     cosmology : Cosmology, optional
         Cosmology of the simulation.
-    density_frame : str
-        Frame of the gas density: proper, comoving or unknown.
+    density_frame : {"proper", "comoving", "unknown"}
+        Frame of the gas density.
     redshifts : tuple of float
         Redshifts, descending.
     fields : mapping of str to FieldInventory
@@ -91,7 +92,7 @@ class Inventory(BaseModel):
     box_length_cmpc: float | None
     cell_size_cmpc: float | None
     cosmology: Cosmology | None
-    density_frame: str
+    density_frame: Frame
     redshifts: tuple[float, ...]
     fields: Mapping[str, FieldInventory]
     n_clipped: Mapping[str, tuple[int, ...]]

@@ -1,30 +1,27 @@
 """`CubeStore`: the coeval cubes of one simulation in one chunked, compressed Zarr group."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 
 from ionstore.attributes import parse_attributes, read_root_metadata
 from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
+from ionstore.cube import REDSHIFT_TOLERANCE, Array
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, check_region
 from ionstore.statistics import FieldStatistics
+from ionstore.units import Frame
 
 if TYPE_CHECKING:
     import zarr
 
-    from ionstore.store_writer import StoredField, StoreWriter
-
-REDSHIFT_TOLERANCE = 5e-4
 DIMENSIONS = ("redshift", "x", "y", "z")
-Frame = Literal["proper", "comoving", "unknown"]
 
 
 class CubeStore:
@@ -80,19 +77,6 @@ class CubeStore:
                 "ingest again"
             )
         return cls(folder, root)
-
-    @staticmethod
-    def create(
-        path: str | os.PathLike[str],
-        mesh: Mesh,
-        redshifts: Sequence[float],
-        fields: Sequence["StoredField"],
-        **details: Any,
-    ) -> "StoreWriter":
-        """Create a store with status ``building``; the arguments are those of `create_store`."""
-        from ionstore.store_writer import create_store
-
-        return create_store(path, mesh, redshifts, fields, **details)
 
     def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
         return type(self).open, (str(self.path),)

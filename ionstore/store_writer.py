@@ -28,6 +28,7 @@ from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, plan_layout
 from ionstore.statistics import FieldStatistics
 from ionstore.store import DIMENSIONS
+from ionstore.units import Frame
 
 if TYPE_CHECKING:
     import zarr
@@ -45,8 +46,8 @@ class StoredField:
         "float32", "uint8" or "uint16".
     units : str
         CF units, or "unknown".
-    frame : str, optional
-        Frame of a density: "proper", "comoving" or "unknown".
+    frame : {"proper", "comoving", "unknown"}, optional
+        Frame of a density.
     keep_bits : int, optional
         Bits of the mantissa that the values were rounded to.
     """
@@ -54,7 +55,7 @@ class StoredField:
     name: str
     dtype: str
     units: str
-    frame: str | None = None
+    frame: Frame | None = None
     keep_bits: int | None = None
 
     @property

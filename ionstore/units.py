@@ -9,7 +9,10 @@ N_SRC_UNITS = ("Msun", "grid_mass", "1")
 LARGEST_COUNT = 65535
 _FACTOR = 3.0
 
-Frame = Literal["proper", "comoving", "unknown"]
+KnownFrame = Literal["proper", "comoving"]
+"""Whether a density is that of its own time or of the same matter in today's volume."""
+
+Frame = KnownFrame | Literal["unknown"]
 
 
 def decide_n_src(largest: Sequence[float], integral: bool, units: str | None) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from ionstore.grid import Mesh
 from ionstore.layout import Layout
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField
+from ionstore.store_writer import StoredField, create_store
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -41,7 +41,7 @@ def write_store(
     units = {"n_igm": "g cm-3", "n_src": "1", "xhii": "1"}
     fields = [StoredField(name, str(cube.dtype), units[name]) for name, cube in cubes.items()]
     mesh = Mesh(next(iter(cubes.values())).shape[1], box_length_cmpc)
-    writer = CubeStore.create(path, mesh, redshifts, fields, layout=layout)
+    writer = create_store(path, mesh, redshifts, fields, layout=layout)
     shard = writer.layout.shard_cells
     starts = range(0, mesh.cells_per_side, shard)
     for name, cube in cubes.items():

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
 from ionstore.layout import Corner
+from ionstore.units import KnownFrame
 
 STREAM_BYTES = 1 << 23
 OnBytes = Callable[[bytes], object]
@@ -92,8 +93,6 @@ class Simulation:
     ----------
     cubes : mapping of str to mapping of float to FieldSource
         For every field its source at every redshift; all fields at the same redshifts.
-    files : tuple of Path
-        Files read, sorted by name.
     box_length_cmpc : float, optional
         Comoving side of the box in cMpc.
     cosmology : Cosmology, optional
@@ -107,10 +106,9 @@ class Simulation:
     """
 
     cubes: Mapping[str, Mapping[float, FieldSource]]
-    files: tuple[Path, ...]
     box_length_cmpc: float | None = None
     cosmology: Cosmology | None = None
-    density_frame: Literal["proper", "comoving"] | None = None
+    density_frame: KnownFrame | None = None
     n_src_units: str | None = None
     notes: tuple[str, ...] = field(default=())
 

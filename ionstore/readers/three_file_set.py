@@ -6,12 +6,12 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
+from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.description import read_description
 from ionstore.errors import SourceDataError
 from ionstore.fields import EXTRA, FIELDS, REQUIRED, Field
 from ionstore.readers.base import FieldSource, Simulation, SimulationReader
 from ionstore.readers.numpy_file import open_numpy_file
-from ionstore.store import REDSHIFT_TOLERANCE
 
 _SUFFIXES = (".npy", ".npz")
 _FILE_NAME = re.compile(r"(?P<prefix>.+)_z(?P<redshift>\d+(\.\d+)?)\.np[yz]")
@@ -74,7 +74,6 @@ class ThreeFileSet(SimulationReader):
         }
         return Simulation(
             cubes,
-            tuple(sorted(path for name in cubes for path in files[name].values())),
             box_length_cmpc=description.box_length_cmpc,
             cosmology=description.cosmology,
             density_frame=description.density_frame,

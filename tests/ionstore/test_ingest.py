@@ -22,7 +22,6 @@ from ionstore.ingest import ingest_cubes
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter
-from tests.conftest import SHARED_DATA
 from tests.three_file_sets import files_of, random_cubes, write_set
 
 
@@ -453,10 +452,8 @@ def test_progress_counts_every_value_twice(tmp_path: Path) -> None:
     assert calls[-1] == (2 * 6 * 4 * 12**3, 2 * 6 * 4 * 12**3)
 
 
-def test_real_cubes_are_stored_as_they_are(tmp_path: Path) -> None:
-    folder = SHARED_DATA / "dev"
-    if not folder.is_dir():
-        pytest.skip("../shared/data/dev is missing: no real simulation output here")
+def test_real_cubes_are_stored_as_they_are(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "dev"
     notes: list[str] = []
     ingest_cubes(folder, tmp_path / "dev.zarr", box_length_cmpc=152.384, on_note=notes.append)
     store = CubeStore.open(tmp_path / "dev.zarr")
@@ -470,10 +467,8 @@ def test_real_cubes_are_stored_as_they_are(tmp_path: Path) -> None:
     assert any(note.startswith("src_mass is left out") for note in notes)
 
 
-def test_real_source_masses_are_no_counts(tmp_path: Path) -> None:
-    folder = SHARED_DATA / "dev" / "pyc2ray_rt"
-    if not folder.is_dir():
-        pytest.skip("../shared/data/dev/pyc2ray_rt is missing: no real simulation output here")
+def test_real_source_masses_are_no_counts(tmp_path: Path, shared_data: Path) -> None:
+    folder = shared_data / "dev" / "pyc2ray_rt"
     ingest_cubes(folder, tmp_path / "rt.zarr", n_src_unit="Msun")
     store = CubeStore.open(tmp_path / "rt.zarr")
     assert (str(store.dtype("n_src")), store.units("n_src")) == ("float32", "Msun")

@@ -18,7 +18,6 @@ def test_every_field_and_redshift_is_found(tmp_path: Path) -> None:
     simulation = find_simulation(tmp_path)
     assert simulation.redshifts == (10.11, 9.0, 7.5)
     assert tuple(simulation.cubes) == ("n_igm", "n_src", "xhii", "ionization_rate")
-    assert len(simulation.files) == 12
     assert simulation.notes == ()
     block = simulation.cubes["n_igm"][10.11].read_block((0, 0, 0), (4, 4, 4))
     np.testing.assert_array_equal(block, cubes["10.110"]["n_igm"])
