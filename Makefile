@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --constraint constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
@@ -16,8 +16,8 @@ demo: $(VENV)/installed
 	rm -rf demo
 	$(BIN)/ionstore simulate demo/sim --redshift 8.397 --redshift 7.305
 	$(BIN)/ionstore ingest demo/sim demo/cubes.zarr
+	$(BIN)/ionmodel train --store demo/cubes.zarr --run demo/run -o epochs=6
 	$(BIN)/ionstore view demo/cubes.zarr --field xhii --redshift 8.397 -o demo/slice.png
-	$(BIN)/ionmodel train --store demo/cubes.zarr --run demo/run
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -33,7 +33,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 # A 300³ box to measure with; week3 is left out of train_memory.py, it takes ten minutes alone.
-bench/box300.zarr: $(VENV)/installed
+bench/box300.zarr: | $(VENV)/installed
 	$(BIN)/ionstore simulate bench/box300 --mesh 300 --box-length 714 --overwrite
 	$(BIN)/ionstore ingest bench/box300 bench/box300.zarr
 

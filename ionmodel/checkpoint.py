@@ -1,6 +1,6 @@
 """Checkpoints: plain dicts of tensors, numbers, strings and lists, written atomically."""
 
-import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ionmodel.errors import RunFolderError
+from ionstore.atomic import whole_file
 
 FORMAT_VERSION = 1
 
@@ -28,12 +29,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         If anything else is in it.
     """
     plain = _plain({"format_version": FORMAT_VERSION, **content}, "checkpoint")
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        torch.save(plain, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with whole_file(path) as temporary:
+        torch.save(plain, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -50,6 +47,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if damaged is not None:
             raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train anew")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RunFolderError(
+            f"{path}: expected a checkpoint of plain values, it holds other Python objects, which "
+            "are not loaded; train anew"
+        ) from error
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise RunFolderError(f"{path}: not a checkpoint or damaged ({error})") from error
     version = content.get("format_version") if isinstance(content, dict) else None

@@ -2,15 +2,24 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ionmodel.errors import ConfigError
+from ionstore.normalize import Transform
 
 DEFAULT_PRESET = "small"
 TARGET = "xhii"
@@ -19,6 +28,21 @@ TARGET = "xhii"
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Widths = tuple[Count, ...]
+
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def _size(value: Any) -> Any:
+    """Return the number of bytes of a size in words such as 800MB or 2GiB."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
+    if match is None:
+        raise ValueError("should be a size such as 800MB, 2GiB or 1000000")
+    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 
 
 class TrainingConfig(BaseModel):
@@ -57,7 +81,7 @@ class TrainingConfig(BaseModel):
     loss : {"mse", "bce"}
         Mean squared error of the prediction, or binary cross-entropy on its logits.
     learning_rate : float
-        Adam's initial learning rate.
+        Adam's initial learning rate, above 0 and at most 1.
     scheduler : {"plateau", "none"}
         "plateau" lowers the learning rate when the validation loss stalls.
     scheduler_factor : float
@@ -75,15 +99,16 @@ class TrainingConfig(BaseModel):
     split : {"blocks", "random"}
         Separate regions, or random cells as in 2021, whose validation score leaks.
     random_cells : int
-        Cells of each redshift that the "random" split draws.
+        Cells that the "random" split draws, the same at every redshift.
     seed : int
         Seed of weights, order, dropout and drawn cells.
     device : {"auto", "cpu", "cuda", "mps"}
-        Where to compute; "auto" takes an accelerator where there is one.
+        Where to compute; "auto" takes an accelerator where there is one. "mps" does not go
+        with recompute.
     num_workers : int
         Processes that cut neighborhoods; 0 cuts in a background thread.
     memory_budget : int
-        Bound on decoded fields and batches in bytes.
+        Bound on decoded fields and batches in bytes; also in words, such as "2GiB".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,7 +116,7 @@ class TrainingConfig(BaseModel):
     preset: str
     inputs: tuple[str, ...] = Field(min_length=1)
     redshifts: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
-    transforms: dict[str, Literal["overdensity", "log1p", "identity"]] = {}
+    transforms: dict[str, Transform] = {}
     network: str
     radius: int = Field(ge=0)
     channels: Widths = Field(min_length=1)
@@ -105,7 +130,7 @@ class TrainingConfig(BaseModel):
     head_widths: Widths
     recompute: bool
     loss: Literal["mse", "bce"]
-    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(gt=0, le=1)
     scheduler: Literal["plateau", "none"]
     scheduler_factor: float = Field(gt=0, lt=1)
     scheduler_patience: int = Field(ge=0)
@@ -118,7 +143,7 @@ class TrainingConfig(BaseModel):
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
     num_workers: int = Field(ge=0)
-    memory_budget: Count
+    memory_budget: Size
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Self:
@@ -128,6 +153,8 @@ class TrainingConfig(BaseModel):
             values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must differ from each other, got {list(values)}")
+        if self.device == "mps" and self.recompute:
+            raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self

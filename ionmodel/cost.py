@@ -10,6 +10,7 @@ from ionmodel.losses import make_loss
 from ionmodel.networks.base import PatchNetwork, flops_per_sample
 
 _PROBE_FLOPS = 2e11  # seconds on two cores at most, unless two samples cost more
+_STEP_OVER_FORWARD = {False: 3, True: 4}  # with recompute, the forward pass runs twice
 
 
 def estimate_seconds(
@@ -37,8 +38,11 @@ def estimate_seconds(
     """
     probe = copy.deepcopy(network)
     device = next(probe.parameters()).device
-    step_flops = 3 * flops_per_sample(network, config.radius)
-    n = int(min(config.batch_size, max(2, _PROBE_FLOPS / step_flops)))
+    forwards = _STEP_OVER_FORWARD[config.recompute]
+    n = config.batch_size
+    if device.type == "cpu":
+        step_flops = forwards * flops_per_sample(network, config.radius)
+        n = int(min(n, max(2, _PROBE_FLOPS / step_flops)))
     loss_of = make_loss(config.loss, final_activation=network.final_activation)
     width = network.receptive_field
     devices = [device] if device.type == "cuda" else []
@@ -51,8 +55,8 @@ def estimate_seconds(
             start = time.perf_counter()
             loss = loss_of(probe(inputs, activate=False), target)
             loss.backward()  # type: ignore[no-untyped-call]
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             step_s = time.perf_counter() - start
     per_sample_s = step_s / n
-    return per_sample_s * (n_training_samples + n_validation_samples / 3)
+    return per_sample_s * (n_training_samples + n_validation_samples / forwards)

@@ -18,9 +18,15 @@ from ionstore.store import CubeStore
 
 
 def fit_radius(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
-    """Return the configuration with the radius lowered to the largest that every mesh can hold."""
+    """Return the configuration with the radius lowered to the largest that every mesh can hold.
+
+    Raises
+    ------
+    ConfigError
+        If a mesh has no room at any radius.
+    """
     cells = min(store.mesh.cells_per_side for store in stores)
-    fits = largest_radius(cells) if config.split == "blocks" else (cells - 1) // 2
+    fits = _largest_radius(config, cells)
     if fits < 0:
         raise ConfigError(
             f"a mesh of {cells} cells a side is too small for split {config.split!r}; use a "
@@ -40,13 +46,20 @@ def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Spl
     splits = []
     for store in stores:
         cells = store.mesh.cells_per_side
+        fits = _largest_radius(config, cells)
         try:
+            if config.radius > fits and config.split == "random":
+                raise ValueError(
+                    f"radius {config.radius} needs {2 * config.radius + 1} cells a side, the mesh "
+                    f"has {cells}; the largest radius that fits is {fits}"
+                )
             if config.split == "blocks":
                 splits.append(block_split(cells, config.radius))
             else:
                 splits.append(random_split(cells, config.random_cells, config.seed))
         except ValueError as error:
-            raise ConfigError(f"{store.path}: {error}") from error
+            message = str(error).replace("n_cells", "random_cells")
+            raise ConfigError(f"{store.path}: {message}") from error
     return splits
 
 
@@ -116,6 +129,8 @@ def open_training_data(
     ------
     ConfigError
         If the stores do not hold what the configuration names.
+    NotInStoreError
+        If a store does not hold a redshift.
     MemoryBudgetError
         If fields and batches do not fit the memory budget.
     """
@@ -140,8 +155,13 @@ def open_training_data(
         _count(split.train) * len(config.redshifts or store.redshifts)
         for store, split in zip(stores, splits, strict=True)
     )
-    batch_size = min(config.batch_size, available)
-    samples = min(config.samples_per_epoch or available, available) // batch_size * batch_size
+    wanted = min(config.samples_per_epoch or available, available)
+    batch_size = min(config.batch_size, wanted)
+    if batch_size < 2:
+        raise ConfigError(
+            f"an epoch needs at least 2 training samples, for batch statistics, got {wanted}; "
+            "raise samples_per_epoch or use a larger box"
+        )
     train = NeighborhoodLoader(
         stores,
         inputs=config.inputs,
@@ -154,18 +174,28 @@ def open_training_data(
         memory_budget=config.memory_budget,
         num_workers=config.num_workers,
         normalization=normalization,
-        samples_per_epoch=samples,
+        samples_per_epoch=wanted // batch_size * batch_size,
     )
     per_cube = None
     if config.validation_samples is not None:
         per_cube = -(-config.validation_samples // n_cubes)
-    validation = train.sibling(
-        [_some(split.validation, per_cube, config.seed) for split in splits],
-        shuffle=False,
-        num_workers=0,
-        samples_per_epoch=None,
-    )
+    try:
+        validation = train.sibling(
+            [_some(split.validation, per_cube, config.seed) for split in splits],
+            shuffle=False,
+            num_workers=0,
+            samples_per_epoch=None,
+        )
+    except BaseException:
+        train.close()
+        raise
     return TrainingData(tuple(stores), tuple(splits), normalization, train, validation)
+
+
+def _largest_radius(config: TrainingConfig, cells_per_side: int) -> int:
+    if config.split == "blocks":
+        return largest_radius(cells_per_side)
+    return (cells_per_side - 1) // 2
 
 
 def _count(cells: Region | Cells) -> int:

@@ -61,6 +61,7 @@ def predict_cells(
     loader: NeighborhoodLoader,
     device: torch.device,
     *,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
     """Predict every sample of one epoch of a loader.
@@ -70,9 +71,11 @@ def predict_cells(
     network : PatchNetwork
         Put into evaluation mode while this runs.
     loader : NeighborhoodLoader
-        Neighborhoods, normalized as in training.
+        Neighborhoods, normalized as in training; read from the start of its first epoch.
     device : torch.device
         Where the network is.
+    on_batch : callable
+        Told after every batch how many are done, and how many there are.
     should_stop : callable
         Asked after every batch.
 
@@ -84,12 +87,14 @@ def predict_cells(
     was_training = network.training
     network.eval()
     targets, outputs = [], []
+    loader.position = 0
     try:
         with torch.inference_mode():
             for batch in loader:
                 logits = network(batch.inputs.to(device, non_blocking=True), activate=False)
                 outputs.append(logits.cpu())
                 targets.append(batch.target.clone())
+                on_batch(len(outputs), len(loader))
                 if should_stop():
                     raise Interrupted("prediction stopped")
     finally:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,10 +11,12 @@ class Progress:
 
     Parameters
     ----------
+    stage : {"training", "validation"}
+        What the batches are for.
     epoch, epochs : int
         Epoch in progress, from 0, and how many there are.
     batch, batches : int
-        Batches done in this epoch, and how many it has.
+        Batches done in this stage of the epoch, and how many it has.
     loss : float
         Mean training loss of this epoch so far.
     validation_r2 : float
@@ -23,6 +25,7 @@ class Progress:
         Training samples a second since this call began.
     """
 
+    stage: Literal["training", "validation"]
     epoch: int
     epochs: int
     batch: int
@@ -71,10 +74,13 @@ class Result:
         Validation R² of the best checkpoint, which has the least validation loss.
     best_epoch : int
         Its epoch, from 0.
+    n_validation_samples : int
+        Validation cells that the score is over.
     history : sequence of dict
         One entry per epoch.
     """
 
     best_r2: float
     best_epoch: int
+    n_validation_samples: int
     history: Sequence[dict[str, Any]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ionmodel.evaluation import Predictions
+from ionstore.atomic import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,6 +96,5 @@ def _figure(width_inches: float, height_inches: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -1,15 +1,19 @@
 """The folder of a run: what is in it, how one is begun and taken up again."""
 
+import fcntl
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ionmodel.config import TrainingConfig, make_config, read_toml
+from ionmodel.config import TrainingConfig, make_config
 from ionmodel.errors import RunFolderError
+from ionstore.atomic import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +58,42 @@ class RunFolder:
         """Predicted versus true xHII of the validation cells."""
         return self.path / "predicted_vs_true.png"
 
-    def begin(self, config: TrainingConfig) -> None:
-        """Make the folder and write its configuration."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_whole(self.config, config.to_toml())
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in the folder, which must exist.
+
+        Raises
+        ------
+        RunFolderError
+            If one does so already.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise RunFolderError(
+                f"{self.path}: another process is training in this folder; wait for it or name "
+                "another --run"
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def write_config(self, config: TrainingConfig) -> None:
+        """Write the resolved configuration."""
+        with whole_file(self.config) as temporary:
+            temporary.write_text(config.to_toml(), encoding="utf-8")
 
     def write_log(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the log; it is always that of a whole number of epochs."""
-        _write_whole(self.log, "".join(json.dumps(entry) + "\n" for entry in history))
+        """Write the log, of a whole number of epochs; what is undefined (nan) becomes null."""
+        lines = [
+            {key: None if math.isnan(value) else value for key, value in entry.items()}
+            for entry in history
+        ]
+        with whole_file(self.log) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def default_run_folder(preset: str, parent: Path = Path("runs")) -> Path:
@@ -87,39 +119,33 @@ def check_new(path: Path) -> None:
         )
 
 
-def resumed_config(run: RunFolder, given: Mapping[str, Any]) -> TrainingConfig:
+def resumed_config(
+    run: RunFolder, saved: TrainingConfig, given: Mapping[str, Any]
+) -> TrainingConfig:
     """Return a run's configuration, with more epochs where those are given.
 
     Parameters
     ----------
     run : RunFolder
-        A run with a configuration.
+        The run.
+    saved : TrainingConfig
+        Configuration in its checkpoint.
     given : mapping
-        Keys given anew; they must agree with the run's, except ``epochs``.
+        Keys given anew; they must agree with the checkpoint's, except ``epochs``.
 
     Raises
     ------
+    ConfigError
+        If a key is unknown or its value does not fit.
     RunFolderError
-        If another key differs.
+        If a key other than ``epochs`` differs.
     """
-    saved = make_config(read_toml(run.config))
     wanted = make_config({**saved.model_dump(exclude_none=True), **given})
-    differing = [
-        key for key in given if key != "epochs" and getattr(saved, key) != getattr(wanted, key)
-    ]
-    if differing:
-        key = differing[0]
-        raise RunFolderError(
-            f"{run.path} was begun with {key} = {getattr(saved, key)!r}, got "
-            f"{getattr(wanted, key)!r}; only epochs can change, start a new run instead"
-        )
+    for key in given:
+        before, now = getattr(saved, key), getattr(wanted, key)
+        if key != "epochs" and before != now:
+            raise RunFolderError(
+                f"{run.path} was begun with {key} = {before!r}, got {now!r}; only epochs can "
+                "change, start a new run instead"
+            )
     return wanted
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -97,7 +97,11 @@ def fill_by_thread(filler: Filler, ring: Ring, requests: Iterator[Request]) -> G
     def fill() -> None:
         try:
             for request in requests:
-                filler.fill(request)
+                try:
+                    filler.fill(request)
+                except BaseException:
+                    ring.give_back(request.slot)
+                    raise
                 filled.put(request)
             filled.put(None)
         except BaseException as error:  # whatever it is, the consumer must see it

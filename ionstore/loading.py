@@ -13,6 +13,7 @@ Memory is that of the fields (4 bytes a cell, field and redshift) and of the rin
 and 2 a worker); ``memory_budget`` bounds their sum.
 """
 
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -79,6 +80,7 @@ class NeighborhoodLoader:
     """Iterate over batches of periodic neighborhoods and the target at their centers.
 
     Iterating runs through what is left of the current epoch; iterating again starts the next one.
+    There is one iteration at a time: a new one ends the one before.
     An epoch visits every sample once, in an order that depends on the seed and the epoch only.
 
     Parameters
@@ -113,7 +115,11 @@ class NeighborhoodLoader:
     Raises
     ------
     ValueError
-        If an argument is out of range or names what a store does not hold.
+        If an argument is out of range, or a store lacks a field or is too small for the radius.
+    NotInStoreError
+        If a store does not hold a redshift.
+    StoreFormatError
+        If a path is not a complete store.
     MemoryBudgetError
         If fields and batches do not fit the budget.
 
@@ -145,7 +151,8 @@ class NeighborhoodLoader:
         samples_per_epoch: int | None = None,
     ) -> None:
         stores = _opened(store)
-        _check(stores, (*inputs, target), radius, batch_size, num_workers)
+        _check_numbers(radius, batch_size, seed, num_workers, samples_per_epoch)
+        _check_stores(stores, inputs, target, radius, redshifts)
         cubes = [
             Cube(index, opened.redshifts[opened.redshift_index(redshift)])
             for index, opened in enumerate(stores)
@@ -162,10 +169,7 @@ class NeighborhoodLoader:
         one_batch = slot_bytes(batch_parts(len(inputs), radius), batch_size)
         batches = one_batch * _n_slots(num_workers)
         if batches >= memory_budget:
-            raise MemoryBudgetError(
-                f"{_n_slots(num_workers)} batches take {batches / 1e6:.0f} MB of memory, "
-                f"memory_budget is {memory_budget / 1e6:.0f} MB; raise it or lower batch_size"
-            )
+            raise MemoryBudgetError(_batches_do_not_fit(batches, memory_budget))
         self._stores = stores
         self._cubes = cubes
         self._resident = ResidentFields(
@@ -176,10 +180,11 @@ class NeighborhoodLoader:
             normalization=normalization,
             memory_budget_bytes=memory_budget - batches,
         )
+        self._budget_left = memory_budget - batches - self._resident.n_bytes
         self._start(centers, **self._settings)
 
     def sibling(self, centers: Centers | Sequence[Centers] | None, **changes: Any) -> Self:
-        """Return a loader over other centers that shares this one's decoded fields.
+        """Return a loader over other centers that shares this one's decoded fields and budget.
 
         Parameters
         ----------
@@ -187,9 +192,25 @@ class NeighborhoodLoader:
             Its center cells.
         **changes
             Of ``batch_size``, ``seed``, ``num_workers``, ``shuffle``, ``samples_per_epoch``.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range.
+        MemoryBudgetError
+            If its batches do not fit what this loader leaves of the budget.
         """
         other = type(self).__new__(type(self))
         other._settings = {**self._settings, **changes}
+        numbers = ("radius", "batch_size", "seed", "num_workers", "samples_per_epoch")
+        _check_numbers(*(other._settings[name] for name in numbers))
+        parts = batch_parts(self._resident.n_channels, other._settings["radius"])
+        batches = slot_bytes(parts, other._settings["batch_size"])
+        batches *= _n_slots(other._settings["num_workers"])
+        if batches > self._budget_left:
+            raise MemoryBudgetError(_batches_do_not_fit(batches, self._budget_left))
+        self._budget_left -= batches
+        other._budget_left = 0
         other._stores, other._cubes, other._resident = self._stores, self._cubes, self._resident
         other._start(centers, **other._settings)
         return other
@@ -213,18 +234,27 @@ class NeighborhoodLoader:
         plan = SamplePlan(cubes, seed=seed, shuffle=shuffle)
         self._position = 0
         self.batch_size = batch_size
-        self.n_samples = min(samples_per_epoch or plan.n_samples, plan.n_samples)
+        self.n_samples = plan.n_samples
+        if samples_per_epoch is not None:
+            self.n_samples = min(samples_per_epoch, plan.n_samples)
         parts = batch_parts(self._resident.n_channels, radius)
         slots = BatchSlots(parts, batch_size, _n_slots(num_workers))
         self._ring = Ring(slots, _LENT)
         self._filler = Filler(self._resident, plan, slots, radius)
         self._workers = Workers(self._filler, num_workers) if num_workers else None
+        self._iteration: weakref.ref[Generator[Batch]] | None = None
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return (self.n_samples + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
+        self._stop_iteration()  # two at once would wait for each other's slots
+        iteration = self._batches()
+        self._iteration = weakref.ref(iteration)
+        return iteration
+
+    def _batches(self) -> Generator[Batch]:
         self._ring.start()
         requests = self._requests()
         if self._workers is None:
@@ -239,7 +269,13 @@ class NeighborhoodLoader:
 
     @property
     def position(self) -> int:
-        """Batches handed out since the first epoch began; set it to go on from there."""
+        """Batches handed out since the first epoch began; set it to go on from there.
+
+        Raises
+        ------
+        ValueError
+            If it is set to less than 0.
+        """
         return self._position
 
     @position.setter
@@ -249,7 +285,8 @@ class NeighborhoodLoader:
         self._position = position
 
     def close(self) -> None:
-        """End the workers; memory goes when the last batch and the loader do."""
+        """End thread and workers; memory goes when the last batch and the loader do."""
+        self._stop_iteration()
         if self._workers is not None:
             self._workers.close()
 
@@ -263,6 +300,11 @@ class NeighborhoodLoader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _stop_iteration(self) -> None:
+        iteration = self._iteration() if self._iteration is not None else None
+        if iteration is not None:
+            iteration.close()
 
     def _requests(self) -> Generator[Request]:
         epoch, first = divmod(self._position, len(self))
@@ -286,16 +328,39 @@ def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:
     return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
 
 
-def _check(
-    stores: Sequence[CubeStore], names: Sequence[str], radius: int, batch_size: int, workers: int
+def _check_numbers(
+    radius: int, batch_size: int, seed: int, num_workers: int, samples_per_epoch: int | None
 ) -> None:
-    if radius < 0 or batch_size < 1 or workers < 0:
+    samples = 1 if samples_per_epoch is None else samples_per_epoch
+    if min(radius, num_workers, seed) < 0 or batch_size < 1 or samples < 1:
         raise ValueError(
-            f"radius and num_workers must be at least 0 and batch_size at least 1, got radius "
-            f"{radius}, num_workers {workers}, batch_size {batch_size}"
+            "radius, num_workers and seed must be at least 0, batch_size and samples_per_epoch at "
+            f"least 1, got radius {radius}, num_workers {num_workers}, seed {seed}, batch_size "
+            f"{batch_size}, samples_per_epoch {samples_per_epoch}"
+        )
+
+
+def _batches_do_not_fit(batches: int, memory_budget: int) -> str:
+    return (
+        f"the batches prepared ahead take {batches / 1e6:.0f} MB of memory, memory_budget leaves "
+        f"{memory_budget / 1e6:.0f} MB for them; raise memory_budget or lower batch_size"
+    )
+
+
+def _check_stores(
+    stores: Sequence[CubeStore],
+    inputs: Sequence[str],
+    target: str,
+    radius: int,
+    redshifts: Sequence[float] | None,
+) -> None:
+    if not inputs or (redshifts is not None and not len(redshifts)):
+        raise ValueError(
+            f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
+            f"redshifts {redshifts}"
         )
     for store in stores:
-        missing = [name for name in names if name not in store.field_names]
+        missing = [name for name in (*inputs, target) if name not in store.field_names]
         if missing:
             raise ValueError(
                 f"{store.path} must hold {', '.join(missing)}, it holds "

@@ -20,6 +20,7 @@ DEFAULT_TRANSFORMS: dict[str, Transform] = {
 }
 """Transform of a field by its name; any other field is "identity"."""
 
+_ROUNDING = 1e-12  # of float64 statistics, relative to the mean
 _PLANES = 32  # of a region read at a time: bounds memory, whole chunks at the default layout
 
 
@@ -87,6 +88,8 @@ class Normalization:
         ------
         ValueError
             If no field of that name is normalized here.
+        NotInStoreError
+            If the store does not hold the field or the redshift.
         """
         if name not in self.fields:
             raise ValueError(f"field {name!r} is not among the normalized {sorted(self.fields)}")
@@ -139,6 +142,8 @@ def fit_normalization(
     ------
     ValueError
         If a transform is unknown.
+    NotInStoreError
+        If a store does not hold a field or a redshift.
 
     Notes
     -----
@@ -149,7 +154,7 @@ def fit_normalization(
     if unknown:
         raise ValueError(f"transforms must be among {get_args(Transform)}, got {unknown}")
     cubes = [
-        (store, region, redshift)
+        (store, region, store.redshifts[store.redshift_index(redshift)])
         for store, region in zip(stores, centers, strict=True)
         for redshift in (store.redshifts if redshifts is None else redshifts)
     ]
@@ -170,8 +175,9 @@ def fit_normalization(
             )
         total = _merged(transformed)
         std = float(np.sqrt(total.variance))
-        # A constant field carries no information: it becomes zero rather than infinite.
-        fields[name] = FieldNormalization(transform, reference, total.mean, std or 1.0)
+        if std <= _ROUNDING * max(1.0, abs(total.mean)):
+            std = 1.0  # a constant field carries no information: it becomes zero, not noise
+        fields[name] = FieldNormalization(transform, reference, total.mean, std)
         if transform == "overdensity":
             cube_means.update({key: statistics.mean for key, statistics in raw.items()})
     return Normalization(fields, cube_means)

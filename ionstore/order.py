@@ -30,6 +30,11 @@ def shuffled(positions: NDArray[np.int64], n: int, *, seed: int, epoch: int) -> 
     ndarray of int64, shape (m,)
         Members of ``range(n)``, different for different positions.
 
+    Raises
+    ------
+    ValueError
+        If ``n`` is below 1, or ``seed`` or ``epoch`` below 0.
+
     Notes
     -----
     A Feistel network with `_ROUNDS` keyed rounds permutes ``range(4**half)``, the smallest such
@@ -116,6 +121,11 @@ class SamplePlan:
         Seed of the order.
     shuffle : bool
         Whether an epoch visits the samples in random order or by their number.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples.
     """
 
     def __init__(self, cubes: Sequence[CubeSamples], *, seed: int, shuffle: bool) -> None:

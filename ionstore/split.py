@@ -24,6 +24,11 @@ class Region:
         First cell (i, j, k).
     shape : tuple of int
         Cells along x, y, z; each at least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is negative or ``shape`` not positive.
     """
 
     start: tuple[int, int, int]

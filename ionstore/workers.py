@@ -1,8 +1,10 @@
 """Filling batches ahead of a consumer, in torch DataLoader workers."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Generator, Iterator
+from multiprocessing import resource_tracker
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -39,6 +41,7 @@ class Workers:
             prefetch_factor=AHEAD,
             multiprocessing_context=context,
             persistent_workers=True,
+            worker_init_fn=_ignore_interrupts,
         )
 
     def fill(self, ring: Ring, requests: Iterator[Request]) -> Generator[Request]:
@@ -53,26 +56,46 @@ class Workers:
         """
         asked: deque[Request] = deque()
         self._requests.source = _noted(requests, asked)
-        filled = iter(self._loader)
+        filled = self._started()
         try:
             for _ in filled:
                 yield asked.popleft()
         except GeneratorExit:
             ring.stop()
-            for _ in filled:  # the workers still write into slots that were asked for
-                ring.give_back(asked.popleft().slot)
+            try:
+                for _ in filled:  # the workers still write into slots that were asked for
+                    ring.give_back(asked.popleft().slot)
+            except RuntimeError:  # a worker has ended, nobody waits for its batches any more
+                self._abandon(ring, asked)
             raise
         except BaseException:
-            self.close()
-            while asked:
-                ring.give_back(asked.popleft().slot)
+            self._abandon(ring, asked)
             raise
+
+    def _abandon(self, ring: Ring, asked: deque[Request]) -> None:
+        self.close()
+        while asked:
+            ring.give_back(asked.popleft().slot)
+
+    def _started(self) -> Iterator[int]:
+        # Ctrl-C reaches every process of a terminal, but only the main one knows what to do. It
+        # waits while the workers start: they inherit that, until they ignore it themselves.
+        resource_tracker.ensure_running()  # its start would unblock the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return iter(self._loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """End the workers; the next use starts new ones."""
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _ignore_interrupts(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _noted(requests: Iterator[Request], asked: deque[Request]) -> Iterator[Request]:

@@ -54,20 +54,28 @@ class EpochDisplay:
     ) -> None:
         self._bars.stop()
 
+    def stage(self, text: str) -> None:
+        """Show what is done before the first step."""
+        self._console.print(f"{text[0].upper()}{text[1:]} ...", soft_wrap=True)
+
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch + 1}/{progress.epochs}"
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
-        done = progress.epoch * progress.batches + progress.batch
+        share = progress.batch / progress.batches
+        if progress.stage == "validation":
+            numbers, share = f"validating {share:.0%}  {numbers}", 1.0
         if self._console.is_terminal:
             if self._task is None:
-                total = progress.epochs * progress.batches
-                self._task = self._bars.add_task("", total=total, epoch=epoch, numbers=numbers)
+                self._task = self._bars.add_task(
+                    "", total=progress.epochs, epoch=epoch, numbers=numbers
+                )
+            done = progress.epoch + share
             self._bars.update(self._task, completed=done, epoch=epoch, numbers=numbers)
         elif time.monotonic() - self._said > _LINE_INTERVAL_S:
             self._said = time.monotonic()
-            batch = f"batch {progress.batch}/{progress.batches}"
+            batch = f"{progress.stage} batch {progress.batch}/{progress.batches}"
             self._console.print(f"epoch {epoch}  {batch}  {numbers}", soft_wrap=True)
 
     def epoch(self, entry: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """``ionmodel train``: a store in, a run folder out."""
 
+import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--store", "stores", required=True, multiple=True, type=click.Path(path_type=Path),
-    help="Store to train on; may be repeated.",
+    "--store", "stores", multiple=True, type=click.Path(path_type=Path),
+    default=("cubes.zarr",), help="Store to train on; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--run", "run_path", type=click.Path(path_type=Path),
@@ -64,6 +65,7 @@ def train(
       ionmodel train --store cubes.zarr --run runs/wide --resume
     """
     with options.errors_as_messages():
+        from ionmodel.config import DEFAULT_PRESET
         from ionmodel.run_folder import RunFolder, check_new, default_run_folder
         from ionstore.store import CubeStore
 
@@ -72,33 +74,36 @@ def train(
         if run_path is not None and not resume:
             check_new(run_path)
         opened = [CubeStore.open(path) for path in stores]
-        run = RunFolder(run_path or default_run_folder(preset or _default_preset()))
-        config = _resolve(run, opened, preset, config_file, settings)
-        _train(config, opened, run)
+        given = _given_keys(preset, config_file, settings)
+        run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
+        _train(_resolve(run, opened, given), opened, run)
 
 
-def _default_preset() -> str:
-    from ionmodel.config import DEFAULT_PRESET
+def _given_keys(
+    preset: str | None, config_file: Path | None, settings: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the keys that the user gives, the preset among them when one is named."""
+    from ionmodel.config import parse_options, read_toml
+    from ionmodel.errors import ConfigError
 
-    return DEFAULT_PRESET
+    given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
+    if preset is not None and given.setdefault("preset", preset) != preset:
+        raise ConfigError(f"--preset {preset} contradicts the key preset = {given['preset']!r}")
+    return given
 
 
 def _resolve(
-    run: "RunFolder",
-    stores: "list[CubeStore]",
-    preset: str | None,
-    config_file: Path | None,
-    settings: tuple[str, ...],
+    run: "RunFolder", stores: "list[CubeStore]", given: dict[str, Any]
 ) -> "TrainingConfig":
-    """Return the configuration: the run's own when it has a checkpoint, else a new one."""
-    from ionmodel.config import make_config, parse_options, read_preset, read_toml
+    """Return the configuration: the checkpoint's own when there is one, else a new one."""
+    from ionmodel.checkpoint import load_checkpoint
+    from ionmodel.config import DEFAULT_PRESET, make_config, read_preset
     from ionmodel.datasets import fit_radius
     from ionmodel.run_folder import resumed_config
 
-    given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
     if run.last.exists():
-        return resumed_config(run, {**given, **({"preset": preset} if preset else {})})
-    config = make_config({**read_preset(preset or _default_preset()), **given})
+        return resumed_config(run, make_config(load_checkpoint(run.last)["config"]), given)
+    config = make_config({**read_preset(given.get("preset", DEFAULT_PRESET)), **given})
     if "radius" in given:
         return config
     fitted = fit_radius(config, stores)
@@ -122,14 +127,16 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
                 config,
                 stores,
                 run,
+                on_stage=display.stage,
                 on_plan=lambda plan: _announce(plan, run),
                 on_progress=display.batch,
                 on_epoch=display.epoch,
                 should_stop=should_stop,
             )
         except Interrupted as interrupted:
+            named = " ".join(f"--store {store.path}" for store in stores)
             raise click.ClickException(
-                f"{interrupted}; go on with --run {run.path} --resume"
+                f"{interrupted}; go on with: ionmodel train {named} --run {run.path} --resume"
             ) from None
     _summarize(result, run, memory.peak_bytes)
 
@@ -146,10 +153,13 @@ def _announce(plan: "Plan", run: "RunFolder") -> None:
 
 
 def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
-    click.echo(
-        f"Validation R² {result.best_r2:.4f} (epoch {result.best_epoch + 1} of "
-        f"{len(result.history)})"
-    )
+    if math.isnan(result.best_r2):
+        click.echo("Validation R² is undefined: xHII is the same in all validation cells")
+    else:
+        click.echo(
+            f"Validation R² {result.best_r2:.4f} over {result.n_validation_samples:,} cells "
+            f"(epoch {result.best_epoch + 1} of {len(result.history)})"
+        )
     click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
     click.echo(f"Checkpoint   {run.best}")
     click.echo(f"Figures      {run.loss_figure}")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ TINY = [
     "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32", "samples_per_epoch=160",
     "validation_samples=200", "epochs=2", "device=cpu",
 ]  # fmt: skip
+LONG = [*TINY[:-2], "device=cpu", "epochs=100000"]
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +31,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 def arguments(store: CubeStore, *more: str, options: list[str] = TINY) -> list[str]:
@@ -136,6 +141,8 @@ def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_
         (["inputs=['n_igm', 'dust']"], ["dust", "n_igm"]),
         (["redshifts=[5.0]"], ["9, 7.5"]),
         (["memory_budget=1000"], ["memory_budget"]),
+        (["split=random", "random_cells=99", "radius=8"], ["largest radius that fits is 7"]),
+        (["split=random", "random_cells=9999"], ["random_cells must be 5 to 4096"]),
         (["radius=1", "channels=[8, 8]"], ["radius"]),
     ],
 )
@@ -147,6 +154,28 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(
     assert not run.exists()
 
 
+def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path) -> None:
+    options = ["preset=week3", "channels=[2]", "recompute=false", "random_cells=20", "epochs=1"]
+    run = tmp_path / "run"
+    result = train(store, "--run", str(run), options=[*options, "batch_size=8", "device=cpu"])
+    assert result.exit_code == 0, result.output
+    assert "Radius lowered from 24 to 7" in result.output
+    assert "R² leaks" in result.output
+    assert "feature_dropout = 0.8" in (run / "config.toml").read_text()
+    contradiction = train(store, "--preset", "small", options=options)
+    assert_one_sentence(contradiction, "small", "'week3'")
+
+
+def test_interrupted_while_starting_leaves_no_traceback(store: CubeStore, tmp_path: Path) -> None:
+    for delay in (2.5, 3.5, 4.5):  # around the moment when workers start
+        process = start(store, tmp_path / str(delay), options=[*LONG, "num_workers=1"])
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "Traceback" not in errors, errors
+
+
 def test_a_path_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.zarr"):
         result = CliRunner().invoke(ionmodel, ["train", "--store", str(path)])
@@ -154,10 +183,12 @@ def test_a_path_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
 
 
 def start(store: CubeStore, run: Path, *more: str, options: list[str]) -> subprocess.Popen[str]:
+    """Start training as the leader of a process group, as a terminal does."""
     main = "import torch; torch.set_num_threads(1); from ioncli.main import ionmodel; ionmodel()"
     return subprocess.Popen(
         [sys.executable, "-c", main, *arguments(store, "--run", str(run), *more, options=options)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
     )  # fmt: skip
 
 
@@ -169,18 +200,19 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-LONG = [*TINY[:-2], "device=cpu", "epochs=100000"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("to_all", [False, True])
 def test_an_interrupt_leaves_a_run_that_can_be_resumed(
-    store: CubeStore, tmp_path: Path, number: signal.Signals, workers: int
+    store: CubeStore, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
 ) -> None:
     run = tmp_path / "run"
     process = start(store, run, options=[*LONG, f"num_workers={workers}"])
     wait_for(run / "log.jsonl", process)
-    process.send_signal(number)
+    if to_all:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.strip().splitlines()[-1].startswith("Error: stopped in epoch")

@@ -50,6 +50,14 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
         load_checkpoint(path)
 
 
+def test_a_file_with_code_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    torch.save({"format_version": 1, "where": Path("x")}, path)
+    with pytest.raises(RunFolderError, match="other Python objects") as refused:
+        load_checkpoint(path)
+    assert "\n" not in str(refused.value)
+
+
 def test_newer_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"format_version": 99}, path)

@@ -88,6 +88,9 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"batch_size": 1}, "batch_size should be greater than or equal to 2"),
         ({"inputs": []}, "inputs"),
+        ({"learning_rate": 2.0}, "learning_rate should be less than or equal to 1"),
+        ({"memory_budget": "2 spoons"}, "memory_budget .*2GiB"),
+        ({"device": "mps", "recompute": True}, "float64"),
         ({"inputs": ["n_igm", "xhii"]}, "inputs cannot hold the target 'xhii'"),
         ({"inputs": ["n_igm", "n_igm"]}, "inputs must differ"),
         ({"redshifts": []}, "redshifts"),
@@ -97,6 +100,11 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
 def test_keys_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config({**read_preset("small"), **change})
+
+
+def test_sizes_may_be_given_in_words() -> None:
+    for words, size in (("2GiB", 2**31), ("800MB", 800_000_000), ("1000000", 10**6), (5000, 5000)):
+        assert make_config({**read_preset("small"), "memory_budget": words}).memory_budget == size
 
 
 def test_a_configuration_cannot_be_changed() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel import training
+from ionmodel import trainer, training
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.datasets import fit_radius, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
+from ionmodel.evaluation import predict_cells
 from ionmodel.events import Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
@@ -79,6 +80,21 @@ def test_a_run_folder_holds_everything(
     assert log[result.best_epoch]["validation_loss"] == min(e["validation_loss"] for e in log)
 
 
+def test_the_predictions_of_the_best_checkpoint_are_its_own(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config, run = tiny_config(), RunFolder(tmp_path / "run")
+    result = train(config, [store], run)
+    network = build_network("two_branch", radius=1, channels=2, seed=0, **config.network_options())
+    network.load_state_dict(load_checkpoint(run.best)["model"])
+    with open_training_data(config, [store]) as data:
+        predictions = predict_cells(network, data.validation, torch.device("cpu"))
+        by_hand = [network.eval()(batch.inputs) for batch in data.validation]
+    assert network.training is False
+    assert predictions.r_squared == result.best_r2
+    np.testing.assert_array_equal(predictions.prediction, torch.cat(by_hand).detach().numpy())
+
+
 def test_it_learns(store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path) -> None:
     config = tiny_config(
         epochs=6, samples_per_epoch=3200, channels=[16], head_dropout=0.0, learning_rate=0.01
@@ -133,8 +149,10 @@ def test_more_epochs_continue_a_finished_run(
     long, extended = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
     train(tiny_config(epochs=3), [store], long)
     train(tiny_config(epochs=1), [store], extended)
-    train(resumed_config(extended, {"epochs": 3}), [store], extended)
+    figure = extended.prediction_figure.read_bytes()
+    train(resumed_config(extended, tiny_config(epochs=1), {"epochs": 3}), [store], extended)
     assert_same_numbers(long, extended)
+    assert extended.prediction_figure.read_bytes() != figure
 
 
 def test_a_finished_run_is_left_as_it_is(
@@ -153,11 +171,11 @@ def test_a_finished_run_is_left_as_it_is(
 def test_a_checkpoint_is_written_within_a_long_epoch(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_CHECKPOINT_INTERVAL_S", 0.0)
+    monkeypatch.setattr(trainer, "_CHECKPOINT_INTERVAL_S", 0.0)
     run, positions = RunFolder(tmp_path / "run"), []
 
     def look(progress: Progress) -> None:
-        if run.last.exists():
+        if progress.stage == "training" and run.last.exists():
             positions.append(load_checkpoint(run.last)["state"]["position"])
 
     train(tiny_config(epochs=1), [store], run, on_progress=look)
@@ -175,17 +193,95 @@ def test_another_store_is_refused_on_resuming(
 
 
 def test_resuming_with_another_value_is_refused(tiny_config: ConfigMaker, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.begin(tiny_config())
-    assert resumed_config(run, {"radius": 1, "epochs": 9}).epochs == 9
+    run, saved = RunFolder(tmp_path), tiny_config()
+    assert resumed_config(run, saved, {"radius": 1, "epochs": 9}).epochs == 9
     with pytest.raises(RunFolderError, match="begun with radius = 1, got 2"):
-        resumed_config(run, {"radius": 2})
+        resumed_config(run, saved, {"radius": 2})
+
+
+def test_the_checkpoint_decides_what_may_be_resumed(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(epochs=1), [store], run)
+    run.write_config(tiny_config(batch_size=64, epochs=1))  # edited by hand
+    with pytest.raises(RunFolderError, match="begun with batch_size = 32, got 64"):
+        train(tiny_config(batch_size=64, epochs=2), [store], run)
+
+
+def test_a_second_training_in_one_folder_is_refused(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    with run.locked(), pytest.raises(RunFolderError, match="another process"):
+        train(tiny_config(), [store], run)
+    assert not any(run.path.iterdir())
+    train(tiny_config(epochs=1), [store], run)
+
+
+@pytest.mark.parametrize("samples", [2, 31, 100, 161])
+def test_fewer_samples_than_a_batch_are_one_smaller_batch(
+    store: CubeStore, tiny_config: ConfigMaker, samples: int
+) -> None:
+    with open_training_data(tiny_config(samples_per_epoch=samples), [store]) as data:
+        sizes = [len(batch) for batch in data.train]
+    assert set(sizes) == {min(32, samples)}
+    assert sum(sizes) == samples // min(32, samples) * min(32, samples)
+
+
+def test_one_training_sample_is_too_few(store: CubeStore, tiny_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match="at least 2 training samples"):
+        open_training_data(tiny_config(samples_per_epoch=1), [store])
+
+
+def test_a_validation_region_without_variance_is_no_error(
+    tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    cubes = cubes_at(16, (8.0,))
+    cubes["xhii"][:] = 0
+    store = write_store(tmp_path / "cubes.zarr", cubes, (8.0,))
+    run = RunFolder(tmp_path / "run")
+    assert np.isnan(train(tiny_config(), [store], run).best_r2)
+    log = [
+        json.loads(line, parse_constant=pytest.fail) for line in run.log.read_text().splitlines()
+    ]
+    assert [entry["validation_r2"] for entry in log] == [None, None]
+
+
+def test_stopping_before_the_last_figure_is_resumed(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    whole = train(tiny_config(), [store], run)
+    figure = run.prediction_figure.read_bytes()
+    run.prediction_figure.unlink()
+    with pytest.raises(Interrupted, match="figure"):
+        train(tiny_config(), [store], run, should_stop=lambda: True)
+    assert train(tiny_config(), [store], run).best_r2 == whole.best_r2
+    assert run.prediction_figure.read_bytes() == figure
+
+
+def test_several_stores_with_other_meshes_train_together(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    other = write_store(tmp_path / "other.zarr", cubes_at(19, (8.0,), seed=5), (8.0,))
+    stages: list[tuple[str, int]] = []
+    result = train(
+        tiny_config(),
+        [store, other],
+        RunFolder(tmp_path / "run"),
+        on_progress=lambda progress: stages.append((progress.stage, progress.batch)),
+    )
+    assert result.n_validation_samples == 3 * 67  # 200 shared by three cubes, rounded up
+    assert stages[:6] == [("training", batch) for batch in range(1, 6)] + [("validation", 1)]
 
 
 def test_a_diverging_loss_stops_with_a_sentence(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
-    config = tiny_config(final_activation=False, loss="mse", learning_rate=1e30)
+    config = tiny_config(final_activation=False, loss="mse")
+    config = config.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingDivergedError, match="lower learning_rate"):
         train(config, [store], RunFolder(tmp_path / "run"))
 
@@ -225,6 +321,8 @@ def test_a_preset_radius_is_lowered_and_an_explicit_one_refused(
     with pytest.raises(ConfigError, match="largest radius that fits is 2"):
         open_training_data(wide, [store])
     assert fit_radius(tiny_config(radius=9, split="random"), [store]).radius == 7
+    with pytest.raises(ConfigError, match="largest radius that fits is 7"):
+        open_training_data(tiny_config(radius=8, split="random", random_cells=50), [store])
 
 
 def test_fields_that_a_store_lacks_are_refused(tiny_config: ConfigMaker, store: CubeStore) -> None:
@@ -248,6 +346,6 @@ def test_a_random_split_says_that_it_leaks(
 def test_an_absent_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    with pytest.raises(RunFolderError, match="device=cpu"):
+    with pytest.raises(ConfigError, match="device=cpu"):
         training.choose_device("cuda")
     assert training.choose_device("cpu").type == "cpu"

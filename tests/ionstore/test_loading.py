@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +174,37 @@ def test_samples_per_epoch_bounds_an_epoch_and_changes_with_it(small_store: Cube
     assert first != second
 
 
+@MODES
+def test_a_new_iteration_ends_the_one_before(small_store: CubeStore, num_workers: int) -> None:
+    with NeighborhoodLoader(
+        small_store, radius=1, batch_size=500, num_workers=num_workers
+    ) as loader:
+        first = iter(loader)
+        next(first)
+        assert len(list(loader)) == len(loader) - 1
+        assert list(first) == []
+
+
+def test_closing_ends_the_thread_of_an_iteration(small_store: CubeStore) -> None:
+    loader = NeighborhoodLoader(small_store, radius=1, batch_size=10)
+    batches = iter(loader)
+    next(batches)
+    assert any(thread.name == "ionstore-fill" for thread in threading.enumerate())
+    loader.close()
+    assert not any(thread.name == "ionstore-fill" for thread in threading.enumerate())
+
+
+def test_a_sibling_stays_within_the_budget(small_store: CubeStore) -> None:
+    fields = 2 * 3 * 4 * 12**3
+    batch = 64 * (4 * 2 * 27 + 4 + 8 + 24 + 8)
+    with NeighborhoodLoader(
+        small_store, radius=1, batch_size=64, memory_budget=fields + 9 * batch
+    ) as loader:
+        loader.sibling(None)
+        with pytest.raises(MemoryBudgetError, match="raise memory_budget"):
+            loader.sibling(None)
+
+
 def test_a_sibling_shares_the_fields(small_store: CubeStore) -> None:
     with NeighborhoodLoader(small_store, radius=1, batch_size=64) as loader:
         region = Region((2, 0, 0), (1, 12, 12))
@@ -218,8 +250,11 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
 
 
 def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("this system does not list open descriptors")
+
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        return len(os.listdir("/proc/self/fd"))
 
     with NeighborhoodLoader(small_store, radius=1, batch_size=64) as loader:
         next(iter(loader))
@@ -247,11 +282,15 @@ def test_an_error_while_filling_reaches_the_consumer(
     ("change", "error", "message"),
     [
         ({"memory_budget": 100_000}, MemoryBudgetError, "memory_budget leaves"),
-        ({"memory_budget": 10_000}, MemoryBudgetError, "batches take"),
+        ({"memory_budget": 10_000}, MemoryBudgetError, "raise memory_budget"),
         ({"radius": 6}, ValueError, "needs a mesh of 13 cells"),
         ({"inputs": ["n_igm", "dust"]}, ValueError, "must hold dust"),
         ({"redshifts": [8.0]}, NotInStoreError, "9, 7.5"),
-        ({"batch_size": 0}, ValueError, "batch_size at least 1"),
+        ({"batch_size": 0}, ValueError, "got .*batch_size 0"),
+        ({"samples_per_epoch": 0}, ValueError, "got .*samples_per_epoch 0"),
+        ({"seed": -1}, ValueError, "got .*seed -1"),
+        ({"inputs": []}, ValueError, "must name at least one"),
+        ({"redshifts": []}, ValueError, "must name at least one"),
         ({"centers": Region((0, 0, 6), (1, 1, 7))}, ValueError, "must lie on the mesh"),
         ({"centers": np.zeros((2, 3))}, ValueError, "centers must be int64"),
         ({"centers": np.zeros((0, 3), np.int64)}, ValueError, "at least one cell"),

@@ -48,6 +48,12 @@ def test_listed_cells_give_the_statistics_of_a_region_with_the_same_cells(
         assert listed.fields[name].std == pytest.approx(region.fields[name].std)
 
 
+def test_a_redshift_matched_nearby_keeps_its_training_mean(small_store: CubeStore) -> None:
+    exact = fit_normalization([small_store], ["n_igm"], [SLAB], redshifts=[9.0])
+    nearby = fit_normalization([small_store], ["n_igm"], [SLAB], redshifts=[9.0004])
+    assert nearby == exact
+
+
 def test_other_cells_change_nothing(tmp_path: Path) -> None:
     cubes = cubes_at(12, (8.0,))
     changed = {name: values.copy() for name, values in cubes.items()}
@@ -77,12 +83,14 @@ def test_densities_in_grams_do_not_underflow(small_store: CubeStore) -> None:
     assert fit_normalization([small_store], ["n_igm"], [SLAB]).fields["n_igm"].std > 0.1
 
 
-def test_a_constant_field_becomes_zero(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [0.0, 0.1, 7.0, 1e12])
+def test_a_constant_field_becomes_zero(tmp_path: Path, value: float) -> None:
     cubes = cubes_at(12, (8.0,))
-    cubes["n_src"][:] = 0
+    cubes["n_src"] = np.full((1, 12, 12, 12), value, np.float32)
     store = write_store(tmp_path / "cubes.zarr", cubes, (8.0,))
     fitted = fit_normalization([store], ["n_src"], [SLAB])
-    assert not fitted.apply(store, "n_src", 8.0, store.read_field("n_src", 8.0)).any()
+    normalized = fitted.apply(store, "n_src", 8.0, store.read_field("n_src", 8.0))
+    np.testing.assert_allclose(normalized, 0, atol=1e-12)
 
 
 def test_plain_dicts_describe_it_wholly(small_store: CubeStore) -> None:

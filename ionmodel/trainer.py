@@ -1,0 +1,264 @@
+"""One loop over epochs and batches that can stop and go on anywhere."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ionmodel.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.config import TrainingConfig
+from ionmodel.cost import estimate_seconds
+from ionmodel.datasets import TrainingData
+from ionmodel.errors import Interrupted, TrainingDivergedError
+from ionmodel.evaluation import Predictions, predict_cells
+from ionmodel.events import Plan, Progress
+from ionmodel.losses import make_loss
+from ionmodel.networks.base import PatchNetwork
+from ionmodel.run_folder import RunFolder
+
+_CHECKPOINT_INTERVAL_S = 300.0
+
+
+@dataclass(slots=True)
+class _State:
+    """What changes while training, beside the weights and the optimizer."""
+
+    position: int = 0  # batches since the run began
+    loss_sum: float = 0.0  # over the batches of the epoch in progress
+    seconds: float = 0.0  # spent on the epoch in progress
+
+
+class Trainer:
+    """The loop and what it works on.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What to train.
+    data : TrainingData
+        Open loaders.
+    run : RunFolder
+        Where log and checkpoints go.
+    network : PatchNetwork
+        On its device.
+    device : torch.device
+        That device.
+    on_progress : callable
+        Told after every batch.
+    should_stop : callable
+        Asked after every batch.
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry per finished epoch.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        *,
+        data: TrainingData,
+        run: RunFolder,
+        network: PatchNetwork,
+        device: torch.device,
+        on_progress: Callable[[Progress], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.config, self.data, self.run = config, data, run
+        self.network, self.device = network, device
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.loss_of = make_loss(config.loss, final_activation=network.final_activation)
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+        self.scheduler = ReduceLROnPlateau(
+            self.optimizer, factor=config.scheduler_factor, patience=config.scheduler_patience
+        )
+        self.history: list[dict[str, Any]] = []
+        self.state = _State()
+        self.samples_per_s = math.nan
+        self.best: Predictions | None = None
+
+    def plan(self) -> Plan:
+        """Say what will be done and how long it will take."""
+        batches = len(self.data.train)
+        left = self.config.epochs - self.state.position / batches
+        n_train, n_validation = self.data.train.n_samples, self.data.validation.n_samples
+        seconds = estimate_seconds(
+            self.network,
+            self.config,
+            n_training_samples=round(left * n_train),
+            n_validation_samples=math.ceil(left) * n_validation,
+        )
+        return Plan(
+            n_parameters=sum(weights.numel() for weights in self.network.parameters()),
+            n_training_samples=n_train,
+            n_validation_samples=n_validation,
+            epochs_left=left,
+            seconds=seconds,
+            device=self.device.type,
+            leaks=any(split.leaks for split in self.data.splits),
+        )
+
+    def train_epoch(self, epoch: int) -> None:
+        """Run what is left of an epoch's steps."""
+        batches, state = len(self.data.train), self.state
+        if state.position == (epoch + 1) * batches:
+            return
+        self.network.train()
+        self.data.train.position = state.position
+        began = saved = time.monotonic()
+        before, done = state.seconds, 0
+        try:
+            for batch in self.data.train:
+                state.loss_sum += self._step(batch.inputs, batch.target)
+                state.position += 1
+                done += len(batch)
+                now = time.monotonic()
+                state.seconds = before + now - began
+                self.samples_per_s = done / (now - began)
+                in_epoch = state.position - epoch * batches
+                self._report("training", epoch, in_epoch, batches)
+                if self.should_stop():
+                    break
+                if now - saved > _CHECKPOINT_INTERVAL_S:
+                    self._save(self.run.last)
+                    saved = now
+        except RuntimeError:
+            if not self.should_stop():
+                raise  # else a signal to all processes ended a worker: stop as asked
+        if self.should_stop():
+            self._save(self.run.last)
+            in_epoch = state.position - epoch * batches
+            raise Interrupted(f"stopped in epoch {epoch + 1}, after batch {in_epoch}")
+
+    def finish_epoch(self, epoch: int) -> None:
+        """Validate, log, and write the checkpoints."""
+        state, batches = self.state, len(self.data.train)
+        began = time.monotonic()
+        try:
+            predictions = self._validate(epoch)
+        except Interrupted:
+            self._save(self.run.last)
+            raise Interrupted(f"stopped in epoch {epoch + 1}, in its validation") from None
+        logits, target = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.target)
+        loss = float(self.loss_of(logits.double(), target.double()))
+        if not math.isfinite(loss):
+            raise self._diverged("validation loss", loss)
+        least = min((entry["validation_loss"] for entry in self.history), default=math.inf)
+        self.history.append(
+            {
+                "epoch": epoch,
+                "train_loss": state.loss_sum / batches,
+                "validation_loss": loss,
+                "validation_r2": predictions.r_squared,
+                "validation_samples": len(predictions.target),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "samples": (epoch + 1) * self.data.train.n_samples,
+                "seconds": round(state.seconds + time.monotonic() - began, 3),
+            }
+        )
+        if self.config.scheduler == "plateau":
+            self.scheduler.step(loss)
+        self.state = _State(position=state.position)
+        if loss < least:
+            self.best = predictions
+            self._save(self.run.best)
+        # The log first: a checkpoint never knows of an epoch that the log does not.
+        self.run.write_log(self.history)
+        self._save(self.run.last)
+
+    def best_predictions(self) -> Predictions:
+        """Return the best checkpoint's predictions of the validation cells."""
+        if self.best is None:  # it was written before this run was taken up again
+            self.network.load_state_dict(load_checkpoint(self.run.best)["model"])
+            try:
+                self.best = self._validate(len(self.history) - 1)
+            except Interrupted:
+                raise Interrupted("all epochs are done, the last figure is not drawn") from None
+        return self.best
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take up weights, optimizer, scheduler and position of a checkpoint."""
+        self.network.load_state_dict(checkpoint["model"])
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = checkpoint["optimizer"]["state"]
+        self.optimizer.load_state_dict(optimizer)
+        self.optimizer.param_groups[0]["lr"] = checkpoint["optimizer"]["learning_rate"]
+        self.scheduler.best = checkpoint["scheduler"]["best"]
+        self.scheduler.num_bad_epochs = checkpoint["scheduler"]["num_bad_epochs"]
+        self.history = checkpoint["history"]
+        self.state = _State(**checkpoint["state"])
+        self.run.write_log(self.history)
+
+    def _validate(self, epoch: int) -> Predictions:
+        return predict_cells(
+            self.network,
+            self.data.validation,
+            self.device,
+            on_batch=lambda done, total: self._report("validation", epoch, done, total),
+            should_stop=self.should_stop,
+        )
+
+    def _report(
+        self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
+    ) -> None:
+        in_epoch = max(1, self.state.position - epoch * len(self.data.train))
+        self.on_progress(
+            Progress(
+                stage=stage,
+                epoch=epoch,
+                epochs=self.config.epochs,
+                batch=batch,
+                batches=batches,
+                loss=self.state.loss_sum / in_epoch,
+                validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
+                samples_per_s=self.samples_per_s,
+            )
+        )
+
+    def _step(self, inputs: torch.Tensor, target: torch.Tensor) -> float:
+        seed = np.random.SeedSequence([self.config.seed, self.state.position])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        logits = self.network(inputs.to(self.device, non_blocking=True), activate=False)
+        loss = self.loss_of(logits, target.to(self.device, non_blocking=True))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged("loss", value)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value
+
+    def _diverged(self, what: str, value: float) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"the {what} became {value} after {self.state.position} batches; lower learning_rate, "
+            f"it was {self.config.learning_rate}"
+        )
+
+    def _save(self, path: Path) -> None:
+        content = {
+            "model": self.network.state_dict(),
+            "optimizer": {
+                "state": self.optimizer.state_dict()["state"],
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+            },
+            "scheduler": {
+                "best": float(self.scheduler.best),
+                "num_bad_epochs": self.scheduler.num_bad_epochs,
+            },
+            "config": self.config.model_dump(mode="json", exclude_none=True),
+            "history": self.history,
+            "state": {
+                "position": self.state.position,
+                "loss_sum": self.state.loss_sum,
+                "seconds": self.state.seconds,
+            },
+            **self.data.describe(),
+        }
+        save_checkpoint(path, content)
