@@ -71,6 +71,11 @@ def critical_density(h: float) -> float:
 def matter_density(cosmology: Cosmology) -> float:
     """Return the comoving density of matter in Msun/cMpc3.
 
+    Raises
+    ------
+    ValueError
+        If the cosmology leaves out h or omega_m.
+
     Examples
     --------
     >>> f"{matter_density(PLANCK18):.3e}"
@@ -82,6 +87,11 @@ def matter_density(cosmology: Cosmology) -> float:
 
 def mean_gas_density(cosmology: Cosmology, redshift: float) -> float:
     """Return the mean proper density of baryons in g/cm3, Omega_b rho_crit (1 + z)³.
+
+    Raises
+    ------
+    ValueError
+        If the cosmology leaves out h or omega_b.
 
     Examples
     --------
@@ -106,6 +116,11 @@ def growth_factor(cosmology: Cosmology, redshift: float) -> float:
     -------
     float
         ``D(z) / D(0)``, dimensionless; ``1 / (1 + z)`` where omega_m is 1.
+
+    Raises
+    ------
+    ValueError
+        If the cosmology leaves out omega_m.
 
     Notes
     -----

@@ -40,6 +40,10 @@ def edit_store(
         If a value is not positive.
     StoreExistsError
         If the store is being built or edited, or an ingest into it was not finished.
+    DiskSpaceError
+        If the disk is full.
+    OSError
+        If nothing can be written beside the store.
 
     Notes
     -----

@@ -24,7 +24,14 @@ def filter_radii(cells_per_side: int, max_radius_cells: float, *, step: float = 
     -------
     list of float
         Down to one cell; empty where even the largest is smaller than that.
+
+    Raises
+    ------
+    ValueError
+        If `step` is not above 1.
     """
+    if not step > 1:
+        raise ValueError(f"step must be above 1, got {step}")
     radii = []
     radius = min(max_radius_cells, cells_per_side / 4)
     while radius >= 1.0:

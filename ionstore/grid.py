@@ -16,6 +16,11 @@ class Mesh:
         Number of cells along each axis, at least 1.
     box_length_cmpc : float, optional
         Comoving side of the box in cMpc; None while it is unknown.
+
+    Raises
+    ------
+    ValueError
+        If there is no cell, or the box length is not positive.
     """
 
     cells_per_side: int

@@ -69,6 +69,12 @@ def ingest_cubes(
         If there is something at `target` that may not be replaced, or another build of it runs.
     DiskSpaceError
         If the disk cannot hold the store.
+    StoreDamageError
+        If a shard reads back other than it was written.
+    ValueError
+        If `max_shard_cells` or `chunk_cells` is below 1.
+    OSError
+        If a file cannot be read, or nothing can be written at `target`.
 
     Notes
     -----

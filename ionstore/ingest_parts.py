@@ -89,6 +89,11 @@ def stored_values(values: Array, field: StoredField) -> Array:
     -------
     ndarray
         New array in the stored dtype; ionized fractions are clipped to 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the bits to keep are out of range.
     """
     single = values.astype(np.float32)
     if field.numpy_dtype.kind == "u":

@@ -101,8 +101,14 @@ def mode_variance(mesh: Mesh, spectrum: LinearSpectrum, *, radius_cmpc: float = 
     float
         Dimensionless. The sum over the modes of the mesh, so waves longer than the box and
         shorter than two cells are left out, as in the field.
+
+    Raises
+    ------
+    ValueError
+        If the box length is unknown.
     """
-    assert mesh.box_length_cmpc is not None
+    if mesh.box_length_cmpc is None:
+        raise ValueError(f"mesh must have a box length, got {mesh}")
     n = mesh.cells_per_side
     wavenumbers = mode_wavenumbers(mesh)
     power = spectrum.power(wavenumbers) * top_hat_window(wavenumbers * radius_cmpc) ** 2

@@ -34,6 +34,11 @@ class FieldStatistics:
     def of(cls, values: Array) -> Self:
         """Return the statistics of an array of at least one value.
 
+        Raises
+        ------
+        ValueError
+            If there is no value.
+
         Notes
         -----
         Two passes in float64: the squares of densities in g/cm3 underflow float32.

@@ -36,6 +36,11 @@ class CubeStore:
         Folder of the store.
     root : mapping
         Parsed root metadata.
+
+    Raises
+    ------
+    StoreFormatError
+        If the metadata are newer than this format, damaged, or name no field.
     """
 
     def __init__(self, path: Path, root: Mapping[str, Any]) -> None:
@@ -68,6 +73,8 @@ class CubeStore:
         ------
         StoreFormatError
             If there is no store, it is still being built, or its format is newer than this one.
+        OSError
+            If its metadata cannot be read.
         """
         folder = Path(path)
         root = read_root_metadata(folder)
@@ -111,15 +118,33 @@ class CubeStore:
         return (*known, *sorted(set(self._metadata) - set(known)))
 
     def units(self, field: str) -> str:
-        """Return the CF units of a field: "1" when dimensionless, "unknown" when not known."""
+        """Return the CF units of a field: "1" when dimensionless, "unknown" when not known.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field.
+        """
         return str(self._field(field)["attributes"]["units"])
 
     def long_name(self, field: str) -> str:
-        """Return the name of a field for people."""
+        """Return the name of a field for people.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field.
+        """
         return str(self._field(field)["attributes"]["long_name"])
 
     def dtype(self, field: str) -> np.dtype[Any]:
-        """Return the dtype in which a field is stored."""
+        """Return the dtype in which a field is stored.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field.
+        """
         dtype: np.dtype[Any] = np.dtype(self._field(field)["data_type"])
         return dtype
 

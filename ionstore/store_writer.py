@@ -23,6 +23,7 @@ from ionstore.attributes import (
 from ionstore.codecs import Compression, chunk_codecs, default_compression
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
+from ionstore.errors import StoreDamageError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, plan_layout
@@ -85,6 +86,11 @@ class StoreWriter:
     path : Path
         Folder of a store made by `create_store`.
 
+    Raises
+    ------
+    StoreFormatError
+        If there is none.
+
     Notes
     -----
     Every write covers one whole shard, so that several writers never meet in one file; which
@@ -144,9 +150,20 @@ class StoreWriter:
         return path
 
     def read_block(self, field: str, redshift_index: int, start: Corner, shape: Corner) -> Array:
-        """Return a block as it was written, decoded from its file, checksums included."""
-        block: Array = np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
-        return block
+        """Return a block as it was written, decoded from its file, checksums included.
+
+        Raises
+        ------
+        StoreDamageError
+            If it cannot be decoded.
+        """
+        try:
+            return np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
+        except (ValueError, RuntimeError) as error:
+            raise StoreDamageError(
+                f"{self.path / field}: what was written cannot be decoded ({error}); check the "
+                "disk and run the same command again"
+            ) from error
 
     def finalize(
         self,

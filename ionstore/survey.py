@@ -101,6 +101,8 @@ def survey_source(
     ------
     SourceDataError
         If values are not finite, leave float32, or are out of the range of their field.
+    OSError
+        If the file cannot be read.
 
     Notes
     -----
@@ -139,6 +141,8 @@ def check_unchanged(source: FieldSource, survey: SourceSurvey) -> None:
     ------
     SourceDataError
         If it has been written since.
+    OSError
+        If it is gone.
     """
     now = source.path.stat()
     if (now.st_size, now.st_mtime_ns) != (survey.file.size_bytes, survey.modified_ns):

@@ -21,6 +21,8 @@ def find_simulation(folder: Path) -> Simulation:
     ------
     SourceDataError
         If no reader recognizes the folder, or its files are not in order.
+    OSError
+        If the folder or a file cannot be read.
     """
     if not folder.is_dir():
         raise SourceDataError(f"{folder}: expected a folder of simulation output; check the path")

@@ -60,6 +60,8 @@ def test_radii_fall_to_one_cell_and_stay_within_a_quarter_of_the_box() -> None:
     assert 1.0 <= radii[-1] < 1.1
     assert filter_radii(64, 6.0)[0] == 6.0
     assert filter_radii(64, 0.5) == []
+    with pytest.raises(ValueError, match="step must be above 1"):
+        filter_radii(64, 6.0, step=1.0)
 
 
 @pytest.mark.parametrize("n", [40, 41])

@@ -429,6 +429,24 @@ def test_what_reads_back_wrongly_is_not_recorded(
     assert not list((tmp_path / "cubes.zarr.partial" / "parts").iterdir())
 
 
+def test_what_cannot_be_read_back_is_an_error_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim")
+    original = StoreWriter.write_block
+
+    def flip_a_bit(self: StoreWriter, *arguments: object) -> Path:
+        path = original(self, *arguments)  # type: ignore[arg-type]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+        return path
+
+    monkeypatch.setattr(StoreWriter, "write_block", flip_a_bit)
+    with pytest.raises(StoreDamageError, match="cannot be decoded"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+
+
 def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
 

@@ -94,3 +94,5 @@ def test_divergence_of_the_displacement_is_minus_the_overdensity(n: int) -> None
 def test_unknown_box_length_is_refused() -> None:
     with pytest.raises(ValueError, match="box length"):
         draw_linear_modes(Mesh(8), SPECTRUM, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="box length"):
+        mode_variance(Mesh(8), SPECTRUM)
