@@ -138,6 +138,7 @@ def measure(fields: np.ndarray, radius: int, rounds: int, folder: Path) -> None:
         samples=N_BATCHES * n,
         rounds=rounds,
         samples_per_s={name: round(median) for name, (median, _) in medians.items()},
+        gather_cells_per_s=round(medians["gather"][0] * 2 * width**3),
         spread={name: round(spread) for name, (_, spread) in medians.items()},
         gather_relative_to={
             name: round(medians["gather"][0] / medians[name][0], 2)

@@ -4,18 +4,23 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 _PACKAGES = ("ionstore", "numpy", "numba", "numcodecs", "zarr", "torch")
 
+_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
 
 def print_result(case: str, **numbers: object) -> None:
-    """Print one case."""
+    """Print one case; the resident peak is that of the process that prints."""
     line = {
         "case": case,
         **numbers,
+        "peak_resident_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT / 1e6),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {cpu_name()}, {os.cpu_count()} cores",
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},

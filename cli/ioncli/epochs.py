@@ -54,9 +54,13 @@ class EpochDisplay:
     ) -> None:
         self._bars.stop()
 
+    def say(self, text: str) -> None:
+        """Show a line above the bar."""
+        self._console.print(text, soft_wrap=True)
+
     def stage(self, text: str) -> None:
         """Show what is done before the first step."""
-        self._console.print(f"{text[0].upper()}{text[1:]} ...", soft_wrap=True)
+        self.say(f"{text[0].upper()}{text[1:]} ...")
 
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
@@ -64,9 +68,9 @@ class EpochDisplay:
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
         share = progress.batch / progress.batches
-        if progress.stage == "validation":
-            numbers, share = f"validating {share:.0%}  {numbers}", 1.0
         if self._console.is_terminal:
+            if progress.stage == "validation":
+                numbers, share = f"validating {share:.0%}  {numbers}", 1.0
             if self._task is None:
                 self._task = self._bars.add_task(
                     "", total=progress.epochs, epoch=epoch, numbers=numbers
@@ -76,14 +80,13 @@ class EpochDisplay:
         elif time.monotonic() - self._said > _LINE_INTERVAL_S:
             self._said = time.monotonic()
             batch = f"{progress.stage} batch {progress.batch}/{progress.batches}"
-            self._console.print(f"epoch {epoch}  {batch}  {numbers}", soft_wrap=True)
+            self.say(f"epoch {epoch}  {batch}  {numbers}")
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
         """Show one line of the log."""
         self._said = time.monotonic()
-        self._console.print(
+        self.say(
             f"epoch {entry['epoch'] + 1:3d}  training loss {entry['train_loss']:.4f}  "
             f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}  "
-            f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s",
-            soft_wrap=True,
+            f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s"
         )

@@ -2,15 +2,12 @@
 
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
-
-_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 @contextmanager
@@ -66,23 +63,6 @@ hubble_constant = click.option(
     metavar="H",
     help="Hubble constant today in 100 km/s/Mpc.",
 )
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes, written as ``800MB``, ``2GiB`` or ``1000000``."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the number of bytes."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip().lower())
-        if match is None:
-            self.fail(f"expected a size such as 800MB or 2GiB, got {value!r}", param, ctx)
-        return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
 def say_if_the_working_folder_is_gone() -> None:

@@ -1,6 +1,7 @@
 """``ionmodel train``: a store in, a run folder out."""
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
                 stores,
                 run,
                 on_stage=display.stage,
-                on_plan=lambda plan: _announce(plan, run),
+                on_plan=lambda plan: _announce(plan, run, display.say),
                 on_progress=display.batch,
                 on_epoch=display.epoch,
                 should_stop=should_stop,
@@ -141,15 +142,15 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
     _summarize(result, run, memory.peak_bytes)
 
 
-def _announce(plan: "Plan", run: "RunFolder") -> None:
-    click.echo(
+def _announce(plan: "Plan", run: "RunFolder", say: Callable[[str], None]) -> None:
+    say(
         f"Run {run.path}: {plan.n_parameters:,} weights, {plan.epochs_left:.3g} epochs of "
         f"{plan.n_training_samples:,} training samples, {plan.n_validation_samples:,} validation "
         f"samples, on {plan.device}."
     )
-    click.echo(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
+    say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
     if plan.leaks:
-        click.echo("Split random: validation neighborhoods overlap training ones; R² leaks.")
+        say("Split random: validation neighborhoods overlap training ones; R² leaks.")
 
 
 def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
@@ -176,7 +177,8 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        click.echo("\nStopping after this batch (again: at once) …", err=True)
+        # Not through a buffered stream: the signal may have interrupted a write to it.
+        os.write(2, b"\nStopping after this batch (again: at once) ...\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
