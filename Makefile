@@ -40,6 +40,7 @@ bench/box300.zarr: | $(VENV)/installed
 bench: bench/box300.zarr
 	$(BIN)/python benchmarks/gather_throughput.py
 	$(BIN)/python benchmarks/train_memory.py bench/box300.zarr loader small way_2021
+	$(BIN)/python benchmarks/thread_waiting.py
 	$(BIN)/python benchmarks/codecs.py bench/box300 --redshift 8.397
 
 clean:
