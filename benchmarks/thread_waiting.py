@@ -1,7 +1,7 @@
 """Measure what spinning threads cost when other work shares the cores.
 
-Times training steps of the preset `small` (batches of 256 random neighborhoods) in processes of their
-own, with OpenMP's default way of waiting and with ``OMP_WAIT_POLICY=PASSIVE``, which
+Times training steps of the preset `small` (batches of 256 random neighborhoods) in processes of
+their own, with OpenMP's default way of waiting and with ``OMP_WAIT_POLICY=PASSIVE``, which
 ``ionmodel train`` sets: alone, and beside one other busy process. Rounds are interleaved.
 
     python benchmarks/thread_waiting.py
