@@ -47,7 +47,6 @@ def estimate_seconds(
     width = network.receptive_field
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
         inputs = torch.randn((n, network.channels, width, width, width), device=device)
         target = torch.rand(n, device=device)
         # The first step also sets things up, and a busy machine can only slow a step down.

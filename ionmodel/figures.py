@@ -46,7 +46,8 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     right.set(xlabel="epoch", ylabel="validation $R^2$")
     right.set_title(f"best checkpoint: $R^2$ = {scores[best]:.3f}", fontsize=10)
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.25)
     _save(figure, path)
 

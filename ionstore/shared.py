@@ -1,5 +1,6 @@
 """Memory that several processes see and nobody has to clean up."""
 
+import errno
 import mmap
 import os
 import tempfile
@@ -9,6 +10,7 @@ from multiprocessing import reduction
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ionstore.cube import Array
 from ionstore.errors import MemoryBudgetError
@@ -34,6 +36,9 @@ class SharedBuffer:
     def __init__(self, n_bytes: int) -> None:
         descriptor = _open_nameless()
         try:
+            if n_bytes > psutil.virtual_memory().available:
+                # Linux would end processes to find the memory before it refuses.
+                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             if hasattr(os, "posix_fallocate"):
                 # Without it, a shortage would kill the process at the first touch of a page.
                 os.posix_fallocate(descriptor, 0, n_bytes)

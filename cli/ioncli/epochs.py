@@ -29,7 +29,7 @@ class EpochDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bars = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
@@ -70,7 +70,7 @@ class EpochDisplay:
         share = progress.batch / progress.batches
         if self._console.is_terminal:
             if progress.stage == "validation":
-                numbers, share = f"validating {share:.0%}  {numbers}", 1.0
+                numbers, share = f"loss {progress.loss:.4f}  R² {r2}  validating {share:.0%}", 1.0
             if self._task is None:
                 self._task = self._bars.add_task(
                     "", total=progress.epochs, epoch=epoch, numbers=numbers
