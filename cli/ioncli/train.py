@@ -65,8 +65,8 @@ def train(
       ionmodel train --store cubes.zarr --run runs/wide -o radius=6 -o epochs=30
       ionmodel train --store cubes.zarr --run runs/wide --resume
     """
-    # Waiting threads that spin take the cores from whoever shares them: on a machine with other
-    # work, steps were seven times as slow. Read when torch is imported, so set before.
+    # Waiting threads that spin take the cores from whoever shares them, and everything gets slower
+    # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
         from ionmodel.config import DEFAULT_PRESET
