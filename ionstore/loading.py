@@ -115,7 +115,8 @@ class NeighborhoodLoader:
     Raises
     ------
     ValueError
-        If an argument is out of range, or a store lacks a field or is too small for the radius.
+        If an argument is out of range, a store lacks a field or is too small for the radius, or
+        workers cannot import the main module.
     NotInStoreError
         If a store does not hold a redshift.
     StoreFormatError

@@ -1,7 +1,9 @@
 """Filling batches ahead of a consumer, in torch DataLoader workers."""
 
 import multiprocessing
+import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
@@ -27,9 +29,15 @@ class Workers:
         Sent to every worker.
     n_workers : int
         Processes, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If the main module is no file that workers can import.
     """
 
     def __init__(self, filler: Filler, n_workers: int) -> None:
+        _check_main_module()
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])  # imported once, shared by all
         self._requests = _Requests()
@@ -92,6 +100,16 @@ class Workers:
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
+
+
+def _check_main_module() -> None:
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path):
+        raise ValueError(
+            f"num_workers >= 1 needs a main module that workers can import, got {path}; save the "
+            "script to a file or use num_workers=0"
+        )
 
 
 def _ignore_interrupts(worker: int) -> None:

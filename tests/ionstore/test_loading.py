@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -265,6 +267,18 @@ def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
             next(iter(loader))
         del loader
     assert descriptors() == before
+
+
+def test_a_script_on_standard_input_cannot_have_workers(small_store: CubeStore) -> None:
+    code = (
+        "from ionstore.loading import NeighborhoodLoader\n"
+        f"NeighborhoodLoader({str(small_store.path)!r}, radius=1, batch_size=9, num_workers=1)\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-"], input=code, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 1
+    assert "save the script to a file or use num_workers=0" in shown.stderr.splitlines()[-1]
 
 
 def test_an_error_while_filling_reaches_the_consumer(
