@@ -18,20 +18,16 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from os import PathLike
-from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 
-from ionstore.cube import Cells
 from ionstore.errors import MemoryBudgetError
 from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
 from ionstore.normalize import Normalization
-from ionstore.order import CubeSamples, SamplePlan
+from ionstore.order import Centers, CubeSamples, SamplePlan, centers_of_boxes
 from ionstore.resident import Cube, ResidentFields
 from ionstore.ring import BatchSlots, Ring, slot_bytes
-from ionstore.split import Region
 from ionstore.store import CubeStore
 from ionstore.workers import AHEAD, Workers
 
@@ -72,7 +68,6 @@ class Batch:
         return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
-Centers = Region | Cells
 Store = str | PathLike[str] | CubeStore
 
 
@@ -227,7 +222,7 @@ class NeighborhoodLoader:
         shuffle: bool,
         samples_per_epoch: int | None,
     ) -> None:
-        regions = _regions(self._stores, centers)
+        regions = centers_of_boxes([store.mesh for store in self._stores], centers)
         cubes = [
             CubeSamples(cube.store_index, cube.redshift, regions[cube.store_index])
             for cube in self._cubes
@@ -294,12 +289,7 @@ class NeighborhoodLoader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _stop_iteration(self) -> None:
@@ -372,27 +362,3 @@ def _check_stores(
                 f"radius {radius} needs a mesh of {2 * radius + 1} cells a side, {store.path} has "
                 f"{store.mesh.cells_per_side}"
             )
-
-
-def _regions(
-    stores: Sequence[CubeStore], centers: Centers | Sequence[Centers] | None
-) -> list[Centers]:
-    """Return the centers of each store."""
-    if centers is None:
-        return [Region((0, 0, 0), store.mesh.shape) for store in stores]
-    given = [centers] * len(stores) if isinstance(centers, Region | np.ndarray) else list(centers)
-    if len(given) != len(stores):
-        raise ValueError(f"centers must be given for {len(stores)} stores, got {len(given)}")
-    for store, one in zip(stores, given, strict=True):
-        if isinstance(one, Region):
-            outside = [
-                first + length > store.mesh.cells_per_side
-                for first, length in zip(one.start, one.shape, strict=True)
-            ]
-            if any(outside):
-                raise ValueError(f"centers must lie on the mesh {store.mesh.shape}, got {one}")
-        elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
-            raise ValueError(
-                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
-            )
-    return given

@@ -8,7 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ionstore.cube import Cells
+from ionstore.grid import Mesh
 from ionstore.split import Region
+
+Centers = Region | Cells
+"""Center cells of one box: a region of them, or a list."""
 
 _ROUNDS = 6
 
@@ -96,7 +100,7 @@ class CubeSamples:
 
     store_index: int
     redshift: float
-    centers: Region | Cells
+    centers: Centers
 
     @property
     def n_samples(self) -> int:
@@ -156,3 +160,38 @@ class SamplePlan:
             within = samples[cube_of_sample == index] - self._first[index]
             parts.append((index, self.cubes[index].cells(within)))
         return parts
+
+
+def centers_of_boxes(
+    meshes: Sequence[Mesh], centers: Centers | Sequence[Centers] | None
+) -> list[Centers]:
+    """Return the center cells of each of several boxes.
+
+    Parameters
+    ----------
+    meshes : sequence of Mesh
+        Meshes of the boxes.
+    centers : Region or ndarray of int64, shape (n, 3), or one of them for each box, optional
+        Center cells; every cell by default. Listed cells may lie off the mesh, they wrap.
+
+    Raises
+    ------
+    ValueError
+        If a region leaves the mesh, a list has another dtype or shape, or there are not as many
+        as boxes.
+    """
+    if centers is None:
+        return [Region((0, 0, 0), mesh.shape) for mesh in meshes]
+    given = [centers] * len(meshes) if isinstance(centers, Region | np.ndarray) else list(centers)
+    if len(given) != len(meshes):
+        raise ValueError(f"centers must be given for {len(meshes)} stores, got {len(given)}")
+    for mesh, one in zip(meshes, given, strict=True):
+        if isinstance(one, Region):
+            last = [first + length for first, length in zip(one.start, one.shape, strict=True)]
+            if max(last) > mesh.cells_per_side:
+                raise ValueError(f"centers must lie on the mesh {mesh.shape}, got {one}")
+        elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
+            raise ValueError(
+                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
+            )
+    return given

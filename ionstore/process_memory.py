@@ -1,7 +1,6 @@
 """Peak memory of a process and its children, shared pages counted once."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -63,12 +62,7 @@ class PeakMemory:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stopped.set()
         self._thread.join()
         self.peak_bytes = max(self.peak_bytes, tree_memory_bytes(self._pid))
