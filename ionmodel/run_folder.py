@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +72,15 @@ class RunFolder:
         """
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise RunFolderError(
-                f"{self.path}: another process is training in this folder; wait for it or name "
-                "another --run"
-            ) from error
-        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(
+                    f"{self.path}: another process is training in this folder; wait for it or "
+                    "name another --run"
+                ) from error
+            except OSError:
+                _log.warning("%s: this file system has no locks", self.path)
             yield
         finally:
             os.close(descriptor)
