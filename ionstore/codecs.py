@@ -1,15 +1,31 @@
 """How the chunks of a store are compressed."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ionstore.cube import Array
+from ionstore.errors import StoreFormatError
 
 if TYPE_CHECKING:
     from numcodecs import Blosc
     from zarr.abc.codec import BytesBytesCodec
+
+
+_STORAGE = {
+    "values": "real numbers",
+    "shapes": "cubic chunks in cubic shards, one redshift each",
+    "chunk keys": "default, separated by /",
+    "codecs": "sharding_indexed",
+    "codecs of a chunk": "bytes, blosc, crc32c",
+    "codecs of an index": "bytes, crc32c",
+    "place of an index": "end",
+    "storage transformers": "none",
+}
+"""How this format stores a field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +77,70 @@ def chunk_codecs(compression: Compression, dtype: np.dtype[Any]) -> list["BytesB
         shuffle=compression.shuffle,
     )
     return [blosc, Crc32cCodec()]
+
+
+def check_storage(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Check that a field is stored as this format says, so that its chunks can be decoded here.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the field.
+    metadata : mapping
+        Metadata of its Zarr array.
+
+    Raises
+    ------
+    StoreFormatError
+        If it is stored in another way.
+    """
+    try:
+        found = _storage(metadata)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StoreFormatError(
+            f"{path}: expected the metadata of a sharded array, found others ({error!r}); "
+            "ingest the simulation again"
+        ) from error
+    for what, required in _STORAGE.items():
+        if found[what] != required:
+            raise StoreFormatError(
+                f"{path}: {what} must be {required}, got {found[what]}; ingest the simulation again"
+            )
+
+
+def _storage(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the metadata of a field say, in the words of `_STORAGE`."""
+    sharding, keys = metadata["codecs"][0], metadata["chunk_key_encoding"]
+    shards = sharding["configuration"]
+    mesh = metadata["shape"][1:]
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    chunk = shards["chunk_shape"]
+    are_cubes = all(list(shape) == [1, *[shape[-1]] * 3] for shape in ([1, *mesh], shard, chunk))
+    are_whole = 1 <= chunk[-1] <= mesh[-1] and shard[-1] > 0 and shard[-1] % chunk[-1] == 0
+    is_real = np.dtype(metadata["data_type"]).kind in "biuf"
+    separator = keys.get("configuration", {}).get("separator", "/")
+    return {
+        "values": _STORAGE["values"] if is_real else metadata["data_type"],
+        "shapes": (
+            _STORAGE["shapes"]
+            if are_cubes and are_whole
+            else f"chunks {chunk} in shards {shard} on a mesh {mesh}"
+        ),
+        "chunk keys": f"{keys['name']}, separated by {separator}",
+        "codecs": _names(metadata["codecs"]),
+        "codecs of a chunk": _names(shards["codecs"]),
+        "codecs of an index": _names(shards["index_codecs"]),
+        "place of an index": shards.get("index_location", "end"),
+        "storage transformers": _names(metadata.get("storage_transformers", ())) or "none",
+    }
+
+
+def _names(codecs: Sequence[Mapping[str, Any]]) -> str:
+    endians = (codec.get("configuration", {}).get("endian", "little") for codec in codecs)
+    return ", ".join(
+        codec["name"] if endian == "little" else f"{codec['name']} ({endian}-endian)"
+        for codec, endian in zip(codecs, endians, strict=True)
+    )
 
 
 def blosc(compression: Compression, dtype: np.dtype[Any]) -> "Blosc":

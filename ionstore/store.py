@@ -4,22 +4,22 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
 from ionstore.attributes import parse_attributes, read_root_metadata
+from ionstore.codecs import check_storage
+from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion, slices
 from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE, Array
-from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
+from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, check_region
+from ionstore.shards import Place, ShardIndexes, plan_block, read_chunks
 from ionstore.statistics import FieldStatistics
 from ionstore.units import Frame
-
-if TYPE_CHECKING:
-    import zarr
 
 DIMENSIONS = ("redshift", "x", "y", "z")
 
@@ -46,6 +46,8 @@ class CubeStore:
     def __init__(self, path: Path, root: Mapping[str, Any]) -> None:
         self.path = path
         self.attributes = parse_attributes(path, root)
+        self._indexes = ShardIndexes()
+        self._layouts: dict[str, Layout] = {}
         try:
             members = root["consolidated_metadata"]["metadata"]
             self._metadata = {
@@ -54,7 +56,7 @@ class CubeStore:
                 if tuple(array.get("dimension_names") or ()) == DIMENSIONS
             }
             self.layout = _layout_of(next(iter(self._metadata.values())))
-        except (KeyError, TypeError, IndexError, StopIteration) as error:
+        except (KeyError, TypeError, IndexError, StopIteration, ValueError) as error:
             raise StoreFormatError(
                 f"{path}: expected consolidated metadata of at least one field, found none; "
                 "ingest the simulation again"
@@ -188,8 +190,12 @@ class CubeStore:
         ------
         NotInStoreError
             If there is no such field or redshift.
+        StoreFormatError
+            If the field is not stored as this format says.
         StoreDamageError
-            If a shard is missing or a checksum does not match.
+            If a shard or a chunk is missing, or a checksum does not match.
+        OSError
+            If a file cannot be read.
         """
         return self.read_block(field, redshift, (0, 0, 0), self.mesh.shape)
 
@@ -218,27 +224,74 @@ class CubeStore:
             If there is no such field or redshift.
         ValueError
             If the block leaves the mesh: blocks do not wrap.
+        StoreFormatError
+            If the field is not stored as this format says.
         StoreDamageError
-            If a shard is missing or a checksum does not match.
+            If a shard or a chunk is missing, or a checksum does not match.
+        OSError
+            If a file cannot be read.
         """
+        self._field_layout(field)
         check_region(start, shape, self.mesh.cells_per_side)
-        self._field(field)
-        index = self.redshift_index(redshift)
-        for shard in self.layout.shards_touched(start, shape):
-            # Zarr reads a missing shard as fill values, which a count could not be told from.
-            if not self.shard_path(field, index, shard).exists():
-                raise StoreDamageError(
-                    f"{self.shard_path(field, index, shard)}: this part of {field} is missing; "
-                    "ingest the simulation again"
-                )
-        x, y, z = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
-        try:
-            return np.asarray(self._array(field)[(index, x, y, z)])
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamageError(
-                f"{self.path}: {field} at redshift {redshift:g} cannot be decoded ({error}); "
-                "the file is damaged, ingest the simulation again"
-            ) from error
+        block: Array = np.empty(shape, self.dtype(field))
+
+        def copy(chunk: Array, source: Corner, target: Corner, box: Corner) -> None:
+            block[slices(target, box)] = chunk[slices(source, box)]
+
+        self._decode(field, redshift, start, shape, copy)
+        return block
+
+    def read_into(
+        self,
+        field: str,
+        redshift: float,
+        start: Corner,
+        out: Block,
+        *,
+        conversion: Conversion = AS_STORED,
+    ) -> int:
+        """Fill an array with a block of a field; only the chunks it touches are read.
+
+        Parameters
+        ----------
+        field : str
+            Name of the field.
+        redshift : float
+            Redshift, matched within 0.0005.
+        start : tuple of three int
+            First cell (i, j, k).
+        out : ndarray of float32, shape (a, b, c)
+            Filled with the block of its shape; its last axis must be contiguous, its other
+            strides may be any.
+        conversion : Conversion, optional
+            What becomes of a stored value.
+
+        Returns
+        -------
+        int
+            Cells decoded: those of whole chunks, wherever they lie.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field or redshift.
+        ValueError
+            If the block leaves the mesh, blocks do not wrap, or `out` is not as stated.
+        StoreFormatError
+            If the field is not stored as this format says.
+        StoreDamageError
+            If a shard or a chunk is missing, or a checksum does not match; `out` is then filled
+            in part.
+        OSError
+            If a file cannot be read.
+
+        Notes
+        -----
+        Threads may read at the same time, different blocks or the same.
+        """
+        self._field_layout(field)
+        converter = BlockConverter(self.dtype(field), out, conversion)
+        return self._decode(field, redshift, start, out.shape, converter.place)
 
     def shard_path(self, field: str, redshift_index: int, shard: Corner) -> Path:
         """Return the file that holds a shard of a field."""
@@ -253,17 +306,31 @@ class CubeStore:
                 f"field must be one of {there} (those of {self.path.name}), got {field}"
             ) from None
 
-    def _array(self, field: str) -> "zarr.Array[Any]":
-        array: zarr.Array[Any] | None = self._arrays.get(field)
-        if array is None:
-            from zarr import open_array
+    def _decode(
+        self, field: str, redshift: float, start: Corner, shape: Corner, place: Place
+    ) -> int:
+        layout, dtype = self._field_layout(field), self.dtype(field)
+        check_region(start, shape, layout.mesh_cells)
+        index = self.redshift_index(redshift)
+        n_chunks = 0
+        for part in plan_block(layout, start, shape):
+            read_chunks(
+                self.shard_path(field, index, part.shard),
+                part.chunks,
+                place,
+                layout=layout,
+                dtype=dtype,
+                indexes=self._indexes,
+            )
+            n_chunks += len(part.chunks)
+        return n_chunks * layout.chunk_cells**3
 
-            array = self._arrays[field] = open_array(self.path / field, mode="r", zarr_format=3)
-        return array
-
-    @cached_property
-    def _arrays(self) -> dict[str, Any]:
-        return {}
+    def _field_layout(self, field: str) -> Layout:
+        """Return how a field is cut, once it is known to be stored as this format says."""
+        if field not in self._layouts:
+            check_storage(self.path / field, self._field(field))
+            self._layouts[field] = _layout_of(self._field(field))
+        return self._layouts[field]
 
 
 def _layout_of(metadata: Mapping[str, Any]) -> Layout:

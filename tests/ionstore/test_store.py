@@ -10,6 +10,8 @@ import xarray as xr
 import zarr
 
 from ionstore.codecs import chunk_codecs, default_compression, round_to_bits
+from ionstore.conversion import AS_STORED, Conversion, convert
+from ionstore.cube import Array
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.grid import Mesh
 from ionstore.layout import Layout
@@ -46,6 +48,76 @@ def test_blocks_are_slices_of_fields(small_store: CubeStore) -> None:
         block = small_store.read_block("n_src", 7.5, (i, j, k), (a, b, c))
         np.testing.assert_array_equal(block, cube[i : i + a, j : j + b, k : k + c])
         assert block.flags.c_contiguous
+
+
+def stored_by_zarr(store: CubeStore, name: str, redshift_index: int) -> Array:
+    return np.asarray(zarr.open_array(store.path / name, mode="r")[redshift_index])
+
+
+@pytest.mark.parametrize("layout", [Layout(12, 4, 8), Layout(12, 5, 5), Layout(12, 12, 36)])
+@pytest.mark.parametrize("conversion", [AS_STORED, Conversion(3.0, -0.5), Conversion(3, -0.5, 2)])
+def test_blocks_are_read_into_slices_of_an_array(
+    tmp_path: Path, layout: Layout, conversion: Conversion
+) -> None:
+    cubes = cubes_at(12, REDSHIFTS)
+    cubes["n_src"] = cubes["n_src"].astype("u2") * 9000
+    store = write_store(tmp_path / "cubes.zarr", cubes, REDSHIFTS, layout=layout)
+    for name in store.field_names:
+        whole = np.empty((12, 12, 12), np.float32)
+        convert(stored_by_zarr(store, name, 1), whole, conversion)
+        for start, shape in [
+            ((0, 0, 0), (12, 12, 12)),
+            ((3, 4, 5), (6, 1, 7)),
+            ((11,) * 3, (1,) * 3),
+        ]:
+            (i, j, k), (a, b, c) = start, shape
+            fields = np.full((2, 14, 14, 14), -7, np.float32)
+            expected = fields.copy()
+            expected[1, 1 : a + 1, 2 : b + 2, :c] = whole[i : i + a, j : j + b, k : k + c]
+            out = fields[1, 1 : a + 1, 2 : b + 2, :c]
+            n_cells = store.read_into(name, 7.5, start, out, conversion=conversion)
+            np.testing.assert_array_equal(fields, expected)
+            side = layout.chunk_cells
+            chunks = [
+                (first + cells - 1) // side - first // side + 1
+                for first, cells in zip(start, shape, strict=True)
+            ]
+            assert n_cells == np.prod(chunks) * side**3
+
+
+@pytest.mark.parametrize(
+    ("mesh", "layout"), [(8, None), (33, None), (12, Layout(12, 5, 10)), (7, Layout(7, 7, 7))]
+)
+def test_blocks_are_those_that_zarr_reads(tmp_path: Path, mesh: int, layout: Layout | None) -> None:
+    store = write_store(
+        tmp_path / "cubes.zarr", cubes_at(mesh, REDSHIFTS), REDSHIFTS, layout=layout
+    )
+    for name in store.field_names:
+        for index, redshift in enumerate(REDSHIFTS):
+            block = store.read_block(name, redshift, (1, 0, 2), (mesh - 2, mesh, mesh - 2))
+            assert block.dtype == store.dtype(name)
+            expected = stored_by_zarr(store, name, index)[1 : mesh - 1, :, 2:]
+            np.testing.assert_array_equal(block, expected)
+
+
+def test_arrays_that_cannot_be_filled_are_refused(small_store: CubeStore) -> None:
+    for out, said in [
+        (np.zeros((2, 2, 2)), "out must be float32"),
+        (np.zeros((2, 2, 4), "f4")[:, :, ::2], "last axis contiguous"),
+        (np.zeros((2, 2), "f4"), "out must be float32"),
+        (np.zeros((2, 0, 2), "f4"), "must hold cells"),
+        (np.zeros((13, 1, 1), "f4"), "do not wrap"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            small_store.read_into("xhii", 9.0, (0, 0, 0), out)
+    out = np.zeros((2, 2, 2), "f4")
+    for start in [(11, 0, 0), (0, -1, 0)]:
+        with pytest.raises(ValueError, match="do not wrap"):
+            small_store.read_into("xhii", 9.0, start, out)
+    with pytest.raises(NotInStoreError, match="got rho"):
+        small_store.read_into("rho", 9.0, (0, 0, 0), out)
+    with pytest.raises(NotInStoreError, match="got 8"):
+        small_store.read_into("xhii", 8.0, (0, 0, 0), out)
 
 
 def test_a_store_says_what_it_holds(small_store: CubeStore) -> None:
@@ -254,3 +326,10 @@ def test_format_1_stays_readable() -> None:
     np.testing.assert_array_equal(store.read_field("n_src", 7.305), cells % 7)
     np.testing.assert_array_equal(store.read_field("xhii", 8.397), (cells % 11 / 16).astype("f4"))
     assert store.statistics("n_src", 7.305).max == 6
+    for name in store.field_names:
+        for index, redshift in enumerate(store.redshifts):
+            expected = stored_by_zarr(store, name, index)
+            np.testing.assert_array_equal(store.read_field(name, redshift), expected)
+            out = np.empty((6, 6, 6), np.float32)
+            assert store.read_into(name, redshift, (0, 0, 0), out) == 8 * 4**3
+            np.testing.assert_array_equal(out, expected.astype(np.float32))
