@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from ionstore.conversion import Conversion, convert
 from ionstore.cube import Array, Cells, Fields
 from ionstore.split import Region
 from ionstore.statistics import FieldStatistics
@@ -21,7 +22,6 @@ DEFAULT_TRANSFORMS: dict[str, Transform] = {
 """Transform of a field by its name; any other field is "identity"."""
 
 _ROUNDING = 1e-12  # of float64 statistics, relative to the mean
-_PLANES = 32  # of a region read at a time: bounds memory, whole chunks at the default layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,34 @@ class FieldNormalization:
     mean: float
     std: float
 
+    def conversion(self, cube_mean: float) -> Conversion:
+        """Return what normalizes a stored value, for use while a field is decoded.
+
+        Parameters
+        ----------
+        cube_mean : float
+            Mean density of the cube that the values come from, in the unit of the field; used by
+            "overdensity" only.
+
+        Returns
+        -------
+        Conversion
+            Its results are dimensionless, about zero mean and unit variance.
+
+        Raises
+        ------
+        ValueError
+            If the overdensity of an empty cube is asked for.
+        """
+        scale, offset = 1 / self.std, -self.mean / self.std
+        if self.transform == "overdensity":
+            if cube_mean == 0:
+                raise ValueError("cube_mean must not be 0: an empty cube has no overdensity")
+            return Conversion(1 / (cube_mean * self.std), -(1 + self.mean) / self.std)
+        if self.transform == "log1p":
+            return Conversion(scale, offset, 1 / _reference(self.reference))
+        return Conversion(scale, offset)
+
     def apply(self, values: Array, cube_mean: float) -> Fields:
         """Return normalized values.
 
@@ -51,16 +79,21 @@ class FieldNormalization:
         values : ndarray
             Values of the field in its own unit.
         cube_mean : float
-            Mean density of the cube that they come from, in the unit of the field; used by
-            "overdensity" only.
+            As in `conversion`.
 
         Returns
         -------
         ndarray of float32
             Same shape, dimensionless, about zero mean and unit variance.
+
+        Raises
+        ------
+        ValueError
+            If the overdensity of an empty cube is asked for.
         """
-        transformed = _transform(values, self.transform, self.reference, cube_mean)
-        return ((transformed - self.mean) / self.std).astype(np.float32)
+        normalized = np.empty(values.shape, np.float32)
+        convert(values.reshape(1, 1, -1), normalized.reshape(1, 1, -1), self.conversion(cube_mean))
+        return normalized
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +111,8 @@ class Normalization:
     fields: Mapping[str, FieldNormalization]
     cube_means: Mapping[str, float] = field(default_factory=dict)
 
-    def apply(self, store: CubeStore, name: str, redshift: float, values: Array) -> Fields:
-        """Return normalized values of a field of a store.
+    def conversion(self, store: CubeStore, name: str, redshift: float) -> Conversion:
+        """Return what normalizes the values of a field of a store, for `CubeStore.read_into`.
 
         The mean density of a cube is that of its training cells where the cube was trained on,
         that of the whole box elsewhere.
@@ -87,17 +120,32 @@ class Normalization:
         Raises
         ------
         ValueError
-            If no field of that name is normalized here.
+            If no field of that name is normalized here, or it is the overdensity of an empty cube.
         NotInStoreError
             If the store does not hold the field or the redshift.
         """
+        return self._field(name).conversion(self._cube_mean(store, name, redshift))
+
+    def apply(self, store: CubeStore, name: str, redshift: float, values: Array) -> Fields:
+        """Return normalized values of a field of a store.
+
+        Raises
+        ------
+        ValueError
+            If no field of that name is normalized here, or it is the overdensity of an empty cube.
+        NotInStoreError
+            If the store does not hold the field or the redshift.
+        """
+        return self._field(name).apply(values, self._cube_mean(store, name, redshift))
+
+    def _field(self, name: str) -> FieldNormalization:
         if name not in self.fields:
             raise ValueError(f"field {name!r} is not among the normalized {sorted(self.fields)}")
-        key = cube_key(store, name, redshift)
-        cube_mean = self.cube_means.get(key)
-        if cube_mean is None:
-            cube_mean = store.statistics(name, redshift).mean
-        return self.fields[name].apply(values, cube_mean)
+        return self.fields[name]
+
+    def _cube_mean(self, store: CubeStore, name: str, redshift: float) -> float:
+        cube_mean = self.cube_means.get(cube_key(store, name, redshift))
+        return store.statistics(name, redshift).mean if cube_mean is None else cube_mean
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, strings and numbers."""
@@ -183,13 +231,17 @@ def fit_normalization(
     return Normalization(fields, cube_means)
 
 
+def _reference(mean: float) -> float:
+    return mean or 1.0  # no sources at all in the training cells
+
+
 def _transform(values: Array, transform: Transform, reference: float, cube_mean: float) -> Array:
     wide = values.astype(np.float64)
     if transform == "overdensity":
         wide /= cube_mean
         wide -= 1
     elif transform == "log1p":
-        wide /= reference or 1.0  # no sources at all in the training cells
+        wide /= _reference(reference)
         np.log1p(wide, out=wide)
     return wide
 
@@ -199,18 +251,25 @@ def _values(
 ) -> Iterator[Array]:
     if isinstance(centers, Region):
         (x, y, z), (length, *face) = centers.start, centers.shape
-        for first in range(0, length, _PLANES):
-            planes = min(_PLANES, length - first)
-            yield store.read_block(name, redshift, (x + first, y, z), (planes, face[0], face[1]))
+        for first, planes in _slabs(x, length, store.layout.chunk_cells):
+            yield store.read_block(name, redshift, (first, y, z), (planes, face[0], face[1]))
         return
     cells = centers % store.mesh.cells_per_side
-    for first in range(0, store.mesh.cells_per_side, _PLANES):
-        planes = min(_PLANES, store.mesh.cells_per_side - first)
+    for first, planes in _slabs(0, store.mesh.cells_per_side, store.layout.chunk_cells):
         here = cells[(cells[:, 0] >= first) & (cells[:, 0] < first + planes)]
         if len(here):
             shape = (planes, *store.mesh.shape[1:])
             block = store.read_block(name, redshift, (first, 0, 0), shape)
             yield block[here[:, 0] - first, here[:, 1], here[:, 2]]
+
+
+def _slabs(first: int, length: int, chunk_cells: int) -> Iterator[tuple[int, int]]:
+    """Yield first plane and planes of slabs one chunk thick at most: each chunk is decoded once."""
+    end = first + length
+    while first < end:
+        planes = min(end, (first // chunk_cells + 1) * chunk_cells) - first
+        yield first, planes
+        first += planes
 
 
 def _statistics(blocks: Iterator[Array]) -> FieldStatistics:

@@ -4,8 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numcodecs import blosc
 
-from ionstore.normalize import Normalization, fit_normalization
+from ionstore.conversion import Conversion
+from ionstore.normalize import (
+    FieldNormalization,
+    Normalization,
+    Transform,
+    cube_key,
+    fit_normalization,
+)
 from ionstore.split import Region
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -91,6 +99,57 @@ def test_a_constant_field_becomes_zero(tmp_path: Path, value: float) -> None:
     fitted = fit_normalization([store], ["n_src"], [SLAB])
     normalized = fitted.apply(store, "n_src", 8.0, store.read_field("n_src", 8.0))
     np.testing.assert_allclose(normalized, 0, atol=1e-12)
+
+
+def test_reading_normalizes_as_the_formulas_say(small_store: CubeStore) -> None:
+    transforms: dict[str, Transform] = {"xhii": "identity"}
+    names = ["n_igm", "n_src", "xhii"]
+    fitted = fit_normalization([small_store], names, [SLAB], transforms=transforms)
+    for redshift in small_store.redshifts:
+        for name in names:
+            values, entry = small_store.read_field(name, redshift), fitted.fields[name]
+            wide = values.astype(np.float64)
+            if name == "n_igm":
+                wide = wide / fitted.cube_means[cube_key(small_store, name, redshift)] - 1
+            elif name == "n_src":
+                wide = np.log1p(wide / entry.reference)
+            expected = (wide - entry.mean) / entry.std
+            conversion = fitted.conversion(small_store, name, redshift)
+            out = np.empty((12, 12, 12), np.float32)
+            small_store.read_into(name, redshift, (0, 0, 0), out, conversion=conversion)
+            np.testing.assert_allclose(out, expected, rtol=2.0**-22, atol=1e-12)
+            applied = fitted.apply(small_store, name, redshift, values)
+            np.testing.assert_array_equal(applied, out)
+
+
+def test_no_sources_at_all_are_taken_as_they_are() -> None:
+    entry = FieldNormalization("log1p", reference=0.0, mean=0.0, std=1.0)
+    assert entry.conversion(1.0) == Conversion(1.0, 0.0, 1.0)
+    np.testing.assert_allclose(entry.apply(np.array([0, 3], "u1"), 0.0), np.log1p([0, 3]))
+
+
+def test_an_empty_cube_has_no_overdensity() -> None:
+    entry = FieldNormalization("overdensity", reference=1.0, mean=0.0, std=1.0)
+    with pytest.raises(ValueError, match="empty cube"):
+        entry.conversion(0.0)
+
+
+def test_statistics_decode_each_chunk_once(
+    small_store: CubeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decompress, n_decoded = blosc.decompress, []
+
+    def counted(frame: bytes, chunk: object) -> object:
+        n_decoded.append(1)
+        return decompress(frame, chunk)
+
+    monkeypatch.setattr(blosc, "decompress", counted)
+    fit_normalization([small_store], ["n_src"], [SLAB], redshifts=[9.0])
+    assert len(n_decoded) == 2 * 2 * 3 * 3  # two passes over two layers of chunks 5 cells wide
+    cells = np.array([[11, 0, 0], [0, 0, 0]])
+    n_decoded.clear()
+    fit_normalization([small_store], ["n_src"], [cells], redshifts=[9.0])
+    assert len(n_decoded) == 2 * 2 * 3 * 3  # no cell in the middle layer
 
 
 def test_plain_dicts_describe_it_wholly(small_store: CubeStore) -> None:
