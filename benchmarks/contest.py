@@ -17,6 +17,7 @@ from ionstore.neighborhoods import gather_neighborhoods
 
 BATCH_BYTES, MOST_SAMPLES = 32e6, 1024
 N_BATCHES = 8  # of different cells, so that no contestant finds its data in the processor's cache
+MOST_BATCHES = 4 * N_BATCHES  # a round, for those that are done with fewer in no time
 N_DROPPED = 2  # batches of an epoch that pass before the clock starts
 N_TIMED = 24
 ROUND_S = 0.25  # a slow contestant cuts as many samples a round as take it about so long
@@ -92,19 +93,25 @@ class Cutting:
     def prepare(self) -> None:
         """Choose the samples of a round; check everything that the rounds will deliver."""
         case = self.case
-        few = min(8, case.n)
-        self.cut(0, few)
-        start = time.perf_counter()
-        self.cut(1, few)
-        affordable = int(ROUND_S * few / (time.perf_counter() - start))
+        m, seconds = 1, self._seconds_of(1)
+        while m < case.n and seconds < ROUND_S / 8:
+            m = min(case.n, 4 * m)
+            seconds = self._seconds_of(m)
+        affordable = int(ROUND_S * m / seconds)
         if affordable < case.n:
-            self.samples_a_round = max(1, affordable)
+            self.samples_a_round = max(min(8, case.n), affordable)
         else:
-            self.samples_a_round = case.n * min(N_BATCHES, affordable // case.n)
+            self.samples_a_round = case.n * min(MOST_BATCHES, affordable // case.n)
         m = min(case.n, self.samples_a_round)
         for b in range(N_BATCHES):
             case.out.fill(np.nan)
             check(self.cut(b, m), case, self.centers[b, :m])
+
+    def _seconds_of(self, m: int) -> float:
+        self.cut(0, m)  # whatever happens the first time only
+        start = time.perf_counter()
+        self.cut(1, m)
+        return time.perf_counter() - start
 
     def measure(self, turn: int) -> float:
         """Return samples/s; each round goes on with other batches."""
