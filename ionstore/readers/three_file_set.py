@@ -1,13 +1,17 @@
 """The three-file set: ``rho_z8.397.npy``, ``nsrc_z8.397.npy``, ``xHII_z8.397.npy`` in a folder."""
 
+import difflib
+import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE
-from ionstore.description import read_description
+from ionstore.description import FILE_NAME, SimulationDescription, read_description
 from ionstore.errors import SourceDataError
 from ionstore.fields import EXTRA, FIELDS, REQUIRED, Field
 from ionstore.readers.base import FieldSource, Simulation, SimulationReader
@@ -18,6 +22,7 @@ _FILE_NAME = re.compile(r"(?P<prefix>.+)_z(?P<redshift>\d+(\.\d+)?)\.np[yz]")
 _DATA_SUFFIXES = (*_SUFFIXES, ".h5", ".hdf5", ".bin", ".dat")
 _STORE_SUFFIXES = (".zarr", ".zarr.partial")
 _NAMES_SHOWN = 6
+_LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
 
 
 class ThreeFileSet(SimulationReader):
@@ -50,7 +55,7 @@ class ThreeFileSet(SimulationReader):
         for field in REQUIRED:
             for redshift in redshifts:
                 if redshift not in files[field.name]:
-                    raise SourceDataError(_missing(folder, field, redshift))
+                    raise SourceDataError(_missing(folder, field, redshift, files, ignored))
         for field in EXTRA:
             lacking = [redshift for redshift in redshifts if redshift not in files[field.name]]
             if files[field.name] and lacking:
@@ -64,6 +69,7 @@ class ThreeFileSet(SimulationReader):
         if subfolders := _subfolders_with_data(folder):
             notes.append(f"subfolders are not read: {_listed(subfolders)}")
         description = read_description(folder)
+        notes += _unknown_keys(folder)
         cubes: dict[str, dict[float, FieldSource]] = {
             name: {
                 redshift: open_numpy_file(files[name][redshift], field.file_prefix)
@@ -113,11 +119,43 @@ def _check_redshifts(folder: Path, redshifts: list[float]) -> None:
             )
 
 
-def _missing(folder: Path, field: Field, redshift: float) -> str:
-    return (
-        f"{folder}: {field.file_prefix}_z{redshift:.3f}.npy is missing: {field.name} is required "
-        "at every redshift; add it, or move the other files of this redshift away"
+def _missing(
+    folder: Path,
+    field: Field,
+    redshift: float,
+    files: Mapping[str, Mapping[float, Path]],
+    ignored: Iterable[str],
+) -> str:
+    name = f"{field.file_prefix}_z{redshift:.3f}.npy"
+    others = [files[other.name] for other in REQUIRED if other is not field]
+    alone = [
+        path.name
+        for there, path in files[field.name].items()
+        if any(there not in other for other in others)
+    ]
+    near = difflib.get_close_matches(name, [*alone, *ignored], n=1, cutoff=_LIKENESS)
+    way_on = (
+        f"{near[0]} is there: rename it if it is the one"
+        if near
+        else "add it, or move the other files of this redshift away"
     )
+    return f"{folder}: {name} is missing: {field.name} is required at every redshift; {way_on}"
+
+
+def _unknown_keys(folder: Path) -> Iterator[str]:
+    """Yield a note for every key of the description that nobody reads."""
+    path = folder / FILE_NAME
+    told = json.loads(path.read_text()) if path.exists() else {}
+    for where, keys, known in (
+        ("", told, SimulationDescription.model_fields),
+        ("cosmology.", told.get("cosmology") or {}, Cosmology.__dataclass_fields__),
+    ):
+        for key in sorted(set(keys) - set(known)):
+            (nearest,) = difflib.get_close_matches(key, known, n=1, cutoff=0)
+            yield (
+                f"{FILE_NAME}: {where}{key} is no key that is known, so it is ignored; "
+                f"the nearest is {where}{nearest}"
+            )
 
 
 def _subfolders_with_data(folder: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -58,11 +59,53 @@ def test_the_description_beside_the_files_is_read(tmp_path: Path) -> None:
     assert simulation.n_src_units == "1"
 
 
+def test_keys_of_the_description_that_nobody_reads_are_named(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    told = {"box_length": 20.0, "density_frame": "proper", "cosmology": {"h": 0.7, "Omega_m": 0.3}}
+    (tmp_path / "simulation.json").write_text(json.dumps(told))
+    simulation = find_simulation(tmp_path)
+    assert simulation.notes == (
+        "simulation.json: box_length is no key that is known, so it is ignored; "
+        "the nearest is box_length_cmpc",
+        "simulation.json: cosmology.Omega_m is no key that is known, so it is ignored; "
+        "the nearest is cosmology.omega_m",
+    )
+    assert simulation.cosmology == Cosmology(h=0.7)
+    told = SimulationDescription(cosmology=Cosmology(h=0.7), seed=1).model_dump()
+    (tmp_path / "simulation.json").write_text(json.dumps(told))
+    assert find_simulation(tmp_path).notes == ()
+
+
 @pytest.mark.parametrize("prefix", ["rho", "nsrc", "xHII"])
 def test_a_missing_field_is_named(tmp_path: Path, prefix: str) -> None:
     write_set(tmp_path)
     (tmp_path / f"{prefix}_z7.500.npy").unlink()
     with pytest.raises(SourceDataError, match=rf"{prefix}_z7\.500\.npy is missing"):
+        find_simulation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("rho_z7.500.npy", "rho_z7.51.npy", "rho_z7.500.npy"),
+        ("rho_z7.500.npy", "Rho_z7.500.npy", "rho_z7.500.npy"),
+        ("nsrc_z7.500.npy", "nsrc_z7.5.npz.npy", "nsrc_z7.500.npy"),
+        ("xHII_z7.500.npy", "xhii_z7.500.npy", "xHII_z7.500.npy"),
+    ],
+)
+def test_a_file_that_may_be_the_missing_one_is_named(
+    tmp_path: Path, old: str, new: str, missing: str
+) -> None:
+    write_set(tmp_path)
+    (tmp_path / old).rename(tmp_path / new)
+    with pytest.raises(SourceDataError, match=rf"{missing} is missing.*; {new} is there"):
+        find_simulation(tmp_path)
+
+
+def test_a_file_that_belongs_elsewhere_is_not_taken_for_the_missing_one(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("7.500", "7.510"))
+    (tmp_path / "rho_z7.510.npy").unlink()
+    with pytest.raises(SourceDataError, match=r"rho_z7\.510\.npy is missing.*; add it"):
         find_simulation(tmp_path)
 
 
