@@ -17,6 +17,10 @@ from ionstore.statistics import FieldStatistics
 ATTRIBUTE = "ionstore"
 FORMAT_VERSION = 1
 ROOT_METADATA = "zarr.json"
+BUILD_LOCK = "lock"
+"""File by which the folder of a build is known."""
+
+_BUILD_SUFFIX = ".partial"
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -108,7 +112,7 @@ def software_versions() -> dict[str, str]:
 def partial_folder(path: Path) -> Path:
     """Return where a store is built: beside its real folder, which `path` may be a link to."""
     real = Path(os.path.realpath(path))
-    return real.parent / f"{real.name}.partial"
+    return real.parent / f"{real.name}{_BUILD_SUFFIX}"
 
 
 def read_root_metadata(path: Path) -> dict[str, Any]:
@@ -133,9 +137,12 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
         root = json.loads((path / ROOT_METADATA).read_text())
         root["attributes"][ATTRIBUTE]["format_version"]
     except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
+        real = Path(os.path.realpath(path))
+        found, way_on = "none", "make one with `ionstore ingest SIM STORE`"
+        if real.suffix == _BUILD_SUFFIX and (real / BUILD_LOCK).exists():
+            found, way_on = f"the unfinished build of {real.stem}", "run the same ingest again"
         raise StoreFormatError(
-            f"{path}: expected a store made by ionstore, found none; "
-            "make one with `ionstore ingest SIM STORE`"
+            f"{path}: expected a store made by ionstore, found {found}; {way_on}"
         ) from error
     parsed: dict[str, Any] = root
     return parsed

@@ -12,6 +12,7 @@ from typing import IO, Any, Self
 
 from ionstore.atomic import swap_in, sync, write_json
 from ionstore.attributes import (
+    BUILD_LOCK,
     ROOT_METADATA,
     parse_attributes,
     partial_folder,
@@ -123,7 +124,7 @@ class StoreBuild:
 
     @property
     def _lock_path(self) -> Path:
-        return self.folder / "lock"
+        return self.folder / BUILD_LOCK
 
     def _check_target(self) -> None:
         if not os.path.lexists(self.place):

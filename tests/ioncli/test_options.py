@@ -8,6 +8,7 @@ import zarr
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
+from ionstore.build import StoreBuild
 from tests.three_file_sets import write_set
 
 OPENING = (["info"], ["view"], ["edit", "--h", "0.7"])
@@ -48,6 +49,23 @@ def test_what_is_no_store_is_named_in_one_sentence(
     assert f"{tmp_path / path}: " in result.stderr
     assert said in result.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", OPENING, ids=lambda command: command[0])
+def test_an_unfinished_build_is_named_under_either_name(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StoreBuild(tmp_path / "cubes.zarr") as build:
+        build.begin({"uuid": "some", "ingest": {}})
+    monkeypatch.chdir(build.folder)
+    for path, said in (
+        (tmp_path / "cubes.zarr", "found nothing; its build in cubes.zarr.partial is not finished"),
+        (build.folder, "found the unfinished build of cubes.zarr; run the same ingest again"),
+        (Path(), ".: expected a store made by ionstore, found the unfinished build of cubes.zarr"),
+    ):
+        result = _run(*command, path)
+        assert _is_one_sentence(result), result.output
+        assert said in result.stderr
 
 
 @pytest.mark.parametrize("command", OPENING, ids=lambda command: command[0])
