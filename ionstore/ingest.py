@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 from ionstore.build import StoreBuild, full_disk_as_message
+from ionstore.errors import StoreExistsError
 from ionstore.ingest_parts import PartWriter, Sources, check_disk, merge_parts, require_space
 from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, describe, plan_as_json, plan_ingest
 from ionstore.inventory import Inventory, take_inventory
@@ -46,11 +47,11 @@ def ingest_cubes(
     keep_bits : mapping of str to int, optional
         Bits of the mantissa to keep, for fields that are to be rounded; all by default.
     overwrite : bool
-        Whether to replace a store at `target`.
+        Whether to replace a store at `target`, and to discard an unfinished build of another.
     max_shard_cells, chunk_cells : int
         As in `ionstore.layout.plan_layout`.
     command_line : str, optional
-        Recorded in the store.
+        Recorded in the store, and named to finish its build with.
     on_progress : callable, optional
         Called with the bytes done and the total: each value counts twice, once per pass.
     on_note : callable, optional
@@ -66,7 +67,8 @@ def ingest_cubes(
     SourceDataError
         If the simulation is not fit to be ingested; nothing is left behind.
     StoreExistsError
-        If there is something at `target` that may not be replaced, or another build of it runs.
+        If there is something at `target` that may not be replaced, another build of it runs, or
+        one of other files or with other options was not finished.
     DiskSpaceError
         If the disk cannot hold the store.
     StoreDamageError
@@ -144,11 +146,18 @@ def _survey(
 def _parts_done(
     build: StoreBuild, plan: IngestPlan, parts: tuple[Part, ...], note: OnNote
 ) -> set[Part]:
-    """Return the parts that an earlier run of the same plan has written; others are discarded."""
+    """Return the parts that an earlier run of the same plan has written."""
     recorded = build.plan()
     if recorded is None:
         return set()
     if recorded.get("ingest") != plan_as_json(plan):
+        if not build.overwrite:
+            command = recorded.get("command_line")
+            raise StoreExistsError(
+                f"{build.folder}: an ingest of other files or with other options was not finished; "
+                f"finish it with the command that began it{f' ({command})' if command else ''}, "
+                "or discard it with --overwrite"
+            )
         note("an unfinished build with other files or options is discarded")
         build.discard()
         return set()
@@ -160,7 +169,7 @@ def _parts_done(
 
 def _begin(build: StoreBuild, plan: IngestPlan, command_line: str | None) -> StoreWriter:
     store_uuid = str(uuid.uuid4())
-    build.begin({"uuid": store_uuid, "ingest": plan_as_json(plan)})
+    build.begin({"uuid": store_uuid, "command_line": command_line, "ingest": plan_as_json(plan)})
     return create_store(
         build.store_path,
         plan.mesh,

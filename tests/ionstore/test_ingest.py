@@ -383,23 +383,35 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
     assert not (tmp_path / "cubes.zarr.partial").exists()
 
 
-def test_another_plan_discards_what_was_built(
+def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(tmp_path / "sim", 8)
+    target, build = tmp_path / "cubes.zarr", tmp_path / "cubes.zarr.partial"
     with monkeypatch.context() as patched:
         _fail_after(patched, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=20.0)
+            ingest_cubes(
+                tmp_path / "sim", target, box_length_cmpc=20.0, command_line="ionstore ingest sim"
+            )
+    built = files_of(build)
+    with pytest.raises(StoreExistsError, match=r"\(ionstore ingest sim\), or .* --overwrite$"):
+        ingest_cubes(tmp_path / "sim", target, box_length_cmpc=21.0)
+    before = np.load(tmp_path / "sim" / "rho_z9.000.npy")
     cubes = random_cubes(8, 9.0, seed=5)
     np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
+    with pytest.raises(StoreExistsError, match="other files"):
+        ingest_cubes(tmp_path / "sim", target, box_length_cmpc=20.0)
+    assert files_of(build) == built
+
     notes: list[str] = []
     ingest_cubes(
-        tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=20.0, on_note=notes.append
+        tmp_path / "sim", target, box_length_cmpc=20.0, overwrite=True, on_note=notes.append
     )
     assert notes == ["an unfinished build with other files or options is discarded"]
-    store = CubeStore.open(tmp_path / "cubes.zarr")
-    np.testing.assert_array_equal(store.read_field("n_igm", 9.0), cubes["n_igm"])
+    stored = CubeStore.open(target).read_field("n_igm", 9.0)
+    np.testing.assert_array_equal(stored, cubes["n_igm"])
+    assert (stored != before).any()
 
 
 def test_a_build_killed_after_the_swap_is_cleared_away(tmp_path: Path) -> None:
