@@ -3,20 +3,28 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError, StoreExistsError
+from ionstore.fields import N_IGM, N_SRC
 from ionstore.grid import Mesh
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes, write_cell_centers
+from ionstore.units import N_SRC_UNITS, KnownFrame
 
 
 def edit_store(
-    path: Path, *, box_length_cmpc: float | None = None, h: float | None = None
+    path: Path,
+    *,
+    box_length_cmpc: float | None = None,
+    h: float | None = None,
+    n_src_unit: str | None = None,
+    density_frame: KnownFrame | None = None,
 ) -> CubeStore:
-    """Change the box length or the Hubble constant of a store.
+    """Change what a store says about its numbers; the numbers stay.
 
     Parameters
     ----------
@@ -26,6 +34,11 @@ def edit_store(
         Comoving side of the box in cMpc; the coordinates x, y, z follow. As it was by default.
     h : float, optional
         Hubble constant today in units of 100 km/s/Mpc. As it was by default.
+    n_src_unit : str, optional
+        Unit of sources that are not stored as counts, one of `ionstore.units.N_SRC_UNITS`. As it
+        was by default.
+    density_frame : {"proper", "comoving"}, optional
+        Frame of the gas density, whose unit is then g/cm3. As it was by default.
 
     Returns
     -------
@@ -37,7 +50,9 @@ def edit_store(
     StoreFormatError
         If there is no complete store.
     SourceDataError
-        If a value is not positive.
+        If a value is not positive, or the unit is not one that the stored sources can have.
+    NotInStoreError
+        If the store does not hold the field.
     StoreExistsError
         If the store is being built or edited, or an ingest into it was not finished.
     DiskSpaceError
@@ -54,6 +69,12 @@ def edit_store(
         if value is not None and not 0 < value < float("inf"):
             raise SourceDataError(f"the {name} must be positive, got {value}")
     store = CubeStore.open(path)
+    attributes = {}
+    if n_src_unit is not None:
+        attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}
+    if density_frame is not None:
+        store.units(N_IGM.name)  # raises where there is no density
+        attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
     with StoreBuild(path, overwrite=True) as build, full_disk_as_message(build.folder):
         if build.plan() is not None:
             raise StoreExistsError(
@@ -71,9 +92,29 @@ def edit_store(
         if h is not None:
             cosmology = dataclasses.replace(store.cosmology or Cosmology(), h=h)
             changed = changed.model_copy(update={"cosmology": cosmology})
+        _update_fields(build.store_path, attributes)
         write_attributes(build.store_path, changed)
         build.publish()
     return CubeStore.open(build.place)
+
+
+def _checked_unit(store: CubeStore, unit: str) -> str:
+    if unit not in N_SRC_UNITS:
+        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")
+    if store.dtype(N_SRC.name).kind == "u" and unit != "1":
+        raise SourceDataError(
+            f"{store.path}: n_src is stored as counts, whose unit is 1, got {unit}; if they are "
+            f"none, ingest the simulation again with --n-src-unit {unit}"
+        )
+    return unit
+
+
+def _update_fields(path: Path, attributes: Mapping[str, Mapping[str, str]]) -> None:
+    """Change attributes of arrays; consolidated metadata are left to whoever calls."""
+    import zarr
+
+    for name, changed in attributes.items():
+        zarr.open_array(path / name, mode="r+", zarr_format=3).attrs.update(changed)
 
 
 def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:

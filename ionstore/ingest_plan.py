@@ -153,7 +153,7 @@ def plan_ingest(
             if units == "unknown":
                 on_note(
                     "the unit of n_src is unknown: it is no count, and nothing says what it is; "
-                    "--n-src-unit names it"
+                    "give --n-src-unit here, or `ionstore edit STORE --n-src-unit` later"
                 )
         if name == "n_igm":
             frame, units = _density(simulation, surveys[name], on_note)
@@ -195,7 +195,8 @@ def _density(
         if fitting == "unknown":
             on_note(
                 "the unit of n_igm is unknown: its mean fits neither the proper nor the comoving "
-                "cosmic mean in g/cm3; name its frame in simulation.json"
+                "cosmic mean in g/cm3; if it is in g/cm3, set density_frame to proper or comoving "
+                "in simulation.json, or give `ionstore edit STORE --density-frame` later"
             )
             return "unknown", "unknown"
         return fitting, FIELDS["n_igm"].units

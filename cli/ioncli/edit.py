@@ -1,18 +1,34 @@
 """``ionstore edit``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ioncli import options
+
+if TYPE_CHECKING:
+    from ionstore.store import CubeStore
 
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @options.box_length
 @options.hubble_constant
-def edit(store: Path, box_length_cmpc: float | None, h: float | None) -> None:
-    """Supply what was not known when STORE was made: the box length, the Hubble constant.
+@options.n_src_unit
+@click.option(
+    "--density-frame",
+    type=click.Choice(("proper", "comoving")),
+    help="Whether the gas density in g/cm3 is that of its own time or of today's volume.",
+)
+def edit(
+    store: Path,
+    box_length_cmpc: float | None,
+    h: float | None,
+    n_src_unit: str | None,
+    density_frame: Literal["proper", "comoving"] | None,
+) -> None:
+    """Supply what was not known when STORE was made, or was known wrongly.
 
     Positions and metadata are rewritten; the cubes stay as they are.
 
@@ -20,15 +36,44 @@ def edit(store: Path, box_length_cmpc: float | None, h: float | None) -> None:
     Example:
       ionstore edit cubes.zarr --box-length 714.3 --h 0.7
     """
-    if box_length_cmpc is None and h is None:
-        raise click.UsageError("nothing to change: give --box-length, --h, or both")
+    given = {
+        "box length": box_length_cmpc,
+        "h": h,
+        "unit of n_src": n_src_unit,
+        "frame of n_igm": density_frame,
+    }
+    if all(value is None for value in given.values()):
+        raise click.UsageError(
+            "nothing to change: give --box-length, --h, --n-src-unit or --density-frame"
+        )
     from ionstore.edit import edit_store
+    from ionstore.store import CubeStore
 
     with options.errors_as_messages():
-        edited = edit_store(store, box_length_cmpc=box_length_cmpc, h=h)
-    box, cosmology = edited.mesh.box_length_cmpc, edited.cosmology
-    click.echo(
-        f"{store}: box length {'unknown' if box is None else f'{box:g} cMpc'}, "
-        f"h {'unknown' if cosmology is None or cosmology.h is None else f'{cosmology.h:g}'}"
-    )
+        before = _what_it_says(CubeStore.open(store))
+        edited = edit_store(
+            store,
+            box_length_cmpc=box_length_cmpc,
+            h=h,
+            n_src_unit=n_src_unit,
+            density_frame=density_frame,
+        )
+    after = _what_it_says(edited)
+    changes = [
+        f"{name} {after[name]}" + ("" if after[name] == before[name] else f" (was {before[name]})")
+        for name, value in given.items()
+        if value is not None
+    ]
+    click.echo(f"{store}: {', '.join(changes)}")
     options.say_if_the_working_folder_is_gone()
+
+
+def _what_it_says(store: "CubeStore") -> dict[str, str]:
+    """Return what can be edited, in words."""
+    box, cosmology = store.mesh.box_length_cmpc, store.cosmology
+    return {
+        "box length": "unknown" if box is None else f"{box:g} cMpc",
+        "h": "unknown" if cosmology is None or cosmology.h is None else f"{cosmology.h:g}",
+        "unit of n_src": store.units("n_src") if "n_src" in store.field_names else "unknown",
+        "frame of n_igm": store.frame,
+    }

@@ -32,11 +32,7 @@ class KeepBits(click.ParamType[tuple[str, int]]):
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @options.box_length
 @options.hubble_constant
-@click.option(
-    "--n-src-unit",
-    type=click.Choice(("Msun", "grid_mass", "1")),
-    help="Unit of the sources where they are no counts.",
-)
+@options.n_src_unit
 @click.option(
     "--keep-bits",
     type=KeepBits(),
@@ -44,7 +40,7 @@ class KeepBits(click.ParamType[tuple[str, int]]):
     metavar="FIELD=BITS",
     help="Round a field to this many bits of its mantissa (of 23), so that it takes less space.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace STORE if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace STORE, or an unfinished build of it.")
 def ingest(
     sim: Path,
     store: Path,
@@ -59,6 +55,14 @@ def ingest(
     SIM holds rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy (or .npz) for every redshift:
     gas density in g/cm3, sources and ionized fraction on one cubic mesh. What they do not say is
     read from simulation.json beside them, if there is one; options given here win over it.
+
+    \b
+    Keys of simulation.json, each of which may be missing:
+      box_length_cmpc  comoving side of the box in cMpc
+      cosmology        name, h, omega_m, omega_b, sigma_8, n_s
+      density_frame    "proper" or "comoving"
+      n_src_units      "1" (counts), "Msun" or "grid_mass"
+      seed             of the initial conditions; marks what `ionstore simulate` wrote
 
     An ingest that was stopped goes on where it was when the same command is run again.
 

@@ -64,6 +64,12 @@ hubble_constant = click.option(
     help="Hubble constant today in 100 km/s/Mpc.",
 )
 
+n_src_unit = click.option(
+    "--n-src-unit",
+    type=click.Choice(("Msun", "grid_mass", "1")),
+    help="Unit of the sources where they are no counts.",
+)
+
 
 def say_if_the_working_folder_is_gone() -> None:
     """Tell users who stood in the folder of a store that a new one has taken its place."""

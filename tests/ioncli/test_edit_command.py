@@ -31,7 +31,7 @@ def test_a_box_length_supplied_later_reaches_everything(store: Path) -> None:
     cubes = {name: before.read_field(name, 9.0) for name in before.field_names}
     result = _run(store, "--box-length", "25", "--h", "0.7")
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{store}: box length 25 cMpc, h 0.7\n"
+    assert result.stdout == (f"{store}: box length 25 cMpc (was unknown), h 0.7 (was unknown)\n")
     after = CubeStore.open(store)
     assert after.mesh.box_length_cmpc == 25.0
     assert after.cosmology == Cosmology(h=0.7)
@@ -52,7 +52,7 @@ def test_the_working_folder_can_be_edited(store: Path, monkeypatch: pytest.Monke
     result = _run(".", "--box-length", "25")
     os.chdir(store)
     assert result.exit_code == 0, result.output
-    assert result.stdout == ".: box length 25 cMpc, h unknown\n"
+    assert result.stdout == ".: box length 25 cMpc (was unknown)\n"
     assert "enter it again" in result.stderr
     assert CubeStore.open(".").mesh.box_length_cmpc == 25.0
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
@@ -75,8 +75,42 @@ def test_what_is_not_named_stays(store: Path) -> None:
     assert _run(store, "--box-length", "25").exit_code == 0
     assert _run(store, "--h", "0.7").exit_code == 0
     assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
-    result = _run(store, "--box-length", "30")
-    assert "box length 30 cMpc, h 0.7" in result.stdout
+    assert CubeStore.open(store).cosmology == Cosmology(h=0.7)
+
+
+def test_what_is_replaced_is_named(store: Path) -> None:
+    assert _run(store, "--box-length", "25", "--h", "0.7").exit_code == 0
+    result = _run(store, "--box-length", "30", "--h", "0.7")
+    assert result.stdout == f"{store}: box length 30 cMpc (was 25 cMpc), h 0.7\n"
+    result = _run(store, "--density-frame", "comoving")
+    assert result.stdout == f"{store}: frame of n_igm comoving (was proper)\n"
+
+
+def test_units_supplied_later_reach_everything(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 10)
+    for prefix in ("rho", "nsrc"):
+        np.save(tmp_path / "sim" / f"{prefix}_z9.000.npy", np.full((10, 10, 10), 0.5))
+    store, notes = tmp_path / "cubes.zarr", list[str]()
+    ingest_cubes(tmp_path / "sim", store, box_length_cmpc=20.0, on_note=notes.append)
+    before = CubeStore.open(store)
+    assert (before.units("n_src"), before.units("n_igm"), before.frame) == 3 * ("unknown",)
+    for option in ("--n-src-unit", "--density-frame"):
+        assert any(f"`ionstore edit STORE {option}`" in note for note in notes)
+    result = _run(store, "--n-src-unit", "Msun", "--density-frame", "proper")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        f"{store}: unit of n_src Msun (was unknown), frame of n_igm proper (was unknown)\n"
+    )
+    after = CubeStore.open(store)
+    assert (after.units("n_src"), after.units("n_igm"), after.frame) == ("Msun", "g cm-3", "proper")
+    assert after.attributes == before.attributes
+    np.testing.assert_array_equal(after.read_field("n_src", 9.0), before.read_field("n_src", 9.0))
+    for consolidated in (True, False):
+        with xr.open_zarr(store, consolidated=consolidated) as dataset:
+            assert dataset["n_src"].attrs["units"] == "Msun"
+            assert dataset["n_igm"].attrs["units"] == "g cm-3"
+            assert dataset["n_igm"].attrs["frame"] == "proper"
+            assert dataset["n_igm"].attrs["long_name"] == "gas density"
 
 
 def test_a_killed_edit_leaves_the_store_as_it_was(
@@ -136,6 +170,9 @@ def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
         (["--h", "inf"], 2, "--h"),
         (["--h", "nan"], 2, "--h"),
         (["--h", "10"], 2, "--h"),
+        (["--n-src-unit", "kg"], 2, "--n-src-unit"),
+        (["--n-src-unit", "Msun"], 1, "n_src is stored as counts, whose unit is 1, got Msun; if"),
+        (["--density-frame", "unknown"], 2, "--density-frame"),
     ],
 )
 def test_mistakes_are_answered_in_one_sentence(

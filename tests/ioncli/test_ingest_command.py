@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
+from ionstore.cosmology import Cosmology
 from ionstore.description import SimulationDescription
 from ionstore.store import CubeStore
 from tests.three_file_sets import files_of, write_set
@@ -238,6 +239,14 @@ def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:
     assert second.exit_code == 1
     assert "another process is building or editing this store" in second.stderr
     assert CubeStore.open(tmp_path / "cubes.zarr").redshifts == (10.0, 9.0, 8.0, 7.0)
+
+
+def test_every_key_of_the_description_is_documented() -> None:
+    page = CliRunner().invoke(ionstore, ["ingest", "--help"]).stdout
+    readme = Path(__file__, "../../../README.md").resolve().read_text()
+    for key in (*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__):
+        assert re.search(rf"\b{key}\b", page), key
+        assert re.search(rf"`{key}`", readme), key
 
 
 @pytest.mark.parametrize("command", ["ingest", "info", "view", "edit"])
