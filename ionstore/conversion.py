@@ -1,5 +1,6 @@
 """Stored values become float32: an affine map, or that of a logarithm, while cells are copied."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,9 +16,11 @@ from ionstore.layout import Corner
 Block = NDArray[np.float32]
 """Cells of one field, shape (a, b, c), the last axis contiguous."""
 
-_Box = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-"""Where a box of cells is read and where it goes, each as the place of its first cell in a flat
-array and the steps along its first two axes; then its shape."""
+_Triple = tuple[int, int, int]
+_Box = tuple[_Triple, _Triple, _Triple, _Triple]
+"""The box that a kernel takes out of a run of chunks: its first cell in the first chunk, the shape
+of a chunk, the place in the memory of the block (its first cell there and the steps along its
+first two axes), its own shape."""
 
 _LN_2 = float(np.log(2.0))
 _MANTISSA = np.int64(52)  # its bits in a float64
@@ -50,14 +53,15 @@ AS_STORED = Conversion()
 
 
 class BlockConverter:
-    """Writes cells of a stored dtype into a block of float32.
+    """Writes cells of a stored dtype into a block.
 
     Parameters
     ----------
     dtype : dtype
         Stored dtype: a real number or bool, in the byte order of this machine.
     out : ndarray of float32, shape (a, b, c)
-        The block; its last axis must be contiguous, its other strides may be any.
+        The block; its last axis must be contiguous, its other strides may be any. With
+        `AS_STORED` it may also be of the stored dtype.
     conversion : Conversion
         What becomes of a value.
 
@@ -68,60 +72,61 @@ class BlockConverter:
 
     Notes
     -----
-    Values of one or two bytes are looked up in a table of all their results. Wider ones go through
-    a kernel of vector code that releases the global interpreter lock and makes no copy.
+    Logarithms of values of one or two bytes are looked up in a table of them all; other values go
+    through vector code. All kernels release the global interpreter lock and make no copy.
     """
 
-    def __init__(self, dtype: np.dtype[Any], out: Block, conversion: Conversion) -> None:
+    def __init__(self, dtype: np.dtype[Any], out: Array, conversion: Conversion) -> None:
         if dtype.kind not in "biuf" or not dtype.isnative or dtype.itemsize > 8:
             raise ValueError(f"dtype must be real numbers in native byte order, got {dtype}")
-        if out.dtype != np.float32 or out.ndim != 3 or not _rows_are_contiguous(out):
+        is_copy = conversion == AS_STORED and out.dtype == dtype
+        if not (is_copy or out.dtype == np.float32) or out.ndim != 3 or not _has_whole_rows(out):
             raise ValueError(
                 "out must be float32 of shape (a, b, c), its last axis contiguous, got "
                 f"{out.dtype} of shape {out.shape} and strides {out.strides}"
             )
         if not out.flags.writeable:
             raise ValueError("out must be writeable, got an array that is not")
-        self._out = out
-        self._conversion = conversion
-        self._cells, self._first, self._steps = _flat(out)
-        self._is_copy = conversion == AS_STORED and dtype == np.float32
-        self._lookup = None
-        if dtype.itemsize <= _TABLE_BYTES:
-            self._lookup = (np.dtype(f"u{dtype.itemsize}"), _table(conversion, dtype))
+        cells, self._first, self._steps = _flat(out)
+        is_small = dtype.itemsize <= _TABLE_BYTES
+        # Numba knows no float16.
+        is_looked_up = is_small and (conversion.log_scale is not None or dtype.kind in "bf")
+        as_bits = is_copy or is_looked_up
+        self._dtype = np.dtype(f"u{dtype.itemsize}") if as_bits else dtype
+        self._fill: Callable[[Array, _Box], None]
+        if is_copy:
+            bits = cells.view(self._dtype)
+            self._fill = lambda values, box: _copy(values, bits, box)
+        elif is_looked_up:
+            table = _table(conversion, dtype)
+            self._fill = lambda values, box: _look_up(values, cells, box, table)
+        elif conversion.log_scale is None:
+            scale, offset = float(conversion.scale), float(conversion.offset)
+            self._fill = lambda values, box: _map(values, cells, box, scale, offset)
+        else:
+            scales = (
+                float(conversion.scale),
+                float(conversion.offset),
+                float(conversion.log_scale),
+            )
+            self._fill = lambda values, box: _map_logarithm(values, cells, box, scales)
 
-    def place(self, chunk: Array, source: Corner, target: Corner, shape: Corner) -> None:
-        """Write a box of cells of a chunk into the block.
+    def place(self, chunks: Array, source: Corner, target: Corner, shape: Corner) -> None:
+        """Write a box of cells out of a run of chunks into the block.
 
         Parameters
         ----------
-        chunk : ndarray, shape (nx, ny, nz)
-            Stored values, C-contiguous.
+        chunks : ndarray, shape (n, nx, ny, nz)
+            Stored values of chunks that follow each other along the last axis, C-contiguous.
         source, target : tuple of three int
-            First cell of the box in the chunk and in the block; nothing is checked.
+            First cell of the box in the first chunk and in the block; nothing is checked.
         shape : tuple of three int
-            Cells of the box along each axis.
+            Cells of the box along each axis, over all chunks.
         """
-        if self._is_copy:
-            self._out[slices(target, shape)] = chunk[slices(source, shape)]
-            return
-        _, ny, nz = chunk.shape
         rows, columns = self._steps
         first = self._first + target[0] * rows + target[1] * columns + target[2]
-        box = (
-            ((source[0] * ny + source[1]) * nz + source[2], ny * nz, nz),
-            (first, rows, columns),
-            shape,
-        )
-        values, map_ = chunk.reshape(-1), self._conversion
-        if self._lookup is not None:
-            as_index, table = self._lookup
-            _look_up(values.view(as_index), self._cells, box, table)
-        elif map_.log_scale is None:
-            _map(values, self._cells, box, float(map_.scale), float(map_.offset))
-        else:
-            scales = (float(map_.scale), float(map_.offset), float(map_.log_scale))
-            _map_logarithm(values, self._cells, box, scales)
+        box = (source, chunks.shape[1:], (first, rows, columns), shape)
+        self._fill(chunks.reshape(-1).view(self._dtype), box)
 
 
 def convert(values: Array, out: Block, conversion: Conversion = AS_STORED) -> None:
@@ -153,7 +158,7 @@ def convert(values: Array, out: Block, conversion: Conversion = AS_STORED) -> No
         raise ValueError(f"values must have the shape {out.shape} of out, got {values.shape}")
     if values.size:
         a, b, c = values.shape
-        converter.place(np.ascontiguousarray(values), (0, 0, 0), (0, 0, 0), (a, b, c))
+        converter.place(np.ascontiguousarray(values)[np.newaxis], (0, 0, 0), (0, 0, 0), (a, b, c))
 
 
 def slices(start: Corner, shape: Corner) -> tuple[slice, slice, slice]:
@@ -162,7 +167,7 @@ def slices(start: Corner, shape: Corner) -> tuple[slice, slice, slice]:
     return slice(i, i + a), slice(j, j + b), slice(k, k + c)
 
 
-def _rows_are_contiguous(block: Array) -> bool:
+def _has_whole_rows(block: Array) -> bool:
     item = block.itemsize
     if not block.size:
         return True
@@ -201,42 +206,66 @@ def _table(conversion: Conversion, dtype: np.dtype[Any]) -> NDArray[np.float32]:
 
 
 @njit(nogil=True, cache=True)
+def _copy(values: Array, out: Array, box: _Box) -> None:
+    for i in range(box[3][0]):
+        for j in range(box[3][1]):
+            for chunk in range(_n_chunks(box)):
+                source, target, n = _row(box, i, j, chunk)
+                for k in range(n):
+                    out[target + k] = values[source + k]
+
+
+@njit(nogil=True, cache=True)
 def _look_up(values: Array, out: Array, box: _Box, table: Array) -> None:
-    read, written, shape = box
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            # Unsigned offsets: Numba wraps negative signed indices, at the cost of a branch.
-            source = np.uint64(read[0] + i * read[1] + j * read[2])
-            target = np.uint64(written[0] + i * written[1] + j * written[2])
-            for k in range(np.uint64(shape[2])):
-                out[target + k] = table[values[source + k]]
+    for i in range(box[3][0]):
+        for j in range(box[3][1]):
+            for chunk in range(_n_chunks(box)):
+                source, target, n = _row(box, i, j, chunk)
+                for k in range(n):
+                    out[target + k] = table[values[source + k]]
 
 
 @njit(nogil=True, cache=True)
 def _map(values: Array, out: Array, box: _Box, scale: float, offset: float) -> None:
-    read, written, shape = box
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            source = np.uint64(read[0] + i * read[1] + j * read[2])
-            target = np.uint64(written[0] + i * written[1] + j * written[2])
-            for k in range(np.uint64(shape[2])):
-                out[target + k] = np.float32(scale * np.float64(values[source + k]) + offset)
+    for i in range(box[3][0]):
+        for j in range(box[3][1]):
+            for chunk in range(_n_chunks(box)):
+                source, target, n = _row(box, i, j, chunk)
+                for k in range(n):
+                    out[target + k] = np.float32(scale * np.float64(values[source + k]) + offset)
 
 
 # Without NumPy's rules of division, a test for zero divisors would keep this from vector code.
 @njit(nogil=True, cache=True, error_model="numpy")
-def _map_logarithm(
-    values: Array, out: Array, box: _Box, scales: tuple[float, float, float]
-) -> None:
-    read, written, shape = box
+def _map_logarithm(values: Array, out: Array, box: _Box, scales: tuple[float, ...]) -> None:
     scale, offset, log_scale = scales
-    for i in range(shape[0]):
-        for j in range(shape[1]):
-            source = np.uint64(read[0] + i * read[1] + j * read[2])
-            target = np.uint64(written[0] + i * written[1] + j * written[2])
-            for k in range(np.uint64(shape[2])):
-                logarithm = _log1p(log_scale * np.float64(values[source + k]))
-                out[target + k] = np.float32(scale * logarithm + offset)
+    for i in range(box[3][0]):
+        for j in range(box[3][1]):
+            for chunk in range(_n_chunks(box)):
+                source, target, n = _row(box, i, j, chunk)
+                for k in range(n):
+                    logarithm = _log1p(log_scale * np.float64(values[source + k]))
+                    out[target + k] = np.float32(scale * logarithm + offset)
+
+
+@njit(cache=True)
+def _n_chunks(box: _Box) -> int:
+    (_, _, z), (_, _, nz), _, (_, _, cells) = box
+    return (z + cells - 1) // nz + 1
+
+
+@njit(cache=True)
+def _row(box: _Box, i: int, j: int, chunk: int) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """Return where one chunk's part of a row is read and where it goes, and its cells.
+
+    Unsigned, as Numba wraps negative signed indices, at the cost of a branch.
+    """
+    (x, y, z), (nx, ny, nz), (first, rows, columns), (_, _, cells) = box
+    begin = max(z, chunk * nz)
+    end = min(z + cells, (chunk + 1) * nz)
+    source = (((chunk * nx + x + i) * ny + y + j) - chunk) * nz + begin
+    target = first + i * rows + j * columns + begin - z
+    return np.uint64(source), np.uint64(target), np.uint64(end - begin)
 
 
 @njit(cache=True, error_model="numpy")

@@ -25,30 +25,37 @@ ShardIndex = NDArray[np.uint64]
 """Where the chunks of a shard lie in its file, shape (chunk, 2): first byte, number of bytes."""
 
 Place = Callable[[Array, Corner, Corner, Corner], None]
-"""Takes a decoded chunk, the first cell of a box in it and in the block, and the box's shape."""
+"""Takes decoded chunks, and the `source`, `target` and `shape` of their run."""
+
+_Run = tuple[int, int, int, int, int]
+"""Along one axis: place of the first chunk, chunks, first cell in it and in the block, cells."""
 
 _MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
 _HEADER = struct.Struct("<4xI4xI")  # of Blosc: size of the values, size of the frame
+_RUN_CELLS = 2**18  # a megabyte of float32
 _CACHE_BYTES = 8 * 2**20  # indexes of half a million chunks
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkPart:
-    """The box of cells that one chunk shares with a block.
+class ChunkRun:
+    """The box of cells that chunks in a row along z share with a block.
 
     Parameters
     ----------
     chunk : int
-        Place of the chunk in its shard, in C order.
+        Place of the first chunk in its shard, in C order; the others follow it.
+    n_chunks : int
+        How many chunks, at least 1.
     source, target : tuple of three int
-        First cell of the box in the chunk and in the block.
+        First cell of the box in the first chunk and in the block.
     shape : tuple of three int
-        Cells of the box along each axis, at least 1.
+        Cells of the box along each axis, over all chunks.
     """
 
     chunk: int
+    n_chunks: int
     source: Corner
     target: Corner
     shape: Corner
@@ -62,12 +69,17 @@ class ShardPart:
     ----------
     shard : tuple of three int
         Indices of the shard.
-    chunks : tuple of ChunkPart
+    runs : tuple of ChunkRun
         Its chunks, in C order.
     """
 
     shard: Corner
-    chunks: tuple[ChunkPart, ...]
+    runs: tuple[ChunkRun, ...]
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of all runs."""
+        return sum(run.n_chunks for run in self.runs)
 
 
 def plan_block(layout: Layout, start: Corner, shape: Corner) -> tuple[ShardPart, ...]:
@@ -82,43 +94,52 @@ def plan_block(layout: Layout, start: Corner, shape: Corner) -> tuple[ShardPart,
     shape : tuple of three int
         Cells along each axis, at least 1.
 
+    Notes
+    -----
+    Decoded chunks of a run lie in the processor's cache together: at most 2**18 cells, or one
+    chunk.
+
     Examples
     --------
-    >>> (shard,) = plan_block(Layout(8, 4, 8), (3, 0, 4), (2, 2, 2))
-    >>> shard.chunks[0]
-    ChunkPart(chunk=1, source=(3, 0, 0), target=(0, 0, 0), shape=(1, 2, 2))
-    >>> shard.chunks[1]
-    ChunkPart(chunk=5, source=(0, 0, 0), target=(1, 0, 0), shape=(1, 2, 2))
+    >>> (shard,) = plan_block(Layout(8, 4, 8), (3, 0, 2), (2, 2, 4))
+    >>> shard.runs[0]
+    ChunkRun(chunk=0, n_chunks=2, source=(3, 0, 2), target=(0, 0, 0), shape=(1, 2, 4))
+    >>> shard.runs[1]
+    ChunkRun(chunk=4, n_chunks=2, source=(0, 0, 2), target=(1, 0, 0), shape=(1, 2, 4))
     """
     per_side = layout.shard_cells // layout.chunk_cells
-    along_x, along_y, along_z = (
-        _plan_axis(layout, first, cells) for first, cells in zip(start, shape, strict=True)
+    longest = max(1, _RUN_CELLS // layout.chunk_cells**3)
+    along_x, along_y = (
+        _plan_axis(layout, first, cells, longest=1)
+        for first, cells in zip(start[:2], shape[:2], strict=True)
     )
+    along_z = _plan_axis(layout, start[2], shape[2], longest=longest)
     parts = []
     for shard in product(along_x, along_y, along_z):
-        chunks = []
+        runs = []
         for x, y, z in product(along_x[shard[0]], along_y[shard[1]], along_z[shard[2]]):
-            chunk, source, target, cells = zip(x, y, z, strict=True)
-            place = (chunk[0] * per_side + chunk[1]) * per_side + chunk[2]
-            chunks.append(ChunkPart(place, source, target, cells))
-        parts.append(ShardPart(shard, tuple(chunks)))
+            places, n_chunks, source, target, cells = zip(x, y, z, strict=True)
+            chunk = (places[0] * per_side + places[1]) * per_side + places[2]
+            runs.append(ChunkRun(chunk, n_chunks[2], source, target, cells))
+        parts.append(ShardPart(shard, tuple(runs)))
     return tuple(parts)
 
 
-def _plan_axis(
-    layout: Layout, first: int, cells: int
-) -> dict[int, list[tuple[int, int, int, int]]]:
-    """Return the chunks of each shard along an axis: place, source, target, cells."""
+def _plan_axis(layout: Layout, first: int, cells: int, *, longest: int) -> dict[int, list[_Run]]:
+    """Return the runs of chunks of each shard along an axis."""
     side = layout.chunk_cells
     per_shard = layout.shard_cells // side
-    shards: dict[int, list[tuple[int, int, int, int]]] = {}
-    for chunk in range(first // side, (first + cells - 1) // side + 1):
-        begin = max(first, chunk * side)
-        end = min(first + cells, (chunk + 1) * side)
+    end = first + cells
+    shards: dict[int, list[_Run]] = {}
+    chunk = first // side
+    while chunk * side < end:
         shard, place = divmod(chunk, per_shard)
-        shards.setdefault(shard, []).append(
-            (place, begin - chunk * side, begin - first, end - begin)
-        )
+        n_chunks = min(longest, per_shard - place, (end - 1) // side + 1 - chunk)
+        low = max(first, chunk * side)
+        high = min(end, (chunk + n_chunks) * side)
+        run = (place, n_chunks, low - chunk * side, low - first, high - low)
+        shards.setdefault(shard, []).append(run)
+        chunk += n_chunks
     return shards
 
 
@@ -169,24 +190,24 @@ class ShardIndexes:
 
 def read_chunks(
     path: Path,
-    parts: tuple[ChunkPart, ...],
+    runs: tuple[ChunkRun, ...],
     place: Place,
     *,
     layout: Layout,
     dtype: np.dtype[Any],
     indexes: ShardIndexes,
 ) -> None:
-    """Read, check and decode chunks of a shard, and hand each to `place`.
+    """Read, check and decode chunks of a shard, and hand each run of them to `place`.
 
     Parameters
     ----------
     path : Path
         File of the shard.
-    parts : tuple of ChunkPart
-        The chunks, as in `ShardPart.chunks`.
+    runs : tuple of ChunkRun
+        The chunks, as in `ShardPart.runs`.
     place : callable
-        Called with a decoded chunk, C-contiguous and overwritten afterwards, and with the
-        `source`, `target` and `shape` of its part.
+        Called with the chunks of a run, shape (n, side, side, side), C-contiguous and overwritten
+        afterwards, and with the `source`, `target` and `shape` of the run.
     layout : Layout
         Chunks and shards of the field.
     dtype : dtype
@@ -204,11 +225,13 @@ def read_chunks(
 
     Notes
     -----
-    Chunks are taken in the order of the file. Blosc runs in the calling thread alone, without the
-    global interpreter lock. Memory: one chunk, decoded and not.
+    Blosc runs in the calling thread alone, without the global interpreter lock. Memory: one run of
+    decoded chunks, and one chunk that is not.
     """
     n_chunks = (layout.shard_cells // layout.chunk_cells) ** 3
-    chunk = np.empty((layout.chunk_cells,) * 3, dtype)
+    longest = max(run.n_chunks for run in runs)
+    chunks = np.empty((longest, *(layout.chunk_cells,) * 3), dtype)
+    rooms = list(chunks.reshape(longest, -1))
     try:
         file = FileIO(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -217,20 +240,20 @@ def read_chunks(
         ) from error
     with file, _one_thread_in_blosc():
         index = indexes.index_of(path, file, n_chunks)
-        entries = index[[part.chunk for part in parts]].tolist()
-        for (first, n_bytes), part in sorted(
-            zip(entries, parts, strict=True), key=lambda pair: pair[0][0]
-        ):
-            if first == _MISSING:
-                raise _damage(path, f"chunk {part.chunk} is missing")
-            frame = _read(file, n_bytes, first)
-            _check_frame(path, frame, n_bytes, part.chunk, chunk.nbytes)
-            try:
-                blosc.decompress(frame, chunk)
-            except (RuntimeError, ValueError) as error:
-                what = f"chunk {part.chunk} cannot be decoded ({error})"
-                raise _damage(path, what) from error
-            place(chunk, part.source, part.target, part.shape)
+        for run in runs:
+            numbers = range(run.chunk, run.chunk + run.n_chunks)
+            entries = index[run.chunk : run.chunk + run.n_chunks].tolist()
+            for number, (first, n_bytes), room in zip(numbers, entries, rooms, strict=False):
+                if first == _MISSING:
+                    raise _damage(path, f"chunk {number} is missing")
+                frame = _read(file, n_bytes, first)
+                _check_frame(path, frame, n_bytes, number, room.nbytes)
+                try:
+                    blosc.decompress(frame, room)
+                except (RuntimeError, ValueError) as error:
+                    what = f"chunk {number} cannot be decoded ({error})"
+                    raise _damage(path, what) from error
+            place(chunks, run.source, run.target, run.shape)
 
 
 def _check_frame(path: Path, frame: bytes, n_bytes: int, chunk: int, n_value_bytes: int) -> None:

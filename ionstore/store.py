@@ -10,14 +10,14 @@ import numpy as np
 
 from ionstore.attributes import parse_attributes, read_root_metadata
 from ionstore.codecs import check_storage
-from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion, slices
+from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion
 from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE, Array
 from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, check_region
-from ionstore.shards import Place, ShardIndexes, plan_block, read_chunks
+from ionstore.shards import ShardIndexes, plan_block, read_chunks
 from ionstore.statistics import FieldStatistics
 from ionstore.units import Frame
 
@@ -234,11 +234,7 @@ class CubeStore:
         self._field_layout(field)
         check_region(start, shape, self.mesh.cells_per_side)
         block: Array = np.empty(shape, self.dtype(field))
-
-        def copy(chunk: Array, source: Corner, target: Corner, box: Corner) -> None:
-            block[slices(target, box)] = chunk[slices(source, box)]
-
-        self._decode(field, redshift, start, shape, copy)
+        self._decode(field, redshift, start, shape, BlockConverter(block.dtype, block, AS_STORED))
         return block
 
     def read_into(
@@ -291,7 +287,7 @@ class CubeStore:
         """
         self._field_layout(field)
         converter = BlockConverter(self.dtype(field), out, conversion)
-        return self._decode(field, redshift, start, out.shape, converter.place)
+        return self._decode(field, redshift, start, out.shape, converter)
 
     def shard_path(self, field: str, redshift_index: int, shard: Corner) -> Path:
         """Return the file that holds a shard of a field."""
@@ -307,7 +303,7 @@ class CubeStore:
             ) from None
 
     def _decode(
-        self, field: str, redshift: float, start: Corner, shape: Corner, place: Place
+        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockConverter
     ) -> int:
         layout, dtype = self._field_layout(field), self.dtype(field)
         check_region(start, shape, layout.mesh_cells)
@@ -316,13 +312,13 @@ class CubeStore:
         for part in plan_block(layout, start, shape):
             read_chunks(
                 self.shard_path(field, index, part.shard),
-                part.chunks,
-                place,
+                part.runs,
+                converter.place,
                 layout=layout,
                 dtype=dtype,
                 indexes=self._indexes,
             )
-            n_chunks += len(part.chunks)
+            n_chunks += part.n_chunks
         return n_chunks * layout.chunk_cells**3
 
     def _field_layout(self, field: str) -> Layout:

@@ -118,13 +118,28 @@ def test_any_strides_are_filled_and_nothing_beside(
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8"])
 @pytest.mark.parametrize("conversion", [AS_STORED, Conversion(2.0, 1.0), Conversion(2, 1, 0.5)])
-def test_a_box_of_a_chunk_goes_where_it_belongs(dtype: str, conversion: Conversion) -> None:
-    chunk = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(dtype)
-    out = np.full((7, 8, 9), -7, np.float32)
+@pytest.mark.parametrize(("first", "cells"), [(2, 4), (5, 1), (2, 5), (0, 18), (5, 13), (3, 9)])
+def test_a_box_of_a_run_of_chunks_goes_where_it_belongs(
+    dtype: str, conversion: Conversion, first: int, cells: int
+) -> None:
+    values = np.arange(4 * 5 * 18).reshape(4, 5, 18).astype(dtype)
+    chunks = np.stack(np.split(values, 3, axis=2))  # (3, 4, 5, 6)
+    out = np.full((7, 8, 25), -7, np.float32)
     expected = out.copy()
-    expected[2:4, 4:5, 1:5] = converted(chunk, conversion)[1:3, 3:4, 2:6]
-    BlockConverter(chunk.dtype, out, conversion).place(chunk, (1, 3, 2), (2, 4, 1), (2, 1, 4))
+    expected[2:4, 4:5, 1 : 1 + cells] = converted(values, conversion)[
+        1:3, 3:4, first : first + cells
+    ]
+    converter = BlockConverter(chunks.dtype, out, conversion)
+    converter.place(chunks, (1, 3, first), (2, 4, 1), (2, 1, cells))
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_as_stored_may_keep_their_dtype(dtype: str) -> None:
+    values = np.arange(-60, 60).reshape(1, 2, 3, 20).astype(dtype)
+    out = np.zeros((2, 3, 20), dtype)
+    BlockConverter(out.dtype, out, AS_STORED).place(values, (0, 0, 0), (0, 0, 0), (2, 3, 20))
+    np.testing.assert_array_equal(out, values[0])
 
 
 def test_arrays_of_another_kind_are_refused() -> None:

@@ -46,13 +46,17 @@ def test_every_cell_of_a_block_is_taken_once_from_where_it_is_stored(
     side, per_side = layout.chunk_cells, layout.shard_cells // layout.chunk_cells
     taken = []
     for part in plan_block(layout, start, shape):
-        for box in part.chunks:
-            places = np.unravel_index(box.chunk, (per_side,) * 3)
-            for offset in product(*map(range, box.shape)):
-                within = np.add(box.source, offset)
-                assert within.max() < side
-                stored = (np.multiply(part.shard, per_side) + places) * side + within
-                assert tuple(stored - start) == tuple(np.add(box.target, offset))
+        for run in part.runs:
+            i, j, k = (int(place) for place in np.unravel_index(run.chunk, (per_side,) * 3))
+            assert k + run.n_chunks <= per_side
+            for dx, dy, dz in product(*map(range, run.shape)):
+                next_chunk, z = divmod(run.source[2] + dz, side)
+                within = (run.source[0] + dx, run.source[1] + dy, z)
+                assert max(within) < side
+                assert next_chunk < run.n_chunks
+                place = np.add(np.multiply(part.shard, per_side), (i, j, k + next_chunk))
+                stored = place * side + within
+                assert tuple(stored - start) == tuple(np.add(run.target, (dx, dy, dz)))
                 taken.append(tuple(stored - start))
     assert sorted(taken) == list(product(*map(range, shape)))
 
@@ -60,12 +64,30 @@ def test_every_cell_of_a_block_is_taken_once_from_where_it_is_stored(
 @settings(deadline=None)
 @given(blocks())
 def test_no_chunk_is_read_twice_or_for_nothing(block: tuple[Layout, Corner, Corner]) -> None:
+    layout, start, shape = block
     parts = plan_block(*block)
-    chunks = [(part.shard, box.chunk) for part in parts for box in part.chunks]
-    assert len(set(chunks)) == len(chunks)
-    assert len({part.shard for part in parts}) == len(parts)
-    assert [part.shard for part in parts] == list(block[0].shards_touched(*block[1:]))
-    assert all(min(box.shape) >= 1 for part in parts for box in part.chunks)
+    assert [part.shard for part in parts] == list(layout.shards_touched(start, shape))
+    chunks = [
+        (part.shard, run.chunk + number)
+        for part in parts
+        for run in part.runs
+        for number in range(run.n_chunks)
+    ]
+    per_axis = [
+        (first + cells - 1) // layout.chunk_cells - first // layout.chunk_cells + 1
+        for first, cells in zip(start, shape, strict=True)
+    ]
+    assert len(set(chunks)) == len(chunks) == np.prod(per_axis)
+    assert sum(part.n_chunks for part in parts) == len(chunks)
+
+
+@pytest.mark.parametrize(("chunk_cells", "longest"), [(32, 8), (64, 1), (80, 1), (16, 20)])
+def test_the_chunks_of_a_run_fit_a_cache(chunk_cells: int, longest: int) -> None:
+    layout = Layout(chunk_cells * 25, chunk_cells, chunk_cells * 20)
+    side = layout.mesh_cells
+    parts = plan_block(layout, (0, 0, 0), (1, 1, side))
+    assert max(run.n_chunks for part in parts for run in part.runs) == longest
+    assert sum(run.shape[2] for part in parts for run in part.runs) == side
 
 
 @pytest.fixture
