@@ -10,10 +10,13 @@ from ionmodel.evaluation import Predictions
 from ionstore.atomic import whole_file
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TRAINING, _VALIDATION = "#8fa3b8", "#b5442e"
 _N_BINS = 50
+_LEAST_R2_SPAN = 0.1
+_LEAST_LOSS_SPAN = 0.1  # of the largest loss
 _LOSS_NAMES = {"mse": "mean squared error", "bce": "binary cross-entropy"}
 
 
@@ -45,6 +48,9 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     right.plot(epochs[best], scores[best], "o", ms=9, mfc="none", color="black")
     right.set(xlabel="epoch", ylabel="validation $R^2$")
     right.set_title(f"best checkpoint: $R^2$ = {scores[best]:.3f}", fontsize=10)
+    largest = max(max(entry["train_loss"], entry["validation_loss"]) for entry in history)
+    _widen(left, _LEAST_LOSS_SPAN * largest)
+    _widen(right, _LEAST_R2_SPAN)
     for axes in (left, right):
         axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -74,7 +80,7 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
         edges, edges, np.ma.masked_less(counts.T, 1), norm=LogNorm(), cmap="viridis"
     )
     left.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
-    figure.colorbar(shown, ax=left, label="cells")
+    figure.colorbar(shown, ax=left).ax.set_title("cells", fontsize=10)
     left.set(xlabel="true xHII", ylabel="predicted xHII", aspect="equal")
     left.set_title(
         f"{len(target):,} validation cells, $R^2$ = {predictions.r_squared:.3f}", fontsize=10
@@ -88,6 +94,13 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
     right.legend(frameon=False)
     right.grid(alpha=0.25)
     _save(figure, path)
+
+
+def _widen(axes: "Axes", least_span: float) -> None:
+    """Keep the vertical axis from stretching a difference that means nothing."""
+    low, high = axes.get_ylim()
+    lacking = max(0.0, least_span - (high - low))
+    axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def _figure(width_inches: float, height_inches: float) -> "Figure":

@@ -108,6 +108,7 @@ def draw_slice(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatterSciNotation
 
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
@@ -138,13 +139,19 @@ def draw_slice(
     assert scale.vmin is not None  # every scale is made with limits
     assert scale.vmax is not None
     beyond = (plane.values.min() < scale.vmin, plane.values.max() > scale.vmax)
+    ticks = _ticks(scale)
+    # Of few ticks each has a label, also 2 × 10⁹.
+    label = None if ticks is None else LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
     bar = figure.colorbar(
         image,
         cax=axes.inset_axes((1.03, 0, 0.05, 1)),
         extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
         extendfrac=0.03,
-        format="%g" if store.dtype(field).kind == "u" else None,
+        ticks=ticks,
+        format="%g" if store.dtype(field).kind == "u" else label,
     )
+    if ticks is not None:
+        bar.minorticks_off()  # one at every power of ten, those of the linear part too
     bar.set_label(_label(store, field))
     figure.savefig(path, dpi=200, bbox_inches="tight")
 
@@ -168,6 +175,25 @@ def _color_scale(statistics: FieldStatistics, field: str, values: Array) -> "Nor
     positive = values[values > 0]
     smallest = float(positive.min()) if positive.size else high
     return SymLogNorm(max(smallest, high * 1e-4), linscale=0.3, vmin=0, vmax=high)
+
+
+def _ticks(scale: "Normalize") -> list[float] | None:
+    """Return zero and round values above the linear part, whose labels would touch that of zero.
+
+    None where there are none, and for other scales: matplotlib chooses.
+    """
+    from matplotlib.colors import SymLogNorm
+
+    if not isinstance(scale, SymLogNorm):
+        return None
+    least, most = scale.linthresh, scale.vmax
+    assert most is not None  # every scale is made with limits
+    decades = 10.0 ** np.arange(np.floor(np.log10(least)), np.ceil(np.log10(most)))
+    for steps in ([1], [1, 2, 5]):
+        ticks = [float(tick) for tick in np.outer(decades, steps).flat if least <= tick <= most]
+        if len(ticks) > 1:
+            return [0.0, *ticks]
+    return None
 
 
 def _label(store: CubeStore, field: str) -> str:

@@ -100,6 +100,15 @@ def test_both_panels_show_the_same_whole_epochs(
         assert all(tick == round(tick) for tick in shown)
 
 
+def test_an_axis_is_not_stretched_over_next_to_nothing(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw_losses(history([0.5], [0.42]), tmp_path / "loss.png", loss="mse")
+    draw_losses(history([0.5, 0.4], [0.1, 0.9]), tmp_path / "loss.png", loss="mse")
+    one, two = ([axes.get_ylim() for axes in figure.axes] for figure in drawn)
+    assert one[1] == pytest.approx((0.37, 0.47))
+    assert one[0][1] - one[0][0] >= 0.05
+    assert two[1] == pytest.approx((0.06, 0.94))
+
+
 @pytest.mark.parametrize(
     ("target", "prediction"),
     [
@@ -137,6 +146,13 @@ def test_true_values_run_to_the_right_and_predicted_ones_up(
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     assert row > 40
     assert column < 10
+
+
+def test_no_two_labels_stand_between_the_panels(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted_vs_true.png")
+    left, right, colors = drawn[0].axes
+    assert [axes.get_ylabel() for axes in (left, right, colors)] == ["predicted xHII", "cells", ""]
+    assert colors.get_title() == "cells"
 
 
 def test_a_figure_that_cannot_be_saved_leaves_the_old_one(

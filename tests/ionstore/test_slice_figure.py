@@ -1,7 +1,9 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ionstore.errors import NotInStoreError
 from ionstore.layout import Layout
@@ -26,6 +28,30 @@ def test_only_the_shards_cut_are_read(tmp_path: Path) -> None:
     for path in store.path.glob("xhii/c/0/1/*/*"):
         path.unlink()
     assert read_slice(store, "xhii", 9.0, axis="x", index=3).values.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "labels"),
+    [(5e9, 2e12, 3), (1.5e10, 1e12, 2), (2e9, 9e9, 2), (1.0, 40.0, 2), (3.0, 3.5, 0)],
+)
+def test_labels_of_the_colors_do_not_touch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, most: float, labels: int
+) -> None:
+    mass = np.zeros((1, 4, 4, 4), "f4")
+    mass[0, :, :, 2] = np.geomspace(least, most, 16, dtype="f4").reshape(4, 4)
+    mass[0, 0, 0, 2] = 0
+    mass[0, 0, 1, 2] = least
+    store = write_store(tmp_path / "cubes.zarr", {"n_src": mass}, [9.0])
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: figures.append(figure))
+    draw_slice(store, "n_src", 9.0, tmp_path / "slice.png")
+    figures[0].canvas.draw()
+    bar = figures[0].axes[0].child_axes[0]
+    boxes = [label.get_window_extent() for label in bar.get_yticklabels() if label.get_text()]
+    shown = [box for box in boxes if bar.bbox.y0 - 9 <= (box.y0 + box.y1) / 2 <= bar.bbox.y1 + 9]
+    assert len(shown) >= 1 + labels
+    for one, other in pairwise(sorted(shown, key=lambda box: box.y0)):
+        assert other.y0 - one.y1 > 3
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
