@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -29,6 +30,25 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Widths = tuple[Count, ...]
 
+_REQUIRED = {
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
+    "too_short": "a list of at least one value",
+    "literal_error": "{expected}",
+    "tuple": "a list",
+    "dict": "a table",
+    "string": "a word",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+"""What a value must be, by the type of pydantic's error or the first word of it."""
+
+_EXAMPLES: dict[str, Any] = {"redshifts": [8.397], "transforms": {"n_igm": "log1p"}}
+"""Values of the keys that the default preset leaves out."""
+
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -38,7 +58,7 @@ def _size(value: Any) -> Any:
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
     if match is None:
-        raise ValueError("should be a size such as 800MB, 2GiB or 1000000")
+        raise ValueError("must be a size such as 800MB, 2GiB or 1000000")
     return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
@@ -176,8 +196,12 @@ class TrainingConfig(BaseModel):
 
     def to_toml(self) -> str:
         """Return the configuration as TOML that `read_toml` reads back."""
-        plain = self.model_dump(mode="json", exclude_none=True)
-        return "".join(f"{key} = {_toml_value(value)}\n" for key, value in plain.items())
+        return "".join(
+            f"# {key} is not set: all are taken\n"
+            if value is None
+            else f"{key} = {_toml_value(value)}\n"
+            for key, value in self.model_dump(mode="json").items()
+        )
 
 
 def preset_names() -> list[str]:
@@ -209,9 +233,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         If it is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML, {error}") from error
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, got other bytes; mend it") from error
+    except tomllib.TOMLDecodeError as error:
+        lines = text.rstrip().splitlines() or [text]
+        at = re.search(r"line (\d+)", str(error))
+        number = min(int(at[1]), len(lines)) if at else len(lines)
+        got = lines[number - 1].strip()
+        raise ConfigError(
+            f"{path}: expected lines of TOML such as {_example('epochs', ' = ')} or "
+            f"{_example('inputs', ' = ')}, each key once, got {got!r} in line {number}; mend it"
+        ) from error
 
 
 def parse_options(options: Iterable[str]) -> dict[str, Any]:
@@ -259,12 +293,31 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(dict(keys))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        value = f", got {first['input']!r}" if first["loc"] and first["type"] != "missing" else ""
-        message = first["msg"].removeprefix("Value error, ")
-        message = message.replace("Input should", "should", 1)
-        raise ConfigError(f"{where} {message}{value}".strip()) from error
+        raise ConfigError(_in_words(error)) from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """Return what was required, what came, and an example, of the first error."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        told = str(first["ctx"]["error"])
+        return f"{first['loc'][0]} {told}, got {first['input']!r}" if first["loc"] else told
+    key, *inside = first["loc"]
+    example = f"give for example -o {_example(str(key), shell=True)}"
+    if first["type"] == "missing":
+        return f"{key} must be given; {example}"
+    where = str(key) + "".join(f"[{part!r}]" for part in inside)
+    kind, context = first["type"], first.get("ctx", {})
+    required = _REQUIRED.get(kind) or _REQUIRED.get(kind.partition("_")[0])
+    required = required.format(**context) if required else f"otherwise ({first['msg']})"
+    return f"{where} must be {required}, got {first['input']!r}; {example}"
+
+
+def _example(key: str, equals: str = "=", *, shell: bool = False) -> str:
+    """Return a key with a value that fits it, in TOML or as an option in a shell."""
+    value = {**_EXAMPLES, **read_preset(DEFAULT_PRESET)}[key]
+    text = value if shell and isinstance(value, str) else _toml_value(value)
+    return f"{key}{equals}{shlex.quote(text) if shell else text}"
 
 
 def _toml_value(value: Any) -> str:

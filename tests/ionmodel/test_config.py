@@ -1,5 +1,6 @@
 """Configurations: flat keys, presets, and what is refused."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,13 @@ def test_small_builds_its_network() -> None:
     assert network.receptive_field == 2 * config.radius + 1
 
 
-def test_toml_keeps_mappings_and_leaves_missing_keys_out(tmp_path: Path) -> None:
+def test_toml_keeps_mappings_and_comments_on_missing_keys(tmp_path: Path) -> None:
     keys = {**read_preset("small"), "transforms": {"n_igm": "identity"}, "learning_rate": 1e-5}
     path = tmp_path / "config.toml"
     path.write_text(make_config(keys).to_toml())
     again = make_config(read_toml(path))
+    assert "# redshifts is not set: all are taken\n" in path.read_text()
+    assert all(key in path.read_text() for key in TrainingConfig.model_fields)
     assert again.transforms == {"n_igm": "identity"}
     assert again.redshifts is None
     assert again.learning_rate == 1e-5
@@ -81,25 +84,52 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
     [
         ({"epoch": 3}, "'epoch' is no key .* nearest is 'epochs'"),
         ({"learning_rat": 3}, "nearest is 'learning_rate'"),
-        ({"epochs": 0}, "epochs should be greater than or equal to 1, got 0"),
-        ({"epochs": "many"}, "epochs .*got 'many'"),
-        ({"loss": "l1"}, "loss should be 'mse' or 'bce', got 'l1'"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0; give for example -o epochs=20"),
+        ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
+        ({"loss": "l1"}, "loss must be 'mse' or 'bce', got 'l1'; .* loss=bce"),
         ({"loss": "bce", "final_activation": False}, "needs final_activation"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"batch_size": 1}, "batch_size should be greater than or equal to 2"),
-        ({"inputs": []}, "inputs"),
-        ({"learning_rate": 2.0}, "learning_rate should be less than or equal to 1"),
-        ({"memory_budget": "2 spoons"}, "memory_budget .*2GiB"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at most 1, got nan"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"inputs": []}, r"inputs must be a list of at least one value, got \[\]; give"),
+        ({"inputs": "n_igm"}, r"""a list, got 'n_igm'; .* -o inputs='\["n_igm", "n_src"\]'"""),
+        ({"channels": [16, 0]}, r"channels\[1\] must be at least 1, got 0; .*'\[16, 32\]'"),
+        ({"channels": []}, r"channels must be a list of at least one value, got \[\]"),
+        ({"kernel": 2.5}, "kernel must be a whole number, got 2.5"),
+        ({"conv_bias": "perhaps"}, "conv_bias must be true or false, got 'perhaps'"),
+        ({"transforms": {"n_igm": "log"}}, r"transforms\['n_igm'\] must be 'overdensity', 'log1p'"),
+        ({"transforms": "log1p"}, "transforms must be a table, got 'log1p'; .* 'transforms={|{"),
+        ({"network": 3}, "network must be a word, got 3"),
+        ({"feature_dropout": 1}, "feature_dropout must be below 1, got 1"),
+        ({"learning_rate": 2.0}, "learning_rate must be at most 1"),
+        (
+            {"memory_budget": "2 spoons"},
+            "memory_budget must be a size such as .*2GiB.*, got '2 spoons'",
+        ),
         ({"device": "mps", "recompute": True}, "float64"),
         ({"inputs": ["n_igm", "xhii"]}, "inputs cannot hold the target 'xhii'"),
         ({"inputs": ["n_igm", "n_igm"]}, "inputs must differ"),
-        ({"redshifts": []}, "redshifts"),
+        ({"redshifts": []}, r"redshifts must be a list .*, got \[\]; .* redshifts=.?\[8.397\]"),
         ({"redshifts": [8.0, 8.0]}, "redshifts must differ"),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config({**read_preset("small"), **change})
+
+
+@pytest.mark.parametrize("key", TrainingConfig.model_fields)
+def test_every_key_has_an_example_that_fits(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"-o {key}=") as refused:
+        make_config({**read_preset("small"), key: object()})
+    option = shlex.split(str(refused.value).partition(" -o ")[2])[0]
+    make_config({**read_preset("small"), **parse_options([option])})
+
+
+def test_a_key_that_is_missing_is_named() -> None:
+    keys = read_preset("small")
+    del keys["epochs"]
+    with pytest.raises(ConfigError, match=r"epochs must be given; give for example -o epochs=20$"):
+        make_config(keys)
 
 
 def test_sizes_may_be_given_in_words() -> None:
@@ -114,10 +144,33 @@ def test_a_configuration_cannot_be_changed() -> None:
     assert isinstance(config.model_copy(update={"epochs": 3}), TrainingConfig)
 
 
-def test_unknown_presets_and_broken_files_are_refused(tmp_path: Path) -> None:
+def test_unknown_presets_are_refused() -> None:
     with pytest.raises(ConfigError, match="one of small, week3, got 'huge'"):
         read_preset("huge")
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("seed = 1\nepochs = = 3\n", "'epochs = = 3' in line 2"),
+        ("seed = 1\nepochs =\n\n", "'epochs =' in line 2"),
+        ("epochs = 1\nepochs = 2", "'epochs = 2' in line 2"),
+        ("inputs = [n_igm]", "'inputs = [n_igm]' in line 1"),
+        ("é", "'é' in line 1"),
+    ],
+)
+def test_a_line_that_is_no_toml_is_shown(tmp_path: Path, text: str, got: str) -> None:
     broken = tmp_path / "broken.toml"
-    broken.write_text("epochs = = 3")
-    with pytest.raises(ConfigError, match="expected TOML"):
+    broken.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
         read_toml(broken)
+    assert str(refused.value) == (
+        f"{broken}: expected lines of TOML such as epochs = 20 or "
+        f'inputs = ["n_igm", "n_src"], each key once, got {got}; mend it'
+    )
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="expected text in UTF-8"):
+        read_toml(tmp_path / "broken.toml")
