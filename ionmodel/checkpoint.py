@@ -10,7 +10,7 @@ import torch
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -62,6 +62,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest read "
             "here; update ionmodel"
         )
+    if version == 1:  # its epochs count from 0
+        for entry in content.get("history", ()):
+            entry["epoch"] += 1
     return content
 
 

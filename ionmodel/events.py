@@ -14,7 +14,7 @@ class Progress:
     stage : {"training", "validation"}
         What the batches are for.
     epoch, epochs : int
-        Epoch in progress, from 0, and how many there are.
+        Epoch in progress, from 1, and how many there are.
     batch, batches : int
         Batches done in this stage of the epoch, and how many it has.
     loss : float
@@ -73,7 +73,7 @@ class Result:
     best_r2 : float
         Validation R² of the best checkpoint, which has the least validation loss.
     best_epoch : int
-        Its epoch, from 0.
+        Its epoch, from 1.
     n_validation_samples : int
         Validation cells that the score is over.
     history : sequence of dict

@@ -33,7 +33,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
         Name of the loss.
     """
     figure = _figure(9.0, 3.6)
-    epochs = [entry["epoch"] + 1 for entry in history]
+    epochs = [entry["epoch"] for entry in history]
     left, right = figure.subplots(1, 2)
     for key, label, color in (
         ("train_loss", "training", _TRAINING),

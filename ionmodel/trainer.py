@@ -106,9 +106,9 @@ class Trainer:
         )
 
     def train_epoch(self, epoch: int) -> None:
-        """Run what is left of an epoch's steps."""
+        """Run what is left of an epoch's steps; the first epoch is 1."""
         batches, state = len(self.data.train), self.state
-        if state.position == (epoch + 1) * batches:
+        if state.position == epoch * batches:
             return
         self.network.train()
         self.data.train.position = state.position
@@ -122,8 +122,7 @@ class Trainer:
                 now = time.monotonic()
                 state.seconds = before + now - began
                 self.samples_per_s = done / (now - began)
-                in_epoch = state.position - epoch * batches
-                self._report("training", epoch, in_epoch, batches)
+                self._report("training", epoch, self._in_epoch(epoch), batches)
                 if self.should_stop():
                     break
                 if now - saved > _CHECKPOINT_INTERVAL_S:
@@ -134,8 +133,7 @@ class Trainer:
                 raise  # else a signal to all processes ended a worker: stop as asked
         if self.should_stop():
             self._save(self.run.last)
-            in_epoch = state.position - epoch * batches
-            raise Interrupted(f"stopped in epoch {epoch + 1}, after batch {in_epoch}")
+            raise Interrupted(f"stopped in epoch {epoch}, after batch {self._in_epoch(epoch)}")
 
     def finish_epoch(self, epoch: int) -> None:
         """Validate, log, and write the checkpoints."""
@@ -145,7 +143,7 @@ class Trainer:
             predictions = self._validate(epoch)
         except Interrupted:
             self._save(self.run.last)
-            raise Interrupted(f"stopped in epoch {epoch + 1}, in its validation") from None
+            raise Interrupted(f"stopped in epoch {epoch}, in its validation") from None
         logits, target = torch.from_numpy(predictions.logits), torch.from_numpy(predictions.target)
         loss = float(self.loss_of(logits.double(), target.double()))
         if not math.isfinite(loss):
@@ -159,7 +157,7 @@ class Trainer:
                 "validation_r2": predictions.r_squared,
                 "validation_samples": len(predictions.target),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "samples": (epoch + 1) * self.data.train.n_samples,
+                "samples": epoch * self.data.train.n_samples,
                 "seconds": round(state.seconds + time.monotonic() - began, 3),
             }
         )
@@ -178,7 +176,7 @@ class Trainer:
         if self.best is None:  # it was written before this run was taken up again
             self.network.load_state_dict(load_checkpoint(self.run.best)["model"])
             try:
-                self.best = self._validate(len(self.history) - 1)
+                self.best = self._validate(len(self.history))
             except Interrupted:
                 raise Interrupted("all epochs are done, the last figure is not drawn") from None
         return self.best
@@ -208,7 +206,6 @@ class Trainer:
     def _report(
         self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
     ) -> None:
-        in_epoch = max(1, self.state.position - epoch * len(self.data.train))
         self.on_progress(
             Progress(
                 stage=stage,
@@ -216,11 +213,15 @@ class Trainer:
                 epochs=self.config.epochs,
                 batch=batch,
                 batches=batches,
-                loss=self.state.loss_sum / in_epoch,
+                loss=self.state.loss_sum / max(1, self._in_epoch(epoch)),
                 validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
                 samples_per_s=self.samples_per_s,
             )
         )
+
+    def _in_epoch(self, epoch: int) -> int:
+        """Return how many batches of an epoch are done."""
+        return self.state.position - (epoch - 1) * len(self.data.train)
 
     def _step(self, inputs: torch.Tensor, target: torch.Tensor) -> float:
         seed = np.random.SeedSequence([self.config.seed, self.state.position])

@@ -104,7 +104,7 @@ def train(
         on_plan(trainer.plan())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
-                for epoch in range(len(trainer.history), config.epochs):
+                for epoch in range(len(trainer.history) + 1, config.epochs + 1):
                     trainer.train_epoch(epoch)
                     trainer.finish_epoch(epoch)
                     on_epoch(trainer.history[-1])

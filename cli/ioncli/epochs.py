@@ -58,7 +58,7 @@ class EpochDisplay:
 
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
-        epoch = f"{progress.epoch + 1}/{progress.epochs}"
+        epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
         share = progress.batch / progress.batches
@@ -69,7 +69,7 @@ class EpochDisplay:
                 self._task = self._bars.add_task(
                     "", total=progress.epochs, epoch=epoch, numbers=numbers
                 )
-            done = progress.epoch + share
+            done = progress.epoch - 1 + share
             self._bars.update(self._task, completed=done, epoch=epoch, numbers=numbers)
         elif time.monotonic() - self._said > _LINE_INTERVAL_S:
             self._said = time.monotonic()
@@ -80,7 +80,7 @@ class EpochDisplay:
         """Show one line of the log."""
         self._said = time.monotonic()
         self.say(
-            f"epoch {entry['epoch'] + 1:3d}  training loss {entry['train_loss']:.4f}  "
+            f"epoch {entry['epoch']:3d}  training loss {entry['train_loss']:.4f}  "
             f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}  "
             f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s"
         )

@@ -162,7 +162,7 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
     else:
         click.echo(
             f"Validation R² {result.best_r2:.4f} over {result.n_validation_samples:,} cells "
-            f"(epoch {result.best_epoch + 1} of {len(result.history)})"
+            f"(epoch {result.best_epoch} of {len(result.history)})"
         )
     click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
     click.echo(f"Checkpoint   {run.best}")

@@ -19,7 +19,7 @@ from ionmodel.events import Progress
 with EpochDisplay() as display:
 """
 ENTRY = {
-    "epoch": 0, "train_loss": 0.25, "validation_loss": 0.5, "validation_r2": 0.75,
+    "epoch": 1, "train_loss": 0.25, "validation_loss": 0.5, "validation_r2": 0.75,
     "learning_rate": 1e-3, "seconds": 12.4,
 }  # fmt: skip
 EPOCH_LINE = (
@@ -38,7 +38,7 @@ def at(
     batch: int,
     stage: Literal["training", "validation"] = "training",
     *,
-    epoch: int = 0,
+    epoch: int = 1,
     epochs: int = 2,
     r2: float = math.nan,
 ) -> Progress:
@@ -61,8 +61,8 @@ def last_bar(output: str) -> str:
     ("progress", "texts"),
     [
         (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 samples/s"]),
-        (at(2, epoch=1, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 samples/s"]),
-        (at(4, epoch=1, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
+        (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 samples/s"]),
+        (at(4, epoch=2, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
     ],
     ids=["first batch", "second epoch", "last batch"],
 )
@@ -81,7 +81,7 @@ def test_a_terminal_shows_validation_without_moving_the_bar() -> None:
 
 def test_the_bar_fits_a_narrow_terminal_whole() -> None:
     for stage in ("training", "validation"):
-        progress = at(4, stage, epoch=99, epochs=100, r2=-0.123)
+        progress = at(4, stage, epoch=100, epochs=100, r2=-0.123)
         output = in_terminal(("batch", progress))
         assert "…" not in output
         assert output.count("\n") == 1

@@ -235,7 +235,7 @@ def test_a_kill_at_any_moment_leaves_a_run_that_can_be_resumed(
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [entry["epoch"] for entry in entries] == list(range(len(entries)))
+    assert [entry["epoch"] for entry in entries] == list(range(1, len(entries) + 1))
     resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={len(entries) + 1}"])
     assert resumed.exit_code == 0, resumed.output
     assert len((run / "log.jsonl").read_text().splitlines()) == len(entries) + 1

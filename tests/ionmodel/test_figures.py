@@ -27,7 +27,7 @@ def predictions(target: Any, prediction: Any) -> Predictions:
 def history(validation_losses: list[float], scores: list[float]) -> list[dict[str, Any]]:
     return [
         {"epoch": epoch, "train_loss": loss + 0.1, "validation_loss": loss, "validation_r2": score}
-        for epoch, (loss, score) in enumerate(zip(validation_losses, scores, strict=True))
+        for epoch, (loss, score) in enumerate(zip(validation_losses, scores, strict=True), 1)
     ]
 
 

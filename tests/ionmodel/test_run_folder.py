@@ -124,8 +124,8 @@ def test_a_lock_leaves_no_file(tmp_path: Path) -> None:
 def test_the_log_has_a_line_an_epoch_and_null_for_nan(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     history: list[dict[str, Any]] = [
-        {"epoch": 0, "train_loss": 0.25, "validation_r2": math.nan},
-        {"epoch": 1, "train_loss": 1e-9, "validation_r2": -0.5},
+        {"epoch": 1, "train_loss": 0.25, "validation_r2": math.nan},
+        {"epoch": 2, "train_loss": 1e-9, "validation_r2": -0.5},
     ]
     run.write_log(history[:1])
     run.write_log(history)

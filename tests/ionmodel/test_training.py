@@ -68,7 +68,7 @@ def test_a_run_folder_holds_everything(
     }  # fmt: skip
     log = [json.loads(line) for line in run.log.read_text().splitlines()]
     assert log == list(result.history)
-    assert [entry["epoch"] for entry in log] == [0, 1]
+    assert [entry["epoch"] for entry in log] == [1, 2]
     assert run.loss_figure.read_bytes().startswith(PNG)
     assert run.prediction_figure.read_bytes().startswith(PNG)
     best = torch.load(run.best, weights_only=True)
@@ -76,8 +76,8 @@ def test_a_run_folder_holds_everything(
     assert best["split"][0]["leaks"] is False
     assert set(best["normalization"]["fields"]) == {"n_igm", "n_src"}
     assert all(isinstance(value, torch.Tensor) for value in best["model"].values())
-    assert result.best_r2 == log[result.best_epoch]["validation_r2"]
-    assert log[result.best_epoch]["validation_loss"] == min(e["validation_loss"] for e in log)
+    assert result.best_r2 == log[result.best_epoch - 1]["validation_r2"]
+    assert log[result.best_epoch - 1]["validation_loss"] == min(e["validation_loss"] for e in log)
 
 
 def test_the_predictions_of_the_best_checkpoint_are_its_own(
@@ -166,6 +166,25 @@ def test_a_finished_run_is_left_as_it_is(
     assert before == {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.iterdir()
     }
+
+
+def test_a_run_whose_epochs_count_from_0_is_read_and_goes_on_from_1(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    train(tiny_config(epochs=3), [store], whole)
+    train(tiny_config(), [store], run)
+    for path in (run.last, run.best):
+        old = torch.load(path, weights_only=True)
+        old["format_version"] = 1
+        for entry in old["history"]:
+            entry["epoch"] -= 1
+        torch.save(old, path)
+    finished = train(tiny_config(), [store], run)
+    assert [entry["epoch"] for entry in finished.history] == [1, 2]
+    assert finished.history[finished.best_epoch - 1]["validation_r2"] == finished.best_r2
+    train(tiny_config(epochs=3), [store], run)
+    assert_same_numbers(run, whole)
 
 
 def test_a_checkpoint_is_written_within_a_long_epoch(
