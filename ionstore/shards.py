@@ -189,22 +189,22 @@ class ShardIndexes:
 
 
 def read_chunks(
-    path: Path,
-    runs: tuple[ChunkRun, ...],
+    path_of: Callable[[Corner], Path],
+    parts: tuple[ShardPart, ...],
     place: Place,
     *,
     layout: Layout,
     dtype: np.dtype[Any],
     indexes: ShardIndexes,
 ) -> None:
-    """Read, check and decode chunks of a shard, and hand each run of them to `place`.
+    """Read, check and decode the chunks of a block, and hand each run of them to `place`.
 
     Parameters
     ----------
-    path : Path
-        File of the shard.
-    runs : tuple of ChunkRun
-        The chunks, as in `ShardPart.runs`.
+    path_of : callable
+        Returns the file of a shard.
+    parts : tuple of ShardPart
+        The chunks, from `plan_block`.
     place : callable
         Called with the chunks of a run, shape (n, side, side, side), C-contiguous and overwritten
         afterwards, and with the `source`, `target` and `shape` of the run.
@@ -218,10 +218,10 @@ def read_chunks(
     Raises
     ------
     StoreDamageError
-        If the shard or a chunk is missing, cut short, does not match its checksum or does not
+        If a shard or a chunk is missing, cut short, does not match its checksum or does not
         decode to a chunk.
     OSError
-        If the file cannot be read.
+        If a file cannot be read.
 
     Notes
     -----
@@ -229,48 +229,63 @@ def read_chunks(
     decoded chunks, and one chunk that is not.
     """
     n_chunks = (layout.shard_cells // layout.chunk_cells) ** 3
-    longest = max(run.n_chunks for run in runs)
+    longest = max(run.n_chunks for part in parts for run in part.runs)
     chunks = np.empty((longest, *(layout.chunk_cells,) * 3), dtype)
     rooms = list(chunks.reshape(longest, -1))
+    with _one_thread_in_blosc():
+        for part in parts:
+            path = path_of(part.shard)
+            with _open(path) as file:
+                index = indexes.index_of(path, file, n_chunks)
+                for run in part.runs:
+                    _decode_run(path, file.fileno(), index, run, rooms)
+                    place(chunks, run.source, run.target, run.shape)
+
+
+def _open(path: Path) -> FileIO:
     try:
-        file = FileIO(path)
+        return FileIO(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise StoreDamageError(
             f"{path}: this part of the field is missing; ingest the simulation again"
         ) from error
-    with file, _one_thread_in_blosc():
-        index = indexes.index_of(path, file, n_chunks)
-        for run in runs:
-            numbers = range(run.chunk, run.chunk + run.n_chunks)
-            entries = index[run.chunk : run.chunk + run.n_chunks].tolist()
-            for number, (first, n_bytes), room in zip(numbers, entries, rooms, strict=False):
-                if first == _MISSING:
-                    raise _damage(path, f"chunk {number} is missing")
-                frame = _read(file, n_bytes, first)
-                _check_frame(path, frame, n_bytes, number, room.nbytes)
-                try:
-                    blosc.decompress(frame, room)
-                except (RuntimeError, ValueError) as error:
-                    what = f"chunk {number} cannot be decoded ({error})"
-                    raise _damage(path, what) from error
-            place(chunks, run.source, run.target, run.shape)
 
 
-def _check_frame(path: Path, frame: bytes, n_bytes: int, chunk: int, n_value_bytes: int) -> None:
+def _decode_run(
+    path: Path, descriptor: int, index: ShardIndex, run: ChunkRun, rooms: list[Array]
+) -> None:
+    n_value_bytes = rooms[0].nbytes
+    entries = index[run.chunk : run.chunk + run.n_chunks].tolist()
+    for place, ((first, n_bytes), room) in enumerate(zip(entries, rooms, strict=False)):
+        frame = b"" if first == _MISSING else _read(descriptor, n_bytes, first)
+        # Blosc is not told where its input ends, and believes the sizes that stand in its header.
+        if (
+            len(frame) != n_bytes
+            or crc32c(frame) != _RESIDUE
+            or _HEADER.unpack_from(frame) != (n_value_bytes, n_bytes - _CHECKSUM_BYTES)
+        ):
+            raise _damage(path, f"chunk {run.chunk + place} {_what_is_wrong(frame, n_bytes)}")
+        try:
+            blosc.decompress(frame, room)
+        except (RuntimeError, ValueError) as error:
+            what = f"chunk {run.chunk + place} cannot be decoded ({error})"
+            raise _damage(path, what) from error
+
+
+def _what_is_wrong(frame: bytes, n_bytes: int) -> str:
+    if n_bytes == _MISSING:
+        return "is missing"
     if len(frame) != n_bytes:
-        raise _damage(path, f"chunk {chunk} is cut short")
+        return "is cut short"
     if crc32c(frame) != _RESIDUE:
-        raise _damage(path, f"chunk {chunk} does not match its checksum")
-    # Blosc is not told where its input ends, and believes the sizes that stand there.
-    values, whole = _HEADER.unpack_from(frame)
-    if (values, whole) != (n_value_bytes, n_bytes - _CHECKSUM_BYTES):
-        raise _damage(path, f"chunk {chunk} is not of the size of a chunk")
+        return "does not match its checksum"
+    return "is not of the size of a chunk"
 
 
 def _read_index(path: Path, file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex:
     index_bytes = 16 * n_chunks + _CHECKSUM_BYTES
     data_bytes = file_bytes - index_bytes
-    stored = _read(file, index_bytes, data_bytes) if data_bytes >= 0 else b""
+    stored = _read(file.fileno(), index_bytes, data_bytes) if data_bytes >= 0 else b""
     if len(stored) != index_bytes or crc32c(stored) != _RESIDUE:
         raise _damage(path, "its index does not match its checksum")
     index: ShardIndex = np.frombuffer(stored, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
@@ -285,11 +300,11 @@ def _read_index(path: Path, file: FileIO, n_chunks: int, file_bytes: int) -> Sha
     return index
 
 
-def _read(file: FileIO, n_bytes: int, first: int) -> bytes:
+def _read(descriptor: int, n_bytes: int, first: int) -> bytes:
     """Return bytes of a file, fewer only where it ends."""
-    stored = os.pread(file.fileno(), n_bytes, first)
+    stored = os.pread(descriptor, n_bytes, first)
     while len(stored) < n_bytes:  # some file systems give less than they have
-        more = os.pread(file.fileno(), n_bytes - len(stored), first + len(stored))
+        more = os.pread(descriptor, n_bytes - len(stored), first + len(stored))
         if not more:
             break
         stored += more

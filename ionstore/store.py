@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -308,18 +308,16 @@ class CubeStore:
         layout, dtype = self._field_layout(field), self.dtype(field)
         check_region(start, shape, layout.mesh_cells)
         index = self.redshift_index(redshift)
-        n_chunks = 0
-        for part in plan_block(layout, start, shape):
-            read_chunks(
-                self.shard_path(field, index, part.shard),
-                part.runs,
-                converter.place,
-                layout=layout,
-                dtype=dtype,
-                indexes=self._indexes,
-            )
-            n_chunks += part.n_chunks
-        return n_chunks * layout.chunk_cells**3
+        parts = plan_block(layout, start, shape)
+        read_chunks(
+            partial(self.shard_path, field, index),
+            parts,
+            converter.place,
+            layout=layout,
+            dtype=dtype,
+            indexes=self._indexes,
+        )
+        return sum(part.n_chunks for part in parts) * layout.chunk_cells**3
 
     def _field_layout(self, field: str) -> Layout:
         """Return how a field is cut, once it is known to be stored as this format says."""
