@@ -1,0 +1,77 @@
+"""What a run needs of its stores, checked before any field is read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ionmodel.config import TARGET, TrainingConfig
+from ionmodel.datasets import split_cells
+from ionmodel.errors import ConfigError
+from ionstore.fields import N_IGM, N_SRC
+from ionstore.normalize import DEFAULT_TRANSFORMS
+from ionstore.store import CubeStore
+
+_EDIT_OPTIONS = {
+    (N_SRC.name, "unit"): "--n-src-unit",
+    (N_IGM.name, "unit"): "--density-frame",
+    (N_IGM.name, "frame"): "--density-frame",
+}
+"""Option of ``ionstore edit`` that supplies what a store does not know of a field."""
+
+
+def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
+    """Check that stores can be trained on together, from their metadata alone.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Says which fields, redshifts and cells.
+    stores : sequence of CubeStore
+        Stores to train on.
+
+    Raises
+    ------
+    ConfigError
+        If a store is given twice, lacks a field or room for the neighborhoods, or disagrees with
+        another in the unit or frame of an input that is not divided by its own mean.
+    NotInStoreError
+        If a store does not hold a redshift.
+    """
+    paths: dict[str, Path] = {}
+    for store in stores:
+        if store.uuid in paths:
+            raise ConfigError(
+                f"{paths[store.uuid]} and {store.path} are the same store; give it once"
+            )
+        paths[store.uuid] = store.path
+        missing = [name for name in (*config.inputs, TARGET) if name not in store.field_names]
+        if missing:
+            raise ConfigError(
+                f"{store.path}: fields {', '.join(missing)} are needed, the store holds "
+                f"{', '.join(store.field_names)}; change inputs"
+            )
+        for redshift in config.redshifts or ():
+            store.redshift_index(redshift)
+    split_cells(config, stores)
+    transforms = {**DEFAULT_TRANSFORMS, **config.transforms}
+    for name in config.inputs:
+        if transforms.get(name) == "overdensity":  # the same number in every unit and frame
+            continue
+        _check_agreement(name, "unit", {store.path: store.units(name) for store in stores})
+        if name == N_IGM.name:
+            _check_agreement(name, "frame", {store.path: store.frame for store in stores})
+
+
+def _check_agreement(field: str, what: str, told: Mapping[Path, str]) -> None:
+    (first, one), *others = told.items()
+    for path, another in others:
+        if another == one:
+            continue
+        way_on = f"train on stores that agree, or leave {field} out of inputs"
+        option = _EDIT_OPTIONS.get((field, what))
+        if "unknown" in (one, another) and option is not None:
+            unknown = first if one == "unknown" else path
+            way_on = f"supply it with `ionstore edit {unknown} {option}`"
+        raise ConfigError(
+            f"{field} must have one {what} in all stores, got {one} in {first} and {another} in "
+            f"{path}; {way_on}"
+        )
