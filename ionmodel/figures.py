@@ -82,9 +82,8 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
     left.plot([0, 1], [0, 1], color="black", lw=0.8, ls="--")
     figure.colorbar(shown, ax=left).ax.set_title("cells", fontsize=10)
     left.set(xlabel="true xHII", ylabel="predicted xHII", aspect="equal")
-    left.set_title(
-        f"{len(target):,} validation cells, $R^2$ = {predictions.r_squared:.3f}", fontsize=10
-    )
+    cells = f"{len(target):,} validation cell{'s' * (len(target) > 1)}"
+    left.set_title(f"{cells}, $R^2$ = {predictions.r_squared:.3f}", fontsize=10)
     for values, label, color in (
         (target, "true", _TRAINING),
         (prediction, "predicted", _VALIDATION),

@@ -191,8 +191,8 @@ class _Tally:
             )
         if self.n_not_finite:
             raise SourceDataError(
-                f"{path}: {field} must be finite, got {self.n_not_finite} cells of NaN or "
-                "infinity; mend the file"
+                f"{path}: {field} must be finite, got NaN or infinity in {self.n_not_finite:,} "
+                f"cell{'s' * (self.n_not_finite > 1)}; mend the file"
             )
         if field == "xhii" and (self.min < -XHII_TOLERANCE or self.max > 1 + XHII_TOLERANCE):
             raise SourceDataError(

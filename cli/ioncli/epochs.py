@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _LINE_INTERVAL_S = 30.0
 
 
+def _rate(per_s: float) -> str:
+    if math.isnan(per_s):
+        return "-"
+    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
+
+
 class EpochDisplay:
     """Shows `ionmodel.events.Progress` on standard error while a block runs.
 
@@ -60,7 +66,7 @@ class EpochDisplay:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
-        numbers = f"loss {progress.loss:.4f}  R² {r2}  {progress.samples_per_s:,.0f} samples/s"
+        numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.samples_per_s)} samples/s"
         share = progress.batch / progress.batches
         if self._console.is_terminal:
             if progress.stage == "validation":

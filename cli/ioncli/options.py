@@ -79,6 +79,17 @@ def say_if_the_working_folder_is_gone() -> None:
         click.echo('The folder that you are in was replaced; enter it again: cd "$PWD"', err=True)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number of things for people.
+
+    Examples
+    --------
+    >>> counted(3000, "cell"), counted(1, "epoch")
+    ('3,000 cells', '1 epoch')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def bytes_in_words(n_bytes: float) -> str:
     """Return a size for people, in decimal units.
 

@@ -60,7 +60,8 @@ def simulate(
     for cube in written:
         click.echo(
             f"redshift {cube.redshift:g}: mean xHII {cube.mean_xhii_volume:.3f}, "
-            f"{cube.n_sources:,} sources, {cube.share_without_source:.1%} of cells without one"
+            f"{options.counted(cube.n_sources, 'source')}, "
+            f"{cube.share_without_source:.1%} of cells without one"
         )
         for path in cube.paths:
             click.echo(f"  {path}")

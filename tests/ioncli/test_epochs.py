@@ -41,8 +41,9 @@ def at(
     epoch: int = 1,
     epochs: int = 2,
     r2: float = math.nan,
+    samples_per_s: float = 1234.4,
 ) -> Progress:
-    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, 1234.4)
+    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, samples_per_s)
 
 
 def in_terminal(*events: tuple[str, Any], columns: int = 80) -> str:
@@ -63,8 +64,11 @@ def last_bar(output: str) -> str:
         (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 samples/s"]),
         (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 samples/s"]),
         (at(4, epoch=2, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
+        (at(1, samples_per_s=0.21), ["R² -  0.21 samples/s"]),
+        (at(1, samples_per_s=5.67), ["R² -  5.7 samples/s"]),
+        (at(1, samples_per_s=math.nan), ["R² -  - samples/s"]),
     ],
-    ids=["first batch", "second epoch", "last batch"],
+    ids=["first batch", "second epoch", "last batch", "slow", "few", "rate unknown"],
 )
 def test_a_terminal_shows_how_far_all_epochs_are(progress: Progress, texts: list[str]) -> None:
     bar = last_bar(in_terminal(("batch", progress)))

@@ -227,7 +227,7 @@ def _put(cell: float) -> Callable[[Array], Array]:
 @pytest.mark.parametrize(
     ("prefix", "change", "said"),
     [
-        ("rho", _put(np.nan), "must be finite, got 1 cells"),
+        ("rho", _put(np.nan), "must be finite, got NaN or infinity in 1 cell;"),
         ("nsrc", _put(np.inf), "must be finite"),
         ("rho", _put(1e300), "must fit float32"),
         ("rho", _put(-1e-30), "cannot be negative.*overdensity"),
