@@ -49,6 +49,8 @@ class Plan:
         Epochs still to run.
     seconds : float
         Estimated duration on this device.
+    batch_seconds : float
+        Estimated duration of a training batch, its share of the validation included.
     device : str
         Where it runs.
     leaks : bool
@@ -60,6 +62,7 @@ class Plan:
     n_validation_samples: int
     epochs_left: float
     seconds: float
+    batch_seconds: float
     device: str
     leaks: bool
 
@@ -78,9 +81,12 @@ class Result:
         Validation cells that the score is over.
     history : sequence of dict
         One entry per epoch.
+    was_finished : bool
+        Whether all epochs were done before, so that nothing was.
     """
 
     best_r2: float
     best_epoch: int
     n_validation_samples: int
     history: Sequence[dict[str, Any]]
+    was_finished: bool = False

@@ -12,7 +12,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ionmodel.config import TrainingConfig, make_config
+from ionmodel.checkpoint import load_checkpoint
+from ionmodel.config import TrainingConfig, make_config, read_toml
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 
@@ -123,6 +124,37 @@ def check_new(path: Path) -> None:
         )
 
 
+def check_begun(path: Path) -> None:
+    """Refuse to go on in a folder that is not there.
+
+    Raises
+    ------
+    RunFolderError
+        If the path is no folder.
+    """
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to start one")
+
+
+def begun_config(run: RunFolder) -> TrainingConfig | None:
+    """Return the configuration that a run was begun with, None where none was.
+
+    That of its checkpoint, or of its `config.toml` when it ended before the first checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no configuration.
+    RunFolderError
+        If the checkpoint is damaged.
+    """
+    if run.last.exists():
+        return make_config(load_checkpoint(run.last)["config"])
+    if run.config.exists():
+        return make_config(read_toml(run.config))
+    return None
+
+
 def resumed_config(
     run: RunFolder, saved: TrainingConfig, given: Mapping[str, Any]
 ) -> TrainingConfig:
@@ -133,9 +165,9 @@ def resumed_config(
     run : RunFolder
         The run.
     saved : TrainingConfig
-        Configuration in its checkpoint.
+        Configuration that it was begun with.
     given : mapping
-        Keys given anew; they must agree with the checkpoint's, except ``epochs``.
+        Keys given anew; they must agree with it, except ``epochs``.
 
     Raises
     ------

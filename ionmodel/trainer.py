@@ -87,7 +87,8 @@ class Trainer:
     def plan(self) -> Plan:
         """Say what will be done and how long it will take."""
         batches = len(self.data.train)
-        left = self.config.epochs - self.state.position / batches
+        batches_left = max(0, self.config.epochs * batches - self.state.position)
+        left = batches_left / batches
         n_train, n_validation = self.data.train.n_samples, self.data.validation.n_samples
         seconds = estimate_seconds(
             self.network,
@@ -101,6 +102,7 @@ class Trainer:
             n_validation_samples=n_validation,
             epochs_left=left,
             seconds=seconds,
+            batch_seconds=seconds / max(1, batches_left),
             device=self.device.type,
             leaks=any(split.leaks for split in self.data.splits),
         )

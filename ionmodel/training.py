@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TARGET, TrainingConfig, make_config
+from ionmodel.config import TARGET, TrainingConfig, make_config, read_toml
 from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
+from ionmodel.requirements import check_stores
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.trainer import Trainer
 from ionstore.normalize import Normalization
@@ -56,14 +57,15 @@ def train(
     Interrupted
         If ``should_stop`` said so; the run folder can be resumed.
     ConfigError
-        If stores or device do not fit the configuration.
+        If stores or device do not fit the configuration, or stores each other.
     NotInStoreError
         If a store does not hold a redshift.
     MemoryBudgetError
         If fields and batches do not fit the memory budget.
     RunFolderError
-        If another process trains in the run folder, or its checkpoint is damaged or belongs to
-        other stores or another configuration (except ``epochs``).
+        If another process trains in the run folder, or it was begun with other stores or another
+        configuration (except ``epochs``, which may not be fewer than are trained), or its
+        checkpoint is damaged.
     TrainingDivergedError
         If the loss is not finite.
 
@@ -80,12 +82,15 @@ def train(
         if checkpoint is not None:
             _check_resumable(checkpoint, config, stores, run)
             if len(checkpoint["history"]) >= config.epochs and run.prediction_figure.exists():
-                return _result(checkpoint["history"])
+                return _result(checkpoint["history"], was_finished=True)
             normalization = Normalization.from_dict(checkpoint["normalization"])
+        elif run.config.exists():
+            resumed_config(run, make_config(read_toml(run.config)), config.model_dump())
+        check_stores(config, stores)
         device = choose_device(config.device, recompute=config.recompute)
+        network = _network_of(config).to(device)
         on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
         data = held.enter_context(open_training_data(config, stores, normalization=normalization))
-        network = _network_of(config).to(device)
         _claim(run, held)
         run.write_config(config)
         run.prediction_figure.unlink(missing_ok=True)  # drawn last: its presence means finished
@@ -168,6 +173,12 @@ def _check_resumable(
             f"{run.path} was trained on {paths}, got {', '.join(str(s.path) for s in stores)} "
             "(or a store ingested anew); give the same stores or start a new run"
         )
+    n_trained = len(checkpoint["history"])
+    if config.epochs < n_trained:
+        raise RunFolderError(
+            f"{run.path}: epochs must be at least {n_trained}, those that are trained already, got "
+            f"{config.epochs}; leave epochs out, or give more"
+        )
 
 
 def _claim(run: RunFolder, held: ExitStack) -> None:
@@ -177,6 +188,8 @@ def _claim(run: RunFolder, held: ExitStack) -> None:
         held.enter_context(run.locked())
 
 
-def _result(history: Sequence[dict[str, Any]]) -> Result:
+def _result(history: Sequence[dict[str, Any]], *, was_finished: bool = False) -> Result:
     best = min(history, key=lambda entry: entry["validation_loss"])
-    return Result(best["validation_r2"], best["epoch"], best["validation_samples"], history)
+    return Result(
+        best["validation_r2"], best["epoch"], best["validation_samples"], history, was_finished
+    )

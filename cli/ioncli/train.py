@@ -2,11 +2,13 @@
 
 import math
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -14,9 +16,11 @@ from ioncli import options
 
 if TYPE_CHECKING:
     from ionmodel.config import TrainingConfig
-    from ionmodel.events import Plan, Result
+    from ionmodel.events import Plan, Progress, Result
     from ionmodel.run_folder import RunFolder
     from ionstore.store import CubeStore
+
+_LONG_BATCH_S = 5.0
 
 
 @click.command()
@@ -49,7 +53,8 @@ def train(
     """Train a network that predicts xHII of a cell from the fields around it.
 
     The run folder holds the configuration, log.jsonl, the checkpoints last.pt and best.pt, and
-    figures. Ctrl-C stops after the batch in progress; --resume goes on from there.
+    figures. Ctrl-C stops after the batch in progress; --resume goes on from there, with the
+    configuration of the run folder.
 
     \b
     Keys of the configuration (see the presets for values):
@@ -70,13 +75,13 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
         from ionmodel.config import DEFAULT_PRESET
-        from ionmodel.run_folder import RunFolder, check_new, default_run_folder
+        from ionmodel.run_folder import RunFolder, check_begun, check_new, default_run_folder
         from ionstore.store import CubeStore
 
         if resume and run_path is None:
             raise click.UsageError("--resume needs --run, the folder to go on in")
-        if run_path is not None and not resume:
-            check_new(run_path)
+        if run_path is not None:
+            (check_begun if resume else check_new)(run_path)
         opened = [CubeStore.open(path) for path in stores]
         given = _given_keys(preset, config_file, settings)
         run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
@@ -99,14 +104,16 @@ def _given_keys(
 def _resolve(
     run: "RunFolder", stores: "list[CubeStore]", given: dict[str, Any]
 ) -> "TrainingConfig":
-    """Return the configuration: the checkpoint's own when there is one, else a new one."""
-    from ionmodel.checkpoint import load_checkpoint
+    """Return the configuration: the run's own when it was begun, else a new one."""
     from ionmodel.config import DEFAULT_PRESET, make_config, read_preset
     from ionmodel.datasets import fit_radius
-    from ionmodel.run_folder import resumed_config
+    from ionmodel.run_folder import begun_config, resumed_config
 
-    if run.last.exists():
-        return resumed_config(run, make_config(load_checkpoint(run.last)["config"]), given)
+    begun = begun_config(run)
+    if begun is not None:
+        if not run.last.exists():
+            click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
+        return resumed_config(run, begun, given)
     config = make_config({**read_preset(given.get("preset", DEFAULT_PRESET)), **given})
     if "radius" in given:
         return config
@@ -125,31 +132,57 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
     from ionmodel.errors import Interrupted
     from ionstore.process_memory import PeakMemory
 
-    with PeakMemory() as memory, _stop_on_signals() as should_stop, EpochDisplay() as display:
-        try:
+    stop, display = _Stop(), EpochDisplay()
+
+    def on_plan(plan: "Plan") -> None:
+        stop.batch_seconds = plan.batch_seconds
+        _announce(plan, config, run, display.say)
+
+    def on_progress(progress: "Progress") -> None:
+        if progress.samples_per_s > 0:
+            stop.batch_seconds = config.batch_size / progress.samples_per_s
+        display.batch(progress)
+
+    named = [word for store in stores for word in ("--store", str(store.path))]
+    again = shlex.join(["ionmodel", "train", *named, "--run", str(run.path), "--resume"])
+    try:
+        with PeakMemory() as memory, stop.on_signals(), display:
             result = training.train(
                 config,
                 stores,
                 run,
                 on_stage=display.stage,
-                on_plan=lambda plan: _announce(plan, run, display.say),
-                on_progress=display.batch,
+                on_plan=on_plan,
+                on_progress=on_progress,
                 on_epoch=display.epoch,
-                should_stop=should_stop,
+                should_stop=lambda: stop.asked,
             )
-        except Interrupted as interrupted:
-            named = " ".join(f"--store {store.path}" for store in stores)
-            raise click.ClickException(
-                f"{interrupted}; go on with: ionmodel train {named} --run {run.path} --resume"
-            ) from None
+    except Interrupted as interrupted:
+        _leave(str(interrupted), f"go on with: {again}")
+    except KeyboardInterrupt:
+        if run.config.exists():
+            _leave("stopped at once", f"go on from the last checkpoint with: {again}")
+        _leave("stopped before training began", "nothing was written")
     _summarize(result, run, memory.peak_bytes)
 
 
-def _announce(plan: "Plan", run: "RunFolder", say: Callable[[str], None]) -> None:
+def _leave(what: str, way_on: str) -> NoReturn:
+    """End as commands do that Ctrl-C has ended."""
+    click.echo(f"{what[0].upper()}{what[1:]}; {way_on}", err=True)
+    raise click.exceptions.Exit(130) from None
+
+
+def _announce(
+    plan: "Plan", config: "TrainingConfig", run: "RunFolder", say: Callable[[str], None]
+) -> None:
+    epochs = options.counted(config.epochs, "epoch")
+    if plan.epochs_left != config.epochs:
+        left = f"{plan.epochs_left:,.1f}".removesuffix(".0")
+        epochs = f"{left} of {epochs} left"
     say(
-        f"Run {run.path}: {plan.n_parameters:,} weights, {plan.epochs_left:.3g} epochs of "
-        f"{plan.n_training_samples:,} training samples, {plan.n_validation_samples:,} validation "
-        f"samples, on {plan.device}."
+        f"Run {run.path}: {plan.n_parameters:,} weights, {epochs}, "
+        f"{plan.n_training_samples:,} training and {plan.n_validation_samples:,} validation "
+        f"samples per epoch, on {plan.device}."
     )
     say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
     if plan.leaks:
@@ -161,31 +194,43 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
         click.echo("Validation R² is undefined: xHII is the same in all validation cells")
     else:
         click.echo(
-            f"Validation R² {result.best_r2:.4f} over {result.n_validation_samples:,} cells "
+            f"Validation R² {result.best_r2:.4f} over "
+            f"{options.counted(result.n_validation_samples, 'cell')} "
             f"(epoch {result.best_epoch} of {len(result.history)})"
         )
     click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
     click.echo(f"Checkpoint   {run.best}")
     click.echo(f"Figures      {run.loss_figure}")
     click.echo(f"             {run.prediction_figure}")
+    if result.was_finished:
+        done = options.counted(len(result.history), "epoch")
+        click.echo(f"The run was finished before, with {done}; -o epochs=N asks for more.")
 
 
-@contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C and SIGTERM ask for a stop; a second one stops at once."""
-    asked = False
+@dataclass
+class _Stop:
+    """Whether a stop was asked for, and about how long a batch takes until it is heeded."""
 
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+    asked: bool = False
+    batch_seconds: float = 0.0
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM ask for a stop; a second one stops at once."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._ask) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
             raise KeyboardInterrupt
-        asked = True
+        self.asked = True
+        wait = ""
+        if self.batch_seconds > _LONG_BATCH_S:
+            wait = f", within about {options.seconds_in_words(self.batch_seconds)}"
         # Not through a buffered stream: the signal may have interrupted a write to it.
-        os.write(2, b"\nStopping after this batch (again: at once) ...\n")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        os.write(2, f"\nStopping after this batch{wait} (again: at once) ...\n".encode())

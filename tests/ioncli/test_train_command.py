@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionmodel
+from ioncli.train import _Stop
+from ionmodel.trainer import Trainer
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 
@@ -86,11 +89,40 @@ def test_a_folder_with_something_in_it_needs_resume(store: CubeStore, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_resume_of_nothing_starts_from_scratch(store: CubeStore, tmp_path: Path) -> None:
+def test_resume_in_an_empty_folder_starts_from_scratch(store: CubeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    run.mkdir()
     result = train(store, "--run", str(run), "--resume")
     assert result.exit_code == 0, result.output
     assert (run / "best.pt").exists()
+
+
+def test_resume_of_nothing_is_refused(store: CubeStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nope", tmp_path / "file"):
+        result = train(store, "--run", str(path), "--resume")
+        assert_one_sentence(result, str(path), "there is no run to resume; leave out --resume")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_resume_without_a_checkpoint_keeps_the_configuration(
+    store: CubeStore, tmp_path: Path
+) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    options = [*TINY, "seed=7", "split=random", "random_cells=400"]
+    train(store, "--run", str(whole), options=options)
+    run.mkdir()
+    shutil.copy(whole / "config.toml", run)  # what a kill before the first checkpoint leaves
+    refused = train(store, "--run", str(run), "--resume", options=["seed=8"])
+    assert_one_sentence(refused, "begun with seed = 7, got 8")
+    result = train(store, "--run", str(run), "--resume", options=["seed=7"])
+    assert result.exit_code == 0, result.output
+    assert "no checkpoint: it begins anew with its config.toml" in result.output
+    assert (run / "config.toml").read_text() == (whole / "config.toml").read_text()
+    scores = [
+        json.loads((path / "log.jsonl").read_text().splitlines()[-1]) for path in (whole, run)
+    ]
+    assert scores[0]["validation_loss"] == scores[1]["validation_loss"]
 
 
 def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Path) -> None:
@@ -102,6 +134,12 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
     score = next(line for line in first.output.splitlines() if "Validation R²" in line)
     assert score in again.output
+    finished = "The run was finished before, with 2 epochs; -o epochs=N asks for more."
+    assert finished in again.output
+    assert finished not in first.output
+    fewer = train(store, "--run", str(run), "--resume", options=["epochs=1"])
+    assert_one_sentence(fewer, "epochs must be at least 2, those that are trained already, got 1")
+    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
 
 
 def test_resume_takes_more_epochs_and_nothing_else(store: CubeStore, tmp_path: Path) -> None:
@@ -134,6 +172,7 @@ def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["inputs=n_igm"], ["inputs must be a list", '-o inputs=\'["n_igm", "n_src"]\'']),
         (["epoch=3"], ["'epoch'", "'epochs'"]),
         ([*TINY, "radius"], ["key=value"]),
         (["loss=l1"], ["'mse' or 'bce'"]),
@@ -150,7 +189,9 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(
     store: CubeStore, tmp_path: Path, options: list[str], words: list[str]
 ) -> None:
     run = tmp_path / "run"
-    assert_one_sentence(train(store, "--run", str(run), options=options), *words)
+    result = train(store, "--run", str(run), options=options)
+    assert_one_sentence(result, *words)
+    assert "memory_budget" in words or "Reading" not in result.stderr
     assert not run.exists()
 
 
@@ -214,8 +255,11 @@ def test_an_interrupt_leaves_a_run_that_can_be_resumed(
     else:
         process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert errors.strip().splitlines()[-1].startswith("Error: stopped in epoch")
+    assert process.returncode == 130
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("Stopped in epoch ")
+    way_on = f"ionmodel train --store {store.path} --run {run} --resume"
+    assert last.endswith(f"; go on with: {way_on}")
     assert "Traceback" not in errors
     assert (run / "loss.png").exists()
     epochs = len((run / "log.jsonl").read_text().splitlines())
@@ -228,6 +272,7 @@ def test_a_kill_at_any_moment_leaves_a_run_that_can_be_resumed(
     store: CubeStore, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
+    run.mkdir()
     for _ in range(3):
         process = start(store, run, "--resume", options=LONG)
         wait_for(run / "log.jsonl", process)
@@ -239,6 +284,42 @@ def test_a_kill_at_any_moment_leaves_a_run_that_can_be_resumed(
     resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={len(entries) + 1}"])
     assert resumed.exit_code == 0, resumed.output
     assert len((run / "log.jsonl").read_text().splitlines()) == len(entries) + 1
+
+
+def test_a_long_batch_is_announced_when_stopping(capfd: pytest.CaptureFixture[str]) -> None:
+    for seconds, wait in ((0.0, ""), (4.0, ""), (120.0, ", within about 2 min")):
+        stop = _Stop(batch_seconds=seconds)
+        with stop.on_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.asked
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err == f"\nStopping after this batch{wait} (again: at once) ...\n"
+
+
+def test_a_stop_at_once_says_how_to_go_on(
+    store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(trainer: Trainer, epoch: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train_epoch", interrupt)
+    run = tmp_path / "a run"
+    result = train(store, "--run", str(run))
+    assert result.exit_code == 130
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Stopped at once; go on from the last checkpoint with: ionmodel train")
+    assert last.endswith(f"--run '{run}' --resume")
+
+
+def test_what_is_left_of_a_run_is_told_in_epochs(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = train(store, "--run", str(run), options=[*TINY[:-2], "epochs=1", "device=cpu"])
+    assert (
+        " weights, 1 epoch, 160 training and 200 validation samples per epoch, on " in first.stderr
+    )
+    longer = train(store, "--run", str(run), "--resume", options=["epochs=3"])
+    assert " weights, 2 of 3 epochs left, 160 training and " in longer.stderr
 
 
 def test_help_shows_an_example_and_imports_no_torch() -> None:

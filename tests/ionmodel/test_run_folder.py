@@ -14,9 +14,16 @@ from typing import Any
 import pytest
 
 from ionmodel import run_folder
+from ionmodel.checkpoint import save_checkpoint
 from ionmodel.config import make_config, read_toml
 from ionmodel.errors import RunFolderError
-from ionmodel.run_folder import RunFolder, check_new, default_run_folder
+from ionmodel.run_folder import (
+    RunFolder,
+    begun_config,
+    check_begun,
+    check_new,
+    default_run_folder,
+)
 from tests.ionmodel.conftest import ConfigMaker
 
 TRAIN = """
@@ -85,6 +92,26 @@ def test_a_file_or_a_folder_that_holds_anything_is_not_new(tmp_path: Path) -> No
         assert str(caught.value) == (
             f"{path} exists and is not an empty folder; go on with --resume or name another --run"
         )
+
+
+def test_only_a_folder_may_hold_a_run_to_resume(tmp_path: Path) -> None:
+    check_begun(tmp_path)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file"):
+        with pytest.raises(RunFolderError, match=r"no run to resume; leave out --resume"):
+            check_begun(path)
+
+
+def test_a_run_was_begun_with_its_checkpoint_or_else_its_file(
+    tmp_path: Path, tiny_config: ConfigMaker
+) -> None:
+    run = RunFolder(tmp_path)
+    assert begun_config(run) is None
+    run.write_config(tiny_config(seed=1))
+    assert begun_config(run) == tiny_config(seed=1)
+    saved = tiny_config(seed=2).model_dump(mode="json", exclude_none=True)
+    save_checkpoint(run.last, {"config": saved})
+    assert begun_config(run) == tiny_config(seed=2)
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:

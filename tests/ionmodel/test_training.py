@@ -14,11 +14,12 @@ from ionmodel.checkpoint import load_checkpoint
 from ionmodel.datasets import fit_radius, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
-from ionmodel.events import Progress
+from ionmodel.events import Plan, Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.training import train
+from ionstore.errors import UserError
 from ionstore.grid import Mesh
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -226,6 +227,55 @@ def test_the_checkpoint_decides_what_may_be_resumed(
     run.write_config(tiny_config(batch_size=64, epochs=1))  # edited by hand
     with pytest.raises(RunFolderError, match="begun with batch_size = 32, got 64"):
         train(tiny_config(batch_size=64, epochs=2), [store], run)
+
+
+def test_the_file_decides_where_there_is_no_checkpoint(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path)
+    run.write_config(tiny_config())
+    before = run.config.read_bytes()
+    with pytest.raises(RunFolderError, match="begun with seed = 2021, got 1"):
+        train(tiny_config(seed=1), [store], run)
+    assert run.config.read_bytes() == before
+
+
+def test_fewer_epochs_than_are_trained_are_refused(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    done: list[dict[str, Any]] = []
+    with pytest.raises(Interrupted, match="stopped in epoch 3, after batch 1"):
+        train(
+            tiny_config(epochs=9), [store], run,
+            on_epoch=done.append, should_stop=lambda: len(done) == 2,
+        )  # fmt: skip
+    with pytest.raises(RunFolderError, match=r"epochs must be at least 2, .* got 1; leave"):
+        train(tiny_config(epochs=1), [store], run)
+    plans: list[Plan] = []
+    result = train(tiny_config(epochs=2), [store], run, on_plan=plans.append)
+    assert (len(result.history), result.was_finished, plans[0].epochs_left) == (2, False, 0)
+    assert train(tiny_config(epochs=2), [store], run).was_finished
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"radius": 7},
+        {"channels": [8, 8]},
+        {"network": "transformer"},
+        {"inputs": ["n_igm", "dust"]},
+        {"redshifts": [5.0]},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_does_not_fit_is_noticed_before_fields_are_read(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    stages: list[str] = []
+    with pytest.raises(UserError):
+        train(tiny_config(**changes), [store], RunFolder(tmp_path / "run"), on_stage=stages.append)
+    assert stages == []
 
 
 def test_a_second_training_in_one_folder_is_refused(
