@@ -89,7 +89,7 @@ def _box(inventory: Inventory) -> str:
     else:
         box = f"box {inventory.box_length_cmpc:g} cMpc, cell {inventory.cell_size_cmpc:.4g} cMpc"
     cosmology = inventory.cosmology
-    if cosmology is None:
+    if cosmology is None or not (cosmology.name or cosmology.h):
         return box
     name = cosmology.name or "cosmology"
     return box + f", {name}" + (f" (h = {cosmology.h:g})" if cosmology.h else "")

@@ -151,7 +151,7 @@ def _unknown_keys(folder: Path) -> Iterator[str]:
         ("cosmology.", told.get("cosmology") or {}, Cosmology.__dataclass_fields__),
     ):
         for key in sorted(set(keys) - set(known)):
-            (nearest,) = difflib.get_close_matches(key, known, n=1, cutoff=0)
+            (nearest,) = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0)
             yield (
                 f"{FILE_NAME}: {where}{key} is no key that is known, so it is ignored; "
                 f"the nearest is {where}{nearest}"

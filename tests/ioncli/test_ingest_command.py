@@ -63,6 +63,13 @@ def test_a_summary_says_what_was_stored(tmp_path: Path) -> None:
     assert "Note" not in result.stderr
 
 
+def test_a_cosmology_without_name_and_h_is_not_mentioned(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    SimulationDescription(cosmology=Cosmology(omega_m=0.3)).write(tmp_path / "sim")
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert f"{tmp_path / 'cubes.zarr'}: 8³ cells, box length unknown\n" in result.stdout
+
+
 def test_clipped_and_empty_cells_are_counted_in_the_summary(tmp_path: Path) -> None:
     cubes = write_set(tmp_path / "sim", redshifts=("9.000", "8.000", "7.500"))
     for redshift, n_cells in (("9.000", 3), ("7.500", 2)):

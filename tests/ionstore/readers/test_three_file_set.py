@@ -61,14 +61,14 @@ def test_the_description_beside_the_files_is_read(tmp_path: Path) -> None:
 
 def test_keys_of_the_description_that_nobody_reads_are_named(tmp_path: Path) -> None:
     write_set(tmp_path)
-    told = {"box_length": 20.0, "density_frame": "proper", "cosmology": {"h": 0.7, "Omega_m": 0.3}}
+    told = {"box_length": 20.0, "density_frame": "proper", "cosmology": {"h": 0.7, "H0": 70}}
     (tmp_path / "simulation.json").write_text(json.dumps(told))
     simulation = find_simulation(tmp_path)
     assert simulation.notes == (
         "simulation.json: box_length is no key that is known, so it is ignored; "
         "the nearest is box_length_cmpc",
-        "simulation.json: cosmology.Omega_m is no key that is known, so it is ignored; "
-        "the nearest is cosmology.omega_m",
+        "simulation.json: cosmology.H0 is no key that is known, so it is ignored; "
+        "the nearest is cosmology.h",
     )
     assert simulation.cosmology == Cosmology(h=0.7)
     told = SimulationDescription(cosmology=Cosmology(h=0.7), seed=1).model_dump()
