@@ -6,72 +6,93 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ionstore.order import SamplePlan
+from ionstore.batch_plan import BatchPlan
+from ionstore.blocks import Blocks
+from ionstore.cube import Array, Cells
+from ionstore.neighborhoods import cut
+from ionstore.partition import Reach
+from ionstore.regions import RegionFields
 from ionstore.resident import ResidentFields
 from ionstore.ring import BatchPart, BatchSlots, Ring
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One batch: positions ``start`` to ``stop`` of an epoch, and the slot to put it in."""
+    """One batch of an epoch, and the slot to put it in."""
 
     slot: int
     epoch: int
-    start: int
-    stop: int
-
-    @property
-    def n_samples(self) -> int:
-        """Samples in the batch."""
-        return self.stop - self.start
+    batch: int
+    n_samples: int
 
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """Fills slots with the neighborhoods that a plan asks for; can be sent to a worker.
+    """Fills slots with the samples that a plan asks for; can be sent to a worker.
 
     Parameters
     ----------
-    resident : ResidentFields
+    fields : ResidentFields or RegionFields
         Decoded fields of the plan's cubes, in its order.
-    plan : SamplePlan
-        Which samples stand where in an epoch.
+    plan : BatchPlan
+        Which samples make up a batch.
     slots : BatchSlots
         Arrays as `batch_parts` names them.
-    radius : int
-        Neighborhood radius in cells.
+    reach : Reach
+        Inputs and targets of a sample.
     """
 
-    resident: ResidentFields
-    plan: SamplePlan
+    fields: ResidentFields | RegionFields
+    plan: BatchPlan
     slots: BatchSlots
-    radius: int
+    reach: Reach
 
     def fill(self, request: Request) -> None:
-        """Write one batch into its slot."""
+        """Write one batch into its slot.
+
+        Raises
+        ------
+        RegionsClosedError
+            If it needs a region that will not be opened any more.
+        """
         memory = self.slots.memory(request.slot)
-        inputs, target, redshift, centers, store_index = self.slots.arrays(
-            memory, request.n_samples
-        )
-        start = 0
-        for cube_index, cells in self.plan.batch(request.epoch, request.start, request.stop):
-            cube = self.plan.cubes[cube_index]
-            here = slice(start, start + len(cells))
-            self.resident.gather(cube_index, cells, self.radius, inputs[here])
-            target[here] = self.resident.targets(cube_index, cells)
-            redshift[here] = cube.redshift
-            centers[here] = cells
-            store_index[here] = cube.store_index
-            start = here.stop
+        inputs, target, redshift, cells, store_index = self.slots.arrays(memory, request.n_samples)
+        picked = self.plan.pick(request.epoch, request.batch)
+        samples = self.plan.partition.samples
+        mesh_cells = samples.mesh_cells[picked.cube][:, None]
+        target = target.reshape(request.n_samples, 1, *(self.reach.tile,) * 3)
+        for run in self.fields.runs(request.batch, picked):
+            here = run.samples
+            rows, symmetry = picked.row[here], picked.symmetry[here]
+            at, mesh = picked.cells[here], mesh_cells[here]
+            _cut(run.inputs, run.block, at - self.reach.radius, mesh, symmetry, rows, inputs)
+            _cut(run.targets, run.block, at, mesh, symmetry, rows, target)
+        redshift[picked.row] = samples.redshift[picked.cube]
+        cells[picked.row] = picked.cells
+        store_index[picked.row] = samples.store_index[picked.cube]
 
 
-def batch_parts(n_channels: int, radius: int) -> tuple[BatchPart, ...]:
-    """Return the arrays of a batch: inputs, target, redshift, centers, store index."""
-    width = 2 * radius + 1
+def _cut(  # noqa: PLR0917
+    blocks: Blocks,
+    block: NDArray[np.int64],
+    first: Cells,
+    mesh_cells: NDArray[np.int64],
+    symmetry: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    out: Array,
+) -> None:
+    within = (first - blocks.start) % mesh_cells
+    cut(blocks.memory, blocks.offsets, blocks.shapes, block, within, symmetry, rows, out)
+
+
+def batch_parts(n_channels: int, reach: Reach) -> tuple[BatchPart, ...]:
+    """Return the arrays of a batch: inputs, target, redshift, cells, store index."""
+    tile = () if reach.tile == 1 else (reach.tile,) * 3
     return (
-        BatchPart((n_channels, width, width, width), np.dtype(np.float32)),
-        BatchPart((), np.dtype(np.float32)),
+        BatchPart((n_channels, *(reach.width,) * 3), np.dtype(np.float32)),
+        BatchPart(tile, np.dtype(np.float32)),
         BatchPart((), np.dtype(np.float64)),
         BatchPart((3,), np.dtype(np.int64)),
         BatchPart((), np.dtype(np.int64)),

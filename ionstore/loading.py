@@ -1,39 +1,57 @@
-"""Batches of neighborhoods for torch, cut on demand from fields in shared memory.
+"""Batches of neighborhoods and tiles for torch, cut on demand from decoded fields.
 
-`NeighborhoodLoader` decodes every field that it needs once, into memory that all workers share,
-and cuts neighborhoods into a small ring of preallocated batches. Two ways to run it:
+`NeighborhoodLoader` cuts the neighborhood of single cells, `TileLoader` tiles of cells with a halo,
+for networks that predict many cells at once. Both share everything else.
 
-- ``num_workers=0``: a background thread cuts, without holding the interpreter lock. As fast as
-  one worker process and simpler; the default.
-- ``num_workers >= 1``: torch DataLoader workers cut. Worth it when one core cannot cut as fast as
-  the network trains, on a GPU for instance. Workers import the main module, so a script needs its
+**Which mode?** The memory budget decides, and ``loader.stats`` says what came of it.
+
+- *resident*: all fields that are needed fit ``memory_budget``. They are decoded once (4 bytes a
+  cell, field and redshift), samples come in uniformly random order. Nothing is faster.
+- *regions*: they do not fit. A few regions are open at a time, each a core of cells with what
+  surrounds it; ``samples_per_opening`` samples are taken from each before the next one, decoded in
+  the background, takes its place. The core is the largest that the budget allows. Every batch
+  mixes samples of ``n_lanes`` regions; an epoch still visits every sample once.
+- *on a device*: with ``device="cuda"`` the fields live in the memory of the GPU, and are cut
+  there. The choice for training on a GPU that has room for them.
+
+**Which budget?** It bounds decoded fields and batches over all processes. Resident, a box of n³
+cells with C inputs takes ``4 (C + 1) n³`` bytes a redshift: 0.3 GB for two inputs at 300³, 1.4 GB
+at 500³. If that is out of reach, half a gigabyte gives regions large enough for most purposes.
+In regions, reading costs ``stats.predicted_amplification`` decoded cells for each cell of an epoch:
+a larger budget lowers it, so does a larger ``samples_per_opening``, while a smaller one mixes
+regions faster. Give ``core`` to keep the order when the budget changes.
+
+**Who cuts?**
+
+- ``num_workers=0``: a background thread, without holding the interpreter lock. As fast as one
+  worker process and simpler; the default.
+- ``num_workers >= 1``: torch DataLoader workers. Worth it when one core cannot cut as fast as the
+  network trains. Workers import the main module, so a script needs its
   ``if __name__ == "__main__":``.
 
-Memory is that of the fields (4 bytes a cell, field and redshift) and of the ring (4 batches, or 3
-and 2 a worker); ``memory_budget`` bounds their sum.
+**The order** depends on seed, epoch, core and lanes alone: not on mode, workers or ranks. A
+position, one count of batches, resumes it anywhere.
 """
 
-import weakref
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from os import PathLike
-from typing import Any, Self
+from typing import Self, TypeVar, Unpack
 
 import torch
 
-from ionstore.errors import MemoryBudgetError
-from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
-from ionstore.normalize import Normalization
-from ionstore.order import Centers, CubeSamples, SamplePlan, centers_of_boxes
-from ionstore.resident import Cube, ResidentFields
-from ionstore.ring import BatchSlots, Ring, slot_bytes
-from ionstore.store import CubeStore
-from ionstore.workers import AHEAD, Workers
+from ionstore.batch_loader import (
+    BatchLoader,
+    LoaderOptions,
+    LoaderStats,
+    SettingsOptions,
+    Store,
+)
+from ionstore.grid import Mesh
+from ionstore.partition import Reach
+from ionstore.samples import Centers, centers_of_boxes, tile_starts
+from ionstore.split import Region
 
-DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
-
-_LENT = 2  # a loop holds one batch while it asks for the next
+__all__ = ["Batch", "LoaderStats", "NeighborhoodLoader", "TileBatch", "TileLoader"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +83,55 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on a device."""
-        return Batch(*(getattr(self, part.name).to(device) for part in fields(self)))
+        return _moved(self, device)
 
 
-Store = str | PathLike[str] | CubeStore
+@dataclass(frozen=True, slots=True, eq=False)
+class TileBatch:
+    """A batch of tiles, valid as long as it or any of its tensors is held.
+
+    Parameters
+    ----------
+    inputs : tensor of float32, shape (B, C, width, width, width)
+        Tiles of the input fields with their halos; ``width`` is ``tile + 2 * halo``.
+    target : tensor of float32, shape (B, tile, tile, tile)
+        Target field in the tiles.
+    redshift : tensor of float64, shape (B,)
+        Redshift of each sample's cube.
+    starts : tensor of int64, shape (B, 3)
+        First cell (i, j, k) of each tile, without its halo.
+    store_index : tensor of int64, shape (B,)
+        Place of each sample's store among the loader's stores.
+    """
+
+    inputs: torch.Tensor
+    target: torch.Tensor
+    redshift: torch.Tensor
+    starts: torch.Tensor
+    store_index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> "TileBatch":
+        """Return the batch on a device."""
+        return _moved(self, device)
 
 
-class NeighborhoodLoader:
+AnyBatch = TypeVar("AnyBatch", Batch, TileBatch)
+
+
+def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
+    # Only memory that CUDA knows to be in use may be copied from while the loop goes on.
+    return type(batch)(
+        *(
+            (tensor := getattr(batch, part.name)).to(device, non_blocking=tensor.is_pinned())
+            for part in fields(batch)
+        )
+    )
+
+
+class NeighborhoodLoader(BatchLoader[Batch]):
     """Iterate over batches of periodic neighborhoods and the target at their centers.
 
     Iterating runs through what is left of the current epoch; iterating again starts the next one.
@@ -93,19 +153,39 @@ class NeighborhoodLoader:
     radius : int
         Neighborhood radius in cells; the width is ``2 * radius + 1``.
     batch_size : int
-        Samples a batch; the last batch of an epoch can be smaller.
+        Samples a batch, over all ranks; the last batch of an epoch can be smaller.
     seed : int
-        Seed of the order.
+        Seed of order and symmetries.
     memory_budget : int
-        Bound on decoded fields and batches, bytes, over all processes.
+        Bound on decoded fields and batches, bytes, over all processes of this machine.
     num_workers : int
         Worker processes; 0 cuts in a background thread.
     normalization : Normalization, optional
-        Applied to the inputs once, when they are decoded.
+        Applied to the inputs while they are decoded.
     shuffle : bool
-        Random order; otherwise cube after cube, center after center.
+        Random order; otherwise cube after cube, center after center, within each region where
+        the fields are not resident.
     samples_per_epoch : int, optional
         Visit only so many samples an epoch, others in each epoch when shuffled.
+    symmetries : bool
+        Show each neighborhood under one of the 48 symmetries of the cube, drawn anew each epoch.
+    core : int, optional
+        Cells along a side of the regions that samples come from together. By default samples
+        come in uniformly random order if all fields fit the budget; if not, the largest core
+        that it allows is taken.
+    samples_per_opening : int, optional
+        Samples taken from a region before the next one takes its place. All of them by default;
+        of an epoch with ``samples_per_epoch``, a region's share of it, but at least 256.
+    n_lanes : int
+        Regions that every batch mixes.
+    rank, world : int
+        Take part ``rank`` of each batch, of ``world``, which must divide ``n_lanes``.
+    ranks_here : int, optional
+        Ranks on this machine, which divide the budget; ``world`` by default.
+    device : torch.device or str, optional
+        Keep all fields there and cut there.
+    pin_memory : bool
+        Hand out batches in page-locked memory, which CUDA copies from in the background.
 
     Raises
     ------
@@ -133,61 +213,36 @@ class NeighborhoodLoader:
         self,
         store: Store | Sequence[Store],
         *,
-        inputs: Sequence[str] = ("n_igm", "n_src"),
-        target: str = "xhii",
-        redshifts: Sequence[float] | None = None,
-        centers: Centers | Sequence[Centers] | None = None,
         radius: int,
         batch_size: int,
-        seed: int = 2021,
-        memory_budget: int = DEFAULT_MEMORY_BUDGET_BYTES,
-        num_workers: int = 0,
-        normalization: Normalization | None = None,
-        shuffle: bool = True,
-        samples_per_epoch: int | None = None,
+        centers: Centers | Sequence[Centers] | None = None,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        stores = _opened(store)
-        _check_numbers(radius, batch_size, seed, num_workers, samples_per_epoch)
-        _check_stores(stores, inputs, target, radius, redshifts)
-        cubes = [
-            Cube(index, opened.redshifts[opened.redshift_index(redshift)])
-            for index, opened in enumerate(stores)
-            for redshift in (opened.redshifts if redshifts is None else redshifts)
-        ]
-        self._settings: dict[str, Any] = {
-            "radius": radius,
-            "batch_size": batch_size,
-            "seed": seed,
-            "num_workers": num_workers,
-            "shuffle": shuffle,
-            "samples_per_epoch": samples_per_epoch,
-        }
-        one_batch = slot_bytes(batch_parts(len(inputs), radius), batch_size)
-        batches = one_batch * _n_slots(num_workers)
-        if batches >= memory_budget:
-            raise MemoryBudgetError(_batches_do_not_fit(batches, memory_budget))
-        self._stores = stores
-        self._cubes = cubes
-        self._resident = ResidentFields(
-            stores,
-            cubes,
-            inputs=inputs,
-            target=target,
-            normalization=normalization,
-            memory_budget_bytes=memory_budget - batches,
+        super().__init__(
+            store,
+            lambda meshes: centers_of_boxes(meshes, centers),
+            Reach(radius),
+            batch_size,
+            **options,
         )
-        self._budget_left = memory_budget - batches - self._resident.n_bytes
-        self._start(centers, **self._settings)
 
-    def sibling(self, centers: Centers | Sequence[Centers] | None, **changes: Any) -> Self:
+    def sibling(
+        self,
+        centers: Centers | Sequence[Centers] | None,
+        **changes: Unpack[SettingsOptions],
+    ) -> Self:
         """Return a loader over other centers that shares this one's decoded fields and budget.
+
+        Where the fields are not resident, the two take turns: an iteration of one ends that of the
+        other.
 
         Parameters
         ----------
         centers : Region, ndarray of int64, shape (n, 3), or one of them for each store
             Its center cells.
         **changes
-            Of ``batch_size``, ``seed``, ``num_workers``, ``shuffle``, ``samples_per_epoch``.
+            Any of ``seed``, ``num_workers``, ``shuffle``, ``samples_per_epoch``, ``symmetries``,
+            ``samples_per_opening``.
 
         Raises
         ------
@@ -196,169 +251,80 @@ class NeighborhoodLoader:
         MemoryBudgetError
             If its batches do not fit what this loader leaves of the budget.
         """
-        other = type(self).__new__(type(self))
-        other._settings = {**self._settings, **changes}
-        numbers = ("radius", "batch_size", "seed", "num_workers", "samples_per_epoch")
-        _check_numbers(*(other._settings[name] for name in numbers))
-        parts = batch_parts(self._resident.n_channels, other._settings["radius"])
-        batches = slot_bytes(parts, other._settings["batch_size"])
-        batches *= _n_slots(other._settings["num_workers"])
-        if batches > self._budget_left:
-            raise MemoryBudgetError(_batches_do_not_fit(batches, self._budget_left))
-        self._budget_left -= batches
-        other._budget_left = 0
-        other._stores, other._cubes, other._resident = self._stores, self._cubes, self._resident
-        other._start(centers, **other._settings)
-        return other
+        return self._sibling(lambda meshes: centers_of_boxes(meshes, centers), changes)
 
-    def _start(
+    def _batch(self, tensors: list[torch.Tensor]) -> Batch:
+        return Batch(*tensors)
+
+
+class TileLoader(BatchLoader[TileBatch]):
+    """Iterate over batches of periodic tiles with a halo, and the target in the tiles.
+
+    For networks that predict a block of cells at once. Everything else is as in
+    `NeighborhoodLoader`; a neighborhood is a tile of one cell.
+
+    Parameters
+    ----------
+    store : path, CubeStore or sequence of them
+        Stores to cut from.
+    tile : int
+        Cells along a side of a tile.
+    halo : int
+        Cells around a tile that come with its inputs. A tile that is wider than the mesh with its
+        halo repeats cells.
+    batch_size : int
+        Tiles a batch, over all ranks.
+    starts : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
+        First cells of the tiles, or a region that tiles are to cover; all of the mesh by default.
+        Where tiles do not divide a region, the last ones overlap those before.
+    **options
+        As in `NeighborhoodLoader`.
+
+    Raises
+    ------
+    ValueError
+        If a tile does not fit its region, or as `NeighborhoodLoader`.
+    NotInStoreError, StoreFormatError, MemoryBudgetError
+        As `NeighborhoodLoader`.
+    """
+
+    def __init__(
         self,
-        centers: Centers | Sequence[Centers] | None,
+        store: Store | Sequence[Store],
         *,
-        radius: int,
+        tile: int,
+        halo: int,
         batch_size: int,
-        seed: int,
-        num_workers: int,
-        shuffle: bool,
-        samples_per_epoch: int | None,
+        starts: Centers | Sequence[Centers] | None = None,
+        **options: Unpack[LoaderOptions],
     ) -> None:
-        regions = centers_of_boxes([store.mesh for store in self._stores], centers)
-        cubes = [
-            CubeSamples(cube.store_index, cube.redshift, regions[cube.store_index])
-            for cube in self._cubes
-        ]
-        plan = SamplePlan(cubes, seed=seed, shuffle=shuffle)
-        self._position = 0
-        self.batch_size = batch_size
-        self.n_samples = plan.n_samples
-        if samples_per_epoch is not None:
-            self.n_samples = min(samples_per_epoch, plan.n_samples)
-        parts = batch_parts(self._resident.n_channels, radius)
-        slots = BatchSlots(parts, batch_size, _n_slots(num_workers))
-        self._ring = Ring(slots, _LENT)
-        self._filler = Filler(self._resident, plan, slots, radius)
-        self._workers = Workers(self._filler, num_workers) if num_workers else None
-        self._iteration: weakref.ref[Generator[Batch]] | None = None
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-        return (self.n_samples + self.batch_size - 1) // self.batch_size
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._stop_iteration()  # two at once would wait for each other's slots
-        iteration = self._batches()
-        self._iteration = weakref.ref(iteration)
-        return iteration
-
-    def _batches(self) -> Generator[Batch]:
-        self._ring.start()
-        requests = self._requests()
-        if self._workers is None:
-            filled = fill_by_thread(self._filler, self._ring, requests)
-        else:
-            filled = self._workers.fill(self._ring, requests)
-        with closing(filled):
-            for request in filled:
-                arrays = self._ring.lend(request.slot, request.n_samples)
-                self._position += 1
-                yield Batch(*map(torch.from_numpy, arrays))
-
-    @property
-    def position(self) -> int:
-        """Batches handed out since the first epoch began; set it to go on from there.
-
-        Raises
-        ------
-        ValueError
-            If it is set to less than 0.
-        """
-        return self._position
-
-    @position.setter
-    def position(self, position: int) -> None:
-        if position < 0:
-            raise ValueError(f"position must be at least 0, got {position}")
-        self._position = position
-
-    def close(self) -> None:
-        """End thread and workers; memory goes when the last batch and the loader do."""
-        self._stop_iteration()
-        if self._workers is not None:
-            self._workers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _stop_iteration(self) -> None:
-        iteration = self._iteration() if self._iteration is not None else None
-        if iteration is not None:
-            iteration.close()
-
-    def _requests(self) -> Generator[Request]:
-        epoch, first = divmod(self._position, len(self))
-        for batch in range(first, len(self)):
-            slot = self._ring.take()
-            if slot is None:
-                return
-            start = batch * self.batch_size
-            yield Request(slot, epoch, start, min(start + self.batch_size, self.n_samples))
-
-
-def _n_slots(num_workers: int) -> int:
-    # With workers, a new batch is asked for before the last one that came is lent.
-    return _LENT + (1 + AHEAD * num_workers if num_workers else 2)
-
-
-def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:
-    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
-    if not stores:
-        raise ValueError("store must name at least one store, got none")
-    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
-
-
-def _check_numbers(
-    radius: int, batch_size: int, seed: int, num_workers: int, samples_per_epoch: int | None
-) -> None:
-    samples = 1 if samples_per_epoch is None else samples_per_epoch
-    if min(radius, num_workers, seed) < 0 or batch_size < 1 or samples < 1:
-        raise ValueError(
-            "radius, num_workers and seed must be at least 0, batch_size and samples_per_epoch at "
-            f"least 1, got radius {radius}, num_workers {num_workers}, seed {seed}, batch_size "
-            f"{batch_size}, samples_per_epoch {samples_per_epoch}"
+        self._tile = tile
+        super().__init__(
+            store,
+            lambda meshes: _tiles_of_boxes(meshes, starts, tile),
+            Reach(halo, tile),
+            batch_size,
+            **options,
         )
 
+    def sibling(
+        self,
+        starts: Centers | Sequence[Centers] | None,
+        **changes: Unpack[SettingsOptions],
+    ) -> Self:
+        """Return a loader over other tiles, as `NeighborhoodLoader.sibling`."""
+        return self._sibling(lambda meshes: _tiles_of_boxes(meshes, starts, self._tile), changes)
 
-def _batches_do_not_fit(batches: int, memory_budget: int) -> str:
-    return (
-        f"the batches prepared ahead take {batches / 1e6:.0f} MB of memory, memory_budget leaves "
-        f"{memory_budget / 1e6:.0f} MB for them; raise memory_budget or lower batch_size"
-    )
+    def _batch(self, tensors: list[torch.Tensor]) -> TileBatch:
+        inputs, target, redshift, starts, store_index = tensors
+        cubes = target.reshape(-1, *(self._tile,) * 3)
+        return TileBatch(inputs, cubes, redshift, starts, store_index)
 
 
-def _check_stores(
-    stores: Sequence[CubeStore],
-    inputs: Sequence[str],
-    target: str,
-    radius: int,
-    redshifts: Sequence[float] | None,
-) -> None:
-    if not inputs or (redshifts is not None and not len(redshifts)):
-        raise ValueError(
-            f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
-            f"redshifts {redshifts}"
-        )
-    for store in stores:
-        missing = [name for name in (*inputs, target) if name not in store.field_names]
-        if missing:
-            raise ValueError(
-                f"{store.path} must hold {', '.join(missing)}, it holds "
-                f"{', '.join(store.field_names)}"
-            )
-        if 2 * radius + 1 > store.mesh.cells_per_side:
-            raise ValueError(
-                f"radius {radius} needs a mesh of {2 * radius + 1} cells a side, {store.path} has "
-                f"{store.mesh.cells_per_side}"
-            )
+def _tiles_of_boxes(
+    meshes: Sequence[Mesh], starts: Centers | Sequence[Centers] | None, tile: int
+) -> list[Centers]:
+    return [
+        tile_starts(cells, tile) if isinstance(cells, Region) else cells
+        for cells in centers_of_boxes(meshes, starts)
+    ]

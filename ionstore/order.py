@@ -1,197 +1,200 @@
-"""Samples and the order in which an epoch visits them: plans, no data."""
+"""The order in which an epoch visits samples: plans, no data.
 
-from collections.abc import Sequence
+An epoch is one sequence of samples, made of visits: a visit takes some samples of one region, and
+the next visit goes to another region. The sequence is cut into a few lanes of equal length. Place
+p of the epoch belongs to lane ``p % n_lanes``, so that every batch takes equally from all lanes,
+and rank k of ``world`` takes the places p with ``p % world == k``: those of the lanes k, k + world
+and so on. Nothing here depends on who asks, or when.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube import Cells
-from ionstore.grid import Mesh
-from ionstore.split import Region
+from ionstore.permutation import shuffled
 
-Centers = Region | Cells
-"""Center cells of one box: a region of them, or a list."""
+DEFAULT_LANES = 8
 
-_ROUNDS = 6
-
-
-def shuffled(positions: NDArray[np.int64], n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return what stands at the given positions of a random permutation of ``range(n)``.
-
-    Parameters
-    ----------
-    positions : ndarray of int64, shape (m,)
-        Positions in the permutation, 0 to ``n - 1``.
-    n : int
-        Length of the permutation, at least 1.
-    seed, epoch : int
-        Each pair gives another permutation; both at least 0.
-
-    Returns
-    -------
-    ndarray of int64, shape (m,)
-        Members of ``range(n)``, different for different positions.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is below 1, or ``seed`` or ``epoch`` below 0.
-
-    Notes
-    -----
-    A Feistel network with `_ROUNDS` keyed rounds permutes ``range(4**half)``, the smallest such
-    range that holds n; members outside ``range(n)`` are permuted again until they fall inside.
-    No permutation is stored, so that an epoch over billions of cells takes no memory and can
-    start anywhere.
-
-    References
-    ----------
-    Black & Rogaway 2002, Ciphers with arbitrary finite domains, section 4 (cycle walking).
-
-    Examples
-    --------
-    >>> sorted(shuffled(np.arange(5), 5, seed=1, epoch=0).tolist())
-    [0, 1, 2, 3, 4]
-    """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    keys: NDArray[np.uint64] = np.array(
-        np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64), dtype=np.uint64
-    )
-    values = _permute(positions.astype(np.uint64), half, keys)
-    while (outside := values >= n).any():
-        values[outside] = _permute(values[outside], half, keys)
-    return values.astype(np.int64)
-
-
-def _permute(
-    values: NDArray[np.uint64], half: np.uint64, keys: NDArray[np.uint64]
-) -> NDArray[np.uint64]:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
-    return (left << half) | right
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit words (the finalizer of Steele, Lea & Flood 2014, SplitMix)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+_REGIONS, _SAMPLES = 1, 2  # tell permutations of the same seed and epoch apart
 
 
 @dataclass(frozen=True, slots=True)
-class CubeSamples:
-    """The samples of one coeval cube.
+class Opening:
+    """A stretch of a lane that lies in one visit: while it lasts, its region is open.
 
     Parameters
     ----------
-    store_index : int
-        Place of the cube's store among the loader's stores.
-    redshift : float
-        Redshift of the cube.
-    centers : Region or ndarray of int64, shape (n, 3)
-        Center cells.
+    lane : int
+        The lane.
+    visit : int
+        Number of the visit in its epoch.
+    region : int
+        The region visited.
+    start, stop : int
+        Places in the lane.
     """
 
-    store_index: int
-    redshift: float
-    centers: Centers
-
-    @property
-    def n_samples(self) -> int:
-        """Number of centers."""
-        return self.centers.n_cells if isinstance(self.centers, Region) else len(self.centers)
-
-    def cells(self, indices: NDArray[np.int64]) -> Cells:
-        """Return the centers at the given places, int64 of shape (n, 3)."""
-        if isinstance(self.centers, Region):
-            return self.centers.cells(indices)
-        return self.centers[indices]
+    lane: int
+    visit: int
+    region: int
+    start: int
+    stop: int
 
 
-class SamplePlan:
-    """Samples of several coeval cubes, numbered cube after cube.
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the samples at some places of an epoch are found; arrays of int64, shape (m,).
 
     Parameters
     ----------
-    cubes : sequence of CubeSamples
-        At least one cube with at least one sample.
+    visit : ndarray
+        Number of the visit that each belongs to.
+    region : ndarray
+        Region of that visit.
+    member : ndarray
+        Number of the sample in its region.
+    """
+
+    visit: NDArray[np.int64]
+    region: NDArray[np.int64]
+    member: NDArray[np.int64]
+
+
+class Order:
+    """One order of samples per seed and epoch.
+
+    Parameters
+    ----------
+    sizes : sequence of int or ndarray of int64, shape (n_regions,)
+        Samples in each region.
     seed : int
-        Seed of the order.
+        Seed of the order, at least 0.
     shuffle : bool
-        Whether an epoch visits the samples in random order or by their number.
+        Whether regions, and samples in them, come in random order or by their number.
+    visits : int
+        Visits that each region's samples are spread over, at least 1. All regions are visited for
+        the j-th time before any is visited for the next.
+    n_samples : int, optional
+        Places of an epoch: fewer than all samples leave some out, others in each epoch.
+    n_lanes : int
+        Lanes, at least 1.
 
     Raises
     ------
     ValueError
-        If there are no samples.
+        If there are no samples, or a number is out of range.
     """
 
-    def __init__(self, cubes: Sequence[CubeSamples], *, seed: int, shuffle: bool) -> None:
-        self.cubes = tuple(cubes)
-        self.seed = seed
-        self.shuffle = shuffle
-        self.n_samples = sum(cube.n_samples for cube in cubes)
-        if self.n_samples == 0:
+    def __init__(
+        self,
+        sizes: NDArray[np.int64] | list[int],
+        *,
+        seed: int,
+        shuffle: bool,
+        visits: int = 1,
+        n_samples: int | None = None,
+        n_lanes: int = DEFAULT_LANES,
+    ) -> None:
+        self.sizes = np.asarray(sizes, np.int64)
+        total = int(self.sizes.sum())
+        if total == 0:
             raise ValueError("centers must hold at least one cell, got none")
-        self._first = np.array(
-            list(accumulate((cube.n_samples for cube in cubes), initial=0))[:-1], dtype=np.int64
-        )
-
-    def batch(self, epoch: int, start: int, stop: int) -> list[tuple[int, Cells]]:
-        """Return the samples at positions ``start`` to ``stop`` of an epoch, cube by cube.
-
-        Returns
-        -------
-        list of (int, ndarray of int64, shape (n, 3))
-            Place of a cube in `cubes` and the center cells there, in ascending order of cubes.
-        """
-        samples = np.arange(start, stop, dtype=np.int64)
-        if self.shuffle:
-            samples = shuffled(samples, self.n_samples, seed=self.seed, epoch=epoch)
-        cube_of_sample = np.searchsorted(self._first, samples, side="right") - 1
-        parts = []
-        for index in np.unique(cube_of_sample).tolist():
-            within = samples[cube_of_sample == index] - self._first[index]
-            parts.append((index, self.cubes[index].cells(within)))
-        return parts
-
-
-def centers_of_boxes(
-    meshes: Sequence[Mesh], centers: Centers | Sequence[Centers] | None
-) -> list[Centers]:
-    """Return the center cells of each of several boxes.
-
-    Parameters
-    ----------
-    meshes : sequence of Mesh
-        Meshes of the boxes.
-    centers : Region or ndarray of int64, shape (n, 3), or one of them for each box, optional
-        Center cells; every cell by default. Listed cells may lie off the mesh, they wrap.
-
-    Raises
-    ------
-    ValueError
-        If a region leaves the mesh, a list has another dtype or shape, or there are not as many
-        as boxes.
-    """
-    if centers is None:
-        return [Region((0, 0, 0), mesh.shape) for mesh in meshes]
-    given = [centers] * len(meshes) if isinstance(centers, Region | np.ndarray) else list(centers)
-    if len(given) != len(meshes):
-        raise ValueError(f"centers must be given for {len(meshes)} stores, got {len(given)}")
-    for mesh, one in zip(meshes, given, strict=True):
-        if isinstance(one, Region):
-            last = [first + length for first, length in zip(one.start, one.shape, strict=True)]
-            if max(last) > mesh.cells_per_side:
-                raise ValueError(f"centers must lie on the mesh {mesh.shape}, got {one}")
-        elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
+        if min(visits, n_lanes) < 1 or seed < 0 or (n_samples is not None and n_samples < 1):
             raise ValueError(
-                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
+                "visits, n_lanes and n_samples must be at least 1 and seed at least 0, got "
+                f"{visits}, {n_lanes}, {n_samples} and {seed}"
             )
-    return given
+        self.seed, self.shuffle, self.visits, self.n_lanes = seed, shuffle, visits, n_lanes
+        self.n_samples = total if n_samples is None else min(n_samples, total)
+        self._round_start = np.array(
+            [int((j * self.sizes // visits).sum()) for j in range(visits + 1)], dtype=np.int64
+        )
+        lengths = [(self.n_samples - lane + n_lanes - 1) // n_lanes for lane in range(n_lanes)]
+        self._lane_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self._remember_rounds()
+
+    def _remember_rounds(self) -> None:
+        # Every lane may be in another round.
+        self._round = lru_cache(maxsize=2 * self.n_lanes)(self._planned_round)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_round"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember_rounds()
+
+    def lane_length(self, lane: int) -> int:
+        """Return the places of a lane."""
+        return int(self._lane_start[lane + 1] - self._lane_start[lane])
+
+    def locate(self, epoch: int, lane: NDArray[np.int64] | int, place: NDArray[np.int64]) -> Places:
+        """Return what stands at places of lanes.
+
+        Parameters
+        ----------
+        epoch : int
+            Epoch, at least 0.
+        lane : int or ndarray of int64, shape (m,)
+            Lanes.
+        place : ndarray of int64, shape (m,)
+            Places in them.
+        """
+        position = self._lane_start[lane] + place
+        rounds = np.searchsorted(self._round_start, position, side="right") - 1
+        visit, region, within = (np.empty_like(position) for _ in range(3))
+        for j in np.unique(rounds).tolist():
+            here = rounds == j
+            regions, starts = self._round(epoch, j)
+            after = position[here] - self._round_start[j]
+            rank = np.searchsorted(starts, after, side="right") - 1
+            visit[here] = j * len(self.sizes) + rank
+            region[here] = regions[rank]
+            within[here] = after - starts[rank] + j * self.sizes[region[here]] // self.visits
+        if self.shuffle:
+            key = (self.seed, epoch, _SAMPLES)
+            within = shuffled(within, self.sizes[region], key=key, stream=region)
+        return Places(visit, region, within)
+
+    def openings(self, epoch: int, lane: int, place: int) -> Iterator[Opening]:
+        """Yield the openings of a lane in their order, from the one that a place lies in.
+
+        Parameters
+        ----------
+        epoch, lane : int
+            Which lane of which epoch.
+        place : int
+            Place in the lane.
+        """
+        first, end = self._lane_start[lane : lane + 2].tolist()
+        while place < end - first:
+            position = first + place
+            j = int(np.searchsorted(self._round_start, position, side="right")) - 1
+            regions, starts = self._round(epoch, j)
+            after = position - int(self._round_start[j])
+            rank = int(np.searchsorted(starts, after, side="right")) - 1
+            visit_start = int(self._round_start[j] + starts[rank])
+            visit_stop = int(self._round_start[j] + starts[rank + 1])
+            opening = Opening(
+                lane,
+                j * len(self.sizes) + rank,
+                int(regions[rank]),
+                max(visit_start, first) - first,
+                min(visit_stop, end) - first,
+            )
+            yield opening
+            place = opening.stop
+
+    def _planned_round(self, epoch: int, j: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the regions in the order of their j-th visits, and where each visit starts."""
+        regions = np.arange(len(self.sizes), dtype=np.int64)
+        if self.shuffle:
+            key = (self.seed, epoch, _REGIONS)
+            regions = shuffled(regions, len(regions), key=key, stream=j)
+        sizes = self.sizes[regions]
+        taken = (j + 1) * sizes // self.visits - j * sizes // self.visits
+        return regions, np.concatenate([[0], np.cumsum(taken)]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""A ring of preallocated batches in shared memory, and who may write where."""
+"""A ring of preallocated batches, and who may write where."""
 
 import math
 import queue
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ionstore.cube import Array
-from ionstore.shared import SharedBuffer
+from ionstore.shared import allocate
 
 _ALIGNMENT = 64  # bytes: a cache line, and enough for any vector instruction
 _PATIENCE_S = 0.1
@@ -44,7 +44,7 @@ def slot_bytes(parts: Sequence[BatchPart], batch_size: int) -> int:
 
 
 class BatchSlots:
-    """Batches side by side in shared memory; what a worker needs to fill one.
+    """Batches side by side in memory; what a worker needs to fill one.
 
     Parameters
     ----------
@@ -54,18 +54,22 @@ class BatchSlots:
         Samples a batch.
     n_slots : int
         Batches that exist at a time.
+    shared : bool
+        Whether worker processes fill them.
     """
 
-    def __init__(self, parts: Sequence[BatchPart], batch_size: int, n_slots: int) -> None:
+    def __init__(
+        self, parts: Sequence[BatchPart], batch_size: int, n_slots: int, *, shared: bool
+    ) -> None:
         self.parts = tuple(parts)
         self.batch_size = batch_size
         self.slot_bytes = slot_bytes(parts, batch_size)
         self.n_slots = n_slots
-        self._shared = SharedBuffer(n_slots * self.slot_bytes)
+        self._buffer = allocate(n_slots * self.slot_bytes, shared=shared)
 
     def memory(self, slot: int) -> Array:
         """Return the bytes of a slot: the owner that `arrays` keep alive."""
-        return self._shared.array((self.slot_bytes,), np.uint8, slot * self.slot_bytes)
+        return self._buffer.array((self.slot_bytes,), np.uint8, slot * self.slot_bytes)
 
     def arrays(self, memory: Array, n_samples: int) -> list[Array]:
         """Return a slot's arrays for its first ``n_samples`` samples, as views of its bytes."""

@@ -11,6 +11,7 @@ from multiprocessing import resource_tracker
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ionstore.filling import Filler, Request
+from ionstore.regions import RegionsClosedError
 from ionstore.ring import Ring
 
 AHEAD = 2
@@ -41,7 +42,7 @@ class Workers:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["__main__", __name__])  # imported once, shared by all
         self._requests = _Requests()
-        self._loader: DataLoader[int] = DataLoader(
+        self._loader: DataLoader[bool] = DataLoader(
             _Filling(filler),
             batch_size=None,
             sampler=self._requests,
@@ -66,8 +67,12 @@ class Workers:
         self._requests.source = _noted(requests, asked)
         filled = self._started()
         try:
-            for _ in filled:
-                yield asked.popleft()
+            for is_filled in filled:
+                request = asked.popleft()
+                if not is_filled:
+                    ring.give_back(request.slot)
+                    raise RegionsClosedError
+                yield request
         except GeneratorExit:
             ring.stop()
             try:
@@ -85,7 +90,7 @@ class Workers:
         while asked:
             ring.give_back(asked.popleft().slot)
 
-    def _started(self) -> Iterator[int]:
+    def _started(self) -> Iterator[bool]:
         # Ctrl-C reaches every process of a terminal, but only the main one knows what to do. It
         # waits while the workers start: they inherit that, until they ignore it themselves.
         resource_tracker.ensure_running()  # its start would unblock the signal
@@ -132,12 +137,15 @@ class _Requests(Sampler[Request]):
         return self.source
 
 
-class _Filling(Dataset[int]):
-    """What a worker does with a request: fill its slot, answer with its number."""
+class _Filling(Dataset[bool]):
+    """What a worker does with a request: fill its slot, answer whether it could."""
 
     def __init__(self, filler: Filler) -> None:
         self._filler = filler
 
-    def __getitem__(self, request: Request) -> int:
-        self._filler.fill(request)
-        return request.slot
+    def __getitem__(self, request: Request) -> bool:
+        try:
+            self._filler.fill(request)
+        except RegionsClosedError:
+            return False
+        return True

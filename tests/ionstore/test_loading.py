@@ -213,7 +213,7 @@ def test_a_sibling_shares_the_fields(small_store: CubeStore) -> None:
         other = loader.sibling(region, shuffle=False)
         (*_, last) = other
         assert other.n_samples == 2 * 144
-        assert other._resident is loader._resident
+        assert other._fields is loader._fields
         check_against_rolled_boxes(last, [small_store], radius=1)
 
 
@@ -284,10 +284,11 @@ def test_a_script_on_standard_input_cannot_have_workers(small_store: CubeStore) 
 def test_an_error_while_filling_reaches_the_consumer(
     small_store: CubeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def gone(*_: object) -> None:
+        raise OSError("gone")
+
     with NeighborhoodLoader(small_store, radius=1, batch_size=64) as loader:
-        monkeypatch.setattr(
-            type(loader._resident), "targets", lambda *_: (_ for _ in ()).throw(OSError("gone"))
-        )
+        monkeypatch.setattr(type(loader._fields), "runs", gone)
         with pytest.raises(OSError, match="gone"):
             next(iter(loader))
 
@@ -295,8 +296,8 @@ def test_an_error_while_filling_reaches_the_consumer(
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"memory_budget": 100_000}, MemoryBudgetError, "memory_budget leaves"),
-        ({"memory_budget": 10_000}, MemoryBudgetError, "raise memory_budget"),
+        ({"memory_budget": 100_000}, MemoryBudgetError, "all fields take .*raise memory_budget"),
+        ({"memory_budget": 10_000}, MemoryBudgetError, "batches .* leaves .*raise memory_budget"),
         ({"radius": 6}, ValueError, "needs a mesh of 13 cells"),
         ({"inputs": ["n_igm", "dust"]}, ValueError, "must hold dust"),
         ({"redshifts": [8.0]}, NotInStoreError, "9, 7.5"),

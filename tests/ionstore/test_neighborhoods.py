@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ionstore.cube import Fields, Neighborhoods
-from ionstore.neighborhoods import gather_neighborhoods
+from ionstore.neighborhoods import gather_neighborhoods, gather_tiles
+from ionstore.symmetry import N_SYMMETRIES, transformed
 
 
 def rolled(fields: Fields, center: tuple[int, ...], radius: int) -> Neighborhoods:
@@ -56,6 +57,44 @@ def test_centers_off_the_mesh_wrap() -> None:
     )
 
 
+def indexed_tile(fields: Fields, start: list[int], tile: int, halo: int) -> Neighborhoods:
+    """One tile with its halo, by fancy indices."""
+    steps = np.arange(tile + 2 * halo) - halo
+    x, y, z = ((cell + steps) % n for cell, n in zip(start, fields.shape[1:], strict=True))
+    return fields[:, x[:, None, None], y[:, None], z]
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "halo"),
+    [
+        ((7, 7, 7), 1, 0),
+        ((7, 8, 9), 1, 3),
+        ((7, 8, 9), 4, 0),
+        ((7, 8, 9), 5, 1),  # as wide as the mesh
+        ((7, 8, 9), 6, 2),  # wider than the mesh
+        ((3, 3, 3), 9, 1),  # several times as wide
+    ],
+)
+def test_tiles_equal_indexed_ones_under_all_symmetries(
+    shape: tuple[int, int, int], tile: int, halo: int
+) -> None:
+    fields = random_fields(2, *shape)
+    starts = np.random.default_rng(6).integers(-20, 20, size=(2 * N_SYMMETRIES, 3))
+    symmetries = np.arange(len(starts)) % N_SYMMETRIES
+    tiles = gather_tiles(fields, starts, tile, halo, symmetries=symmetries)
+    for start, symmetry, cut in zip(starts.tolist(), symmetries.tolist(), tiles, strict=True):
+        expected = transformed(indexed_tile(fields, start, tile, halo), symmetry)
+        np.testing.assert_array_equal(cut, expected)
+
+
+def test_neighborhoods_under_a_symmetry_keep_their_center() -> None:
+    fields = random_fields(1, 9, 9, 9)
+    centers = np.full((N_SYMMETRIES, 3), 4)
+    cut = gather_neighborhoods(fields, centers, 2, symmetries=np.arange(N_SYMMETRIES))
+    assert (cut[:, 0, 2, 2, 2] == fields[0, 4, 4, 4]).all()
+    assert len({image.tobytes() for image in cut}) == N_SYMMETRIES
+
+
 def test_kernels_as_plain_python_give_the_same(tmp_path: Path) -> None:
     fields = random_fields(2, 6, 7, 8)
     centers = np.random.default_rng(5).integers(-9, 9, size=(20, 3))
@@ -64,12 +103,15 @@ def test_kernels_as_plain_python_give_the_same(tmp_path: Path) -> None:
         "import sys, numpy as np\n"
         "from ionstore.neighborhoods import gather_neighborhoods\n"
         "given = np.load(sys.argv[1])\n"
-        "np.save(sys.argv[2], gather_neighborhoods(given['fields'], given['centers'], 2))\n"
+        "turned = np.arange(20) * 2\n"
+        "cut = gather_neighborhoods(given['fields'], given['centers'], 2, symmetries=turned)\n"
+        "np.save(sys.argv[2], cut)\n"
     )
     paths = [str(tmp_path / "arguments.npz"), str(tmp_path / "cut.npy")]
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     subprocess.run([sys.executable, "-c", code, *paths], env=environment, check=True)
-    np.testing.assert_array_equal(np.load(paths[1]), gather_neighborhoods(fields, centers, 2))
+    turned = gather_neighborhoods(fields, centers, 2, symmetries=np.arange(20) * 2)
+    np.testing.assert_array_equal(np.load(paths[1]), turned)
 
 
 def test_out_is_filled_and_returned() -> None:
@@ -114,6 +156,8 @@ def test_the_fields_are_left_as_they_were() -> None:
         ),
         ({"centers": np.zeros((1, 2), np.int64)}, r"centers must be int64 of shape \(n, 3\)"),
         ({"centers": np.zeros((1, 3), np.int32)}, "centers must be int64"),
+        ({"symmetries": np.zeros(2, np.int64)}, "symmetries must be int64 of shape"),
+        ({"symmetries": np.full(1, 48)}, "symmetries must be 0 to 47"),
         ({"out": np.zeros((1, 1, 5, 5, 5), np.float32)}, "out must have shape"),
         ({"out": np.zeros((1, 1, 3, 3, 3))}, "out must be a C-contiguous float32"),
     ],

@@ -1,89 +1,128 @@
-"""The order of samples: a permutation that needs no memory, the same from any place."""
+"""The order of an epoch: every sample once, the same for whoever asks, lane by lane."""
 
-from collections import Counter
+import itertools
+import pickle
 
 import numpy as np
 import pytest
 
-from ionstore.order import CubeSamples, SamplePlan, shuffled
-from ionstore.split import Region
+from ionstore.order import Order
+
+SIZES = [
+    pytest.param([10], id="one region"),
+    pytest.param([7, 1, 4, 30, 5], id="uneven"),
+    pytest.param([0, 3, 0, 2], id="empty regions"),
+    pytest.param([64] * 32, id="even"),
+]
+VISITS = pytest.mark.parametrize("visits", [1, 3, 50])
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 4097])
-def test_every_member_comes_once(n: int) -> None:
-    assert sorted(shuffled(np.arange(n), n, seed=7, epoch=2).tolist()) == list(range(n))
+def walk(order: Order, epoch: int) -> list[tuple[int, int, int, int, int]]:
+    """(lane, place, visit, region, member) of the whole epoch, lane by lane."""
+    found = []
+    for lane in range(order.n_lanes):
+        places = np.arange(order.lane_length(lane))
+        at = order.locate(epoch, lane, places)
+        columns = (places, at.visit, at.region, at.member)
+        found += [(lane, *map(int, row)) for row in zip(*columns, strict=True)]
+    return found
 
 
-def test_parts_of_the_order_are_those_of_the_whole() -> None:
-    whole = shuffled(np.arange(1000), 1000, seed=1, epoch=3)
-    np.testing.assert_array_equal(
-        shuffled(np.arange(250, 300), 1000, seed=1, epoch=3), whole[250:300]
-    )
+@VISITS
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("n_lanes", [1, 3, 8])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_an_epoch_visits_every_sample_once(
+    sizes: list[int], n_lanes: int, shuffle: bool, visits: int
+) -> None:
+    order = Order(sizes, seed=1, shuffle=shuffle, visits=visits, n_lanes=n_lanes)
+    seen = [(region, member) for *_, region, member in walk(order, epoch=2)]
+    assert sorted(seen) == [(r, m) for r, size in enumerate(sizes) for m in range(size)]
 
 
-def test_epochs_and_seeds_give_other_orders() -> None:
-    orders = {
-        tuple(shuffled(np.arange(50), 50, seed=seed, epoch=epoch).tolist())
-        for seed in range(5)
-        for epoch in range(5)
-    }
-    assert len(orders) == 25
+@pytest.mark.parametrize("n_lanes", [1, 3, 8])
+def test_lanes_are_equally_long(n_lanes: int) -> None:
+    order = Order([7, 1, 4, 30, 5], seed=0, shuffle=True, n_lanes=n_lanes)
+    lengths = [order.lane_length(lane) for lane in range(n_lanes)]
+    assert sum(lengths) == 47
+    assert lengths == [len(range(lane, 47, n_lanes)) for lane in range(n_lanes)]
 
 
-def test_all_permutations_of_four_are_equally_likely() -> None:
-    draws = 4800
-    counts = Counter(
-        tuple(shuffled(np.arange(4), 4, seed=seed, epoch=0).tolist()) for seed in range(draws)
-    )
-    expected = draws / 24
-    chi_squared = sum((count - expected) ** 2 / expected for count in counts.values())
-    assert len(counts) == 24
-    assert chi_squared < 49.7  # 0.1 % of fair shuffles exceed it at 23 degrees of freedom
-
-
-def test_neighbors_in_the_order_are_unrelated() -> None:
-    order = shuffled(np.arange(20_000), 20_000, seed=0, epoch=0)
-    correlation = np.corrcoef(order[:-1], order[1:])[0, 1]
-    assert abs(correlation) < 0.03
-
-
-def test_a_range_larger_than_memory_costs_nothing() -> None:
-    n = 2048**3 * 10
-    some = shuffled(np.arange(n - 1000, n), n, seed=0, epoch=0)
-    assert len(np.unique(some)) == 1000
-    assert some.min() >= 0
-    assert some.max() < n
-
-
-def test_nothing_to_order_is_refused() -> None:
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        shuffled(np.arange(0), 0, seed=0, epoch=0)
-
-
-def two_cubes(*, shuffle: bool) -> SamplePlan:
-    cells = np.array([[9, 9, 9], [1, 2, 3]])
-    cubes = [CubeSamples(0, 8.0, Region((1, 0, 0), (1, 2, 2))), CubeSamples(1, 7.0, cells)]
-    return SamplePlan(cubes, seed=0, shuffle=shuffle)
-
-
-def test_without_shuffling_samples_come_cube_after_cube() -> None:
-    parts = two_cubes(shuffle=False).batch(0, 1, 6)
-    assert [index for index, _ in parts] == [0, 1]
-    assert parts[0][1].tolist() == [[1, 0, 1], [1, 1, 0], [1, 1, 1]]
-    assert parts[1][1].tolist() == [[9, 9, 9], [1, 2, 3]]
-
-
-def test_batches_of_an_epoch_hold_every_sample_once() -> None:
-    plan = two_cubes(shuffle=True)
-    seen = [
-        (index, *cell)
-        for start in (0, 4)
-        for index, cells in plan.batch(5, start, min(start + 4, 6))
-        for cell in cells.tolist()
+@VISITS
+@pytest.mark.parametrize("sizes", SIZES)
+def test_openings_are_the_runs_of_a_visit_in_a_lane(sizes: list[int], visits: int) -> None:
+    order = Order(sizes, seed=5, shuffle=True, visits=visits, n_lanes=3)
+    expected = []
+    runs = itertools.groupby(walk(order, epoch=1), key=lambda row: (row[0], row[2], row[3]))
+    for (lane, visit, region), rows in runs:
+        places = [row[1] for row in rows]
+        expected.append((lane, visit, region, places[0], places[-1] + 1))
+    openings = [
+        (o.lane, o.visit, o.region, o.start, o.stop)
+        for lane in range(3)
+        for o in order.openings(1, lane, 0)
     ]
-    assert len(seen) == len(set(seen)) == plan.n_samples == 6
+    assert openings == expected
+    for lane in range(3):
+        middle = order.lane_length(lane) // 2
+        from_middle = [o.visit for o in order.openings(1, lane, middle)]
+        assert from_middle == [v for k, v, _, _, stop in expected if k == lane and stop > middle]
 
 
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one cell"):
-        SamplePlan([CubeSamples(0, 8.0, np.empty((0, 3), np.int64))], seed=0, shuffle=True)
+def test_consecutive_openings_of_a_lane_have_consecutive_visits() -> None:
+    order = Order([64] * 32, seed=0, shuffle=True, visits=4, n_lanes=8)
+    for lane in range(8):
+        visits = [opening.visit for opening in order.openings(0, lane, 0)]
+        assert visits == list(range(visits[0], visits[0] + len(visits)))
+
+
+def test_a_region_gives_all_its_visits_the_same_share() -> None:
+    order = Order([100, 50], seed=0, shuffle=True, visits=5, n_lanes=1)
+    openings = list(order.openings(0, 0, 0))
+    assert [o.stop - o.start for o in openings if o.region == 0] == [20] * 5
+    assert [o.stop - o.start for o in openings if o.region == 1] == [10] * 5
+    rounds = [sorted(o.region for o in openings[k : k + 2]) for k in range(0, 10, 2)]
+    assert rounds == [[0, 1]] * 5
+
+
+def test_epochs_and_seeds_differ() -> None:
+    def members(seed: int, epoch: int) -> tuple[int, ...]:
+        order = Order([40, 40], seed=seed, shuffle=True, n_lanes=2)
+        return tuple(row[3] * 40 + row[4] for row in walk(order, epoch))
+
+    assert len({members(seed, epoch) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_a_shorter_epoch_takes_others_each_time() -> None:
+    order = Order([100] * 10, seed=0, shuffle=True, visits=10, n_samples=60, n_lanes=4)
+    epochs = [{row[3:] for row in walk(order, epoch)} for epoch in range(50)]
+    assert {len(epoch) for epoch in epochs} == {60}
+    assert len(set.union(*epochs)) > 900  # 0.94 expected of 50 draws of 60 in 1000
+
+
+def test_unshuffled_samples_come_by_their_number() -> None:
+    order = Order([3, 2], seed=0, shuffle=False, n_lanes=1)
+    assert [row[3:] for row in walk(order, 7)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+
+
+def test_an_order_travels() -> None:
+    order = Order([9, 9], seed=3, shuffle=True, visits=2, n_lanes=2)
+    assert walk(pickle.loads(pickle.dumps(order)), 4) == walk(order, 4)
+
+
+def test_billions_of_samples_cost_nothing() -> None:
+    order = Order(np.full(32**3, 64**3), seed=0, shuffle=True, visits=1024)
+    at = order.locate(3, np.arange(8), np.full(8, 10**9))
+    assert len(set(at.region.tolist())) > 1
+    opening = next(order.openings(3, 2, 10**9))
+    assert opening.start <= 10**9 < opening.stop
+    assert opening.stop - opening.start <= 256
+
+
+@pytest.mark.parametrize(
+    "change", [{"visits": 0}, {"n_lanes": 0}, {"n_samples": 0}, {"seed": -1}, {"sizes": [0]}]
+)
+def test_what_cannot_be_ordered_is_refused(change: dict[str, object]) -> None:
+    arguments = {"sizes": [4], "seed": 0, "shuffle": True, **change}
+    with pytest.raises(ValueError, match="at least"):
+        Order(**arguments)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ BATCH_SIZE = 5
 
 
 def make_ring(n_slots: int, n_lent: int) -> Ring:
-    return Ring(BatchSlots(PARTS, BATCH_SIZE, n_slots), n_lent)
+    return Ring(BatchSlots(PARTS, BATCH_SIZE, n_slots, shared=True), n_lent)
 
 
 def take(ring: Ring, within_s: float = 30.0) -> int | None:
@@ -61,27 +61,27 @@ def test_a_part_takes_whole_cache_lines(
 
 def test_a_slot_holds_all_parts() -> None:
     assert slot_bytes(PARTS, BATCH_SIZE) == 5 * 54 * 4 + 8 + 64 + 5 * 24 + 8
-    slots = BatchSlots(PARTS, BATCH_SIZE, 3)
+    slots = BatchSlots(PARTS, BATCH_SIZE, 3, shared=True)
     assert [slots.memory(slot).nbytes for slot in range(3)] == 3 * [slot_bytes(PARTS, BATCH_SIZE)]
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, BATCH_SIZE])
 def test_arrays_have_the_shape_and_dtype_of_their_part(n_samples: int) -> None:
-    slots = BatchSlots(PARTS, BATCH_SIZE, 1)
+    slots = BatchSlots(PARTS, BATCH_SIZE, 1, shared=True)
     arrays = slots.arrays(slots.memory(0), n_samples)
     assert [array.shape for array in arrays] == [(n_samples, *part.shape) for part in PARTS]
     assert [array.dtype for array in arrays] == [part.dtype for part in PARTS]
 
 
 def test_arrays_start_at_cache_lines() -> None:
-    slots = BatchSlots(PARTS, BATCH_SIZE, 3)
+    slots = BatchSlots(PARTS, BATCH_SIZE, 3, shared=True)
     for slot in range(3):
         for array in slots.arrays(slots.memory(slot), BATCH_SIZE):
             assert array.ctypes.data % 64 == 0
 
 
 def test_arrays_do_not_overlap_within_or_between_slots() -> None:
-    slots = BatchSlots(PARTS, BATCH_SIZE, 3)
+    slots = BatchSlots(PARTS, BATCH_SIZE, 3, shared=True)
     arrays = [a for slot in range(3) for a in slots.arrays(slots.memory(slot), BATCH_SIZE)]
     for value, array in enumerate(arrays):
         array[...] = value
@@ -90,7 +90,7 @@ def test_arrays_do_not_overlap_within_or_between_slots() -> None:
 
 
 def test_fewer_samples_are_the_first_of_the_slot() -> None:
-    slots = BatchSlots(PARTS, BATCH_SIZE, 2)
+    slots = BatchSlots(PARTS, BATCH_SIZE, 2, shared=True)
     whole = slots.arrays(slots.memory(1), BATCH_SIZE)
     for array in whole:
         array[...] = np.arange(array.size).reshape(array.shape)

@@ -1,0 +1,588 @@
+"""From samples to an iteration over batches: memory, order, and who fills them."""
+
+import copy
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, Generic, Literal, Self, TypedDict, TypeVar
+
+import numpy as np
+import torch
+
+from ionstore.batch_plan import BatchPlan, Share
+from ionstore.blocks import DecodedCube, FieldToDecode
+from ionstore.conversion import AS_STORED
+from ionstore.errors import MemoryBudgetError
+from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
+from ionstore.grid import Mesh
+from ionstore.memory_plan import SLOTS_PER_LANE, MemoryPlan, largest_core, plan_memory
+from ionstore.normalize import Normalization
+from ionstore.on_device import DeviceFields
+from ionstore.order import DEFAULT_LANES, Order
+from ionstore.partition import Partition, Reach, chunks_touched, core_candidates
+from ionstore.regions import (
+    Decoding,
+    RegionDecoder,
+    RegionFields,
+    RegionsClosedError,
+    region_bytes,
+)
+from ionstore.resident import ResidentFields, resident_bytes
+from ionstore.ring import BatchSlots, Ring, slot_bytes
+from ionstore.samples import Centers, CubeSamples, Samples
+from ionstore.shared import Buffer
+from ionstore.store import CubeStore
+from ionstore.workers import AHEAD, Workers
+
+DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
+
+Store = str | PathLike[str] | CubeStore
+BatchType = TypeVar("BatchType")
+
+_LENT = 2  # a loop holds one batch while it asks for the next
+_LEAST_SAMPLES_PER_OPENING = 256
+
+
+class SettingsOptions(TypedDict, total=False):
+    """Keyword arguments that loaders which share decoded fields may differ in."""
+
+    seed: int
+    num_workers: int
+    shuffle: bool
+    samples_per_epoch: int | None
+    symmetries: bool
+    samples_per_opening: int | None
+
+
+class LoaderOptions(SettingsOptions, total=False):
+    """Keyword arguments of every loader."""
+
+    inputs: Sequence[str]
+    target: str
+    redshifts: Sequence[float] | None
+    normalization: Normalization | None
+    memory_budget: int
+    device: torch.device | str | None
+    core: int | None
+    n_lanes: int
+    rank: int
+    world: int
+    ranks_here: int | None
+    pin_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """How samples are ordered and batched; `NeighborhoodLoader` describes the fields.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or the ranks cannot share the lanes.
+    """
+
+    batch_size: int
+    seed: int = 2021
+    num_workers: int = 0
+    shuffle: bool = True
+    samples_per_epoch: int | None = None
+    symmetries: bool = False
+    core: int | None = None
+    samples_per_opening: int | None = None
+    n_lanes: int = DEFAULT_LANES
+    rank: int = 0
+    world: int = 1
+    ranks_here: int | None = None
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        positive = {
+            name: 1 if getattr(self, name) is None else getattr(self, name)
+            for name in (
+                "batch_size",
+                "samples_per_epoch",
+                "core",
+                "samples_per_opening",
+                "n_lanes",
+                "world",
+                "ranks_here",
+            )
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {name} {value}")
+        for name in ("num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {name} {getattr(self, name)}")
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
+        if self.shuffle and self.n_lanes % self.world:
+            fitting = [n for n in range(1, self.n_lanes + 1) if self.n_lanes % n == 0]
+            raise ValueError(
+                f"world must divide the {self.n_lanes} lanes of the order, so be one of "
+                f"{', '.join(map(str, fitting))}, got {self.world}; or change n_lanes, which "
+                "changes the order"
+            )
+        if self.pin_memory and not torch.cuda.is_available():
+            raise ValueError("pin_memory needs a CUDA device, there is none; leave it out")
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of the order: unshuffled, every rank reads its part in one go."""
+        return self.n_lanes if self.shuffle else self.world
+
+    @property
+    def share(self) -> Share:
+        """The rank's part of each batch."""
+        return Share(self.batch_size, self.rank, self.world)
+
+    @property
+    def n_slots(self) -> int:
+        """Batches in memory at a time."""
+        # With workers, a new batch is asked for before the last one that came is lent.
+        return _LENT + (1 + AHEAD * self.num_workers if self.num_workers else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """How a loader spends memory and time.
+
+    Parameters
+    ----------
+    mode : {"resident", "regions", "device"}
+        Where samples are cut from: whole cubes, a few regions of them, or whole cubes on a device.
+    core : int, optional
+        Cells along a side of the cores of regions; None for uniformly random order.
+    n_regions : int
+        Regions.
+    samples_per_opening : float
+        Mean samples taken from a region before the next one takes its place.
+    decoded_bytes, batch_bytes : int
+        Memory of decoded fields, and of the batches prepared ahead, in this rank.
+    predicted_amplification : float
+        Cells decoded an epoch over cells of all cores, 1 for whole cubes that stay.
+    measured_amplification : float
+        The same, from what was decoded since the loader was made; nan before its first batch.
+    openings : int
+        Regions opened so far.
+    decode_s : float
+        Seconds spent on decoding so far, in the background.
+    """
+
+    mode: Literal["resident", "regions", "device"]
+    core: int | None
+    n_regions: int
+    samples_per_opening: float
+    decoded_bytes: int
+    batch_bytes: int
+    predicted_amplification: float
+    measured_amplification: float
+    openings: int
+    decode_s: float
+
+
+@dataclass(slots=True)
+class _Turn:
+    """Whose iteration it is among loaders that decode into the same memory."""
+
+    iteration: weakref.ref[Generator[Any]] | None = None
+
+    def take(self, iteration: Generator[Any] | None) -> None:
+        current = self.iteration() if self.iteration is not None else None
+        self.iteration = None if iteration is None else weakref.ref(iteration)
+        if current is not None:
+            current.close()
+
+
+class BatchLoader(ABC, Generic[BatchType]):
+    """Iterate over batches of samples cut from stores.
+
+    Iterating runs through what is left of the current epoch; iterating again starts the next one.
+    There is one iteration at a time: a new one ends the one before.
+
+    Parameters
+    ----------
+    store : path, CubeStore or sequence of them
+        Stores to cut from.
+    centers : callable
+        Returns the cells of the samples of each store.
+    reach : Reach
+        What belongs to a sample.
+    batch_size : int
+        Samples a batch, over all ranks.
+    **options
+        As `NeighborhoodLoader` describes them.
+    """
+
+    def __init__(
+        self,
+        store: Store | Sequence[Store],
+        centers: Callable[[Sequence[Mesh]], Sequence[Centers]],
+        reach: Reach,
+        batch_size: int,
+        *,
+        inputs: Sequence[str] = ("n_igm", "n_src"),
+        target: str = "xhii",
+        redshifts: Sequence[float] | None = None,
+        normalization: Normalization | None = None,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET_BYTES,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> None:
+        settings = LoaderSettings(batch_size, **options)
+        stores = _opened(store)
+        self._reach = reach
+        self._device = None if device is None else torch.device(device)
+        self._store_of_cube, self._cubes = _cubes_of(
+            stores, inputs, target, redshifts, reach, normalization
+        )
+        self._meshes = [store.mesh for store in stores]
+        self._chunk_cells = max(store.layout.chunk_cells for store in stores)
+        self._turn = _Turn()
+        samples = self._samples(centers(self._meshes))
+        memory = self._plan_memory(samples, settings, memory_budget)
+        resident = resident_bytes(self._cubes)
+        ranks = settings.ranks_here or settings.world
+        self._fields: ResidentFields | DeviceFields | None = None
+        self._region_memory: Buffer | None = None
+        if self._device is not None:
+            self._fields = DeviceFields(self._cubes, self._device)
+        elif memory.mode == "resident":
+            self._fields = ResidentFields(self._cubes, shared=settings.num_workers > 0)
+        self._start(samples, replace(settings, core=memory.core))
+        decoded = resident if self._region_memory is None else self._region_memory.n_bytes
+        self._budget_left = memory_budget // ranks - decoded - self._ring_bytes
+
+    def _sibling(
+        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], changes: Mapping[str, Any]
+    ) -> Self:
+        """Return a loader over other samples that shares this one's decoded fields and budget."""
+        other = copy.copy(self)
+        samples = self._samples(centers(self._meshes))
+        settings = replace(self._settings, **changes)
+        if settings.num_workers and not self._settings.num_workers:
+            raise ValueError("num_workers of a sibling must be 0 where that of its loader is")
+        if self._region_memory is None:
+            other._turn = _Turn()
+        else:
+            memory = self._region_memory.n_bytes
+            core = largest_core(
+                memory,
+                lambda side: SLOTS_PER_LANE * settings.lanes * self._region_bytes(samples, side),
+                core_candidates(int(samples.mesh_cells.max()), self._chunk_cells),
+            )
+            if core is None:
+                raise MemoryBudgetError(
+                    f"the regions of these centers do not fit {memory / 1e6:.0f} MB, what their "
+                    "loader decodes into; raise memory_budget"
+                )
+            settings = replace(settings, core=core)
+        ring = settings.n_slots * self._batch_bytes(settings.share.most_samples)
+        if ring > self._budget_left:
+            raise MemoryBudgetError(
+                f"the batches prepared ahead take {ring / 1e6:.0f} MB of memory, memory_budget "
+                f"leaves {self._budget_left / 1e6:.0f} MB for them; raise memory_budget or lower "
+                "batch_size"
+            )
+        self._budget_left -= ring
+        other._budget_left = 0
+        other._start(samples, settings)
+        return other
+
+    def _samples(self, centers: Sequence[Centers]) -> Samples:
+        return Samples(
+            [
+                CubeSamples(index, cube.target.redshift, cube.mesh_cells, centers[index])
+                for index, cube in zip(self._store_of_cube, self._cubes, strict=True)
+            ]
+        )
+
+    def _plan_memory(
+        self, samples: Samples, settings: LoaderSettings, memory_budget: int
+    ) -> MemoryPlan:
+        resident = resident_bytes(self._cubes)
+        if self._device is not None:
+            if settings.num_workers:
+                raise ValueError("fields on a device are cut there: num_workers must be 0")
+            if resident > memory_budget:
+                raise MemoryBudgetError(
+                    f"all fields take {resident / 1e6:.0f} MB of memory, memory_budget is "
+                    f"{memory_budget / 1e6:.0f} MB; raise memory_budget to keep them on "
+                    f"{self._device}"
+                )
+            return MemoryPlan("resident", settings.core)
+        batch_bytes = self._batch_bytes(settings.batch_size)
+        return plan_memory(
+            memory_budget,
+            resident_bytes=resident,
+            region_bytes=lambda core: self._region_bytes(samples, core),
+            candidates=core_candidates(int(samples.mesh_cells.max()), self._chunk_cells),
+            core=settings.core,
+            n_lanes=settings.lanes,
+            batch_bytes=batch_bytes,
+            ring_bytes=settings.n_slots * batch_bytes,
+            ranks=settings.ranks_here or settings.world,
+        )
+
+    def _start(self, samples: Samples, settings: LoaderSettings) -> None:
+        self._settings = settings
+        partition = Partition(samples, settings.core, chunk_cells=self._chunk_cells)
+        order = Order(
+            partition.sizes,
+            seed=settings.seed,
+            shuffle=settings.shuffle,
+            visits=_visits(partition, settings),
+            n_samples=settings.samples_per_epoch,
+            n_lanes=settings.lanes,
+        )
+        self._plan = BatchPlan(partition, order, settings.share, settings.symmetries)
+        self._position = 0
+        self._decoding, self._places_visited = Decoding(), 0
+        self._decoder: RegionDecoder | None = None
+        self._workers: Workers | None = None
+        self._ring_bytes = 0
+        if isinstance(self._fields, DeviceFields):
+            return
+        fields: ResidentFields | RegionFields | None = self._fields
+        if fields is None:
+            fields = RegionFields(
+                self._plan,
+                self._reach,
+                n_channels=len(self._cubes[0].inputs),
+                n_batches=settings.n_slots,
+                shared=settings.num_workers > 0,
+                memory=self._region_memory,
+            )
+            self._region_memory = fields.memory
+            self._decoder = RegionDecoder(fields, self._cubes, self._decoding)
+        parts = batch_parts(len(self._cubes[0].inputs), self._reach)
+        most = settings.share.most_samples
+        slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
+        self._ring = Ring(slots, _LENT)
+        self._ring_bytes = settings.n_slots * self._batch_bytes(most)
+        self._filler = Filler(fields, self._plan, slots, self._reach)
+        if settings.num_workers:
+            self._workers = Workers(self._filler, settings.num_workers)
+
+    @abstractmethod
+    def _batch(self, tensors: list[torch.Tensor]) -> BatchType:
+        """Return a batch of inputs, target, redshift, cells and store index."""
+
+    @property
+    def _mode(self) -> Literal["resident", "regions", "device"]:
+        if isinstance(self._fields, DeviceFields):
+            return "device"
+        return "regions" if self._fields is None else "resident"
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a batch, over all ranks."""
+        return self._settings.batch_size
+
+    @property
+    def n_samples(self) -> int:
+        """Samples an epoch, over all ranks."""
+        return self._plan.order.n_samples
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._plan.n_batches
+
+    def __iter__(self) -> Iterator[BatchType]:
+        iteration = self._batches()
+        self._turn.take(iteration)  # two at once would wait for each other's slots
+        return iteration
+
+    @property
+    def position(self) -> int:
+        """Batches handed out since the first epoch began; set it to go on from there.
+
+        The same on every rank: with the same seed, core and lanes, any number of ranks or workers
+        goes on with the very same batches.
+
+        Raises
+        ------
+        ValueError
+            If it is set to less than 0.
+        """
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        if position < 0:
+            raise ValueError(f"position must be at least 0, got {position}")
+        self._position = position
+
+    @property
+    def stats(self) -> LoaderStats:
+        """Mode, memory, and how much is decoded."""
+        partition, order = self._plan.partition, self._plan.order
+        decoded = resident_bytes(self._cubes)
+        predicted, measured = 1.0, 1.0
+        if self._region_memory is not None:
+            decoded = self._region_memory.n_bytes
+            start, shape, _, targets = partition.blocks(self._reach)
+            core_cells = float(targets.prod(axis=1).sum()) / self._settings.world
+            mesh = partition.samples.mesh_cells[partition.cube][:, None]
+            chunks = chunks_touched(start, shape, mesh, self._chunk_cells)
+            share = order.n_samples / partition.samples.n_samples / self._settings.world
+            cells = float(chunks.sum()) * self._chunk_cells**3
+            predicted = cells * order.visits * share / core_cells
+            epochs = self._places_visited / order.n_samples
+            measured = self._decoding.cells / core_cells / epochs if epochs else float("nan")
+        return LoaderStats(
+            mode=self._mode,
+            core=partition.core,
+            n_regions=partition.n_regions,
+            samples_per_opening=partition.samples.n_samples / partition.n_regions / order.visits,
+            decoded_bytes=decoded,
+            batch_bytes=self._ring_bytes,
+            predicted_amplification=predicted,
+            measured_amplification=measured,
+            openings=self._decoding.openings,
+            decode_s=self._decoding.seconds,
+        )
+
+    def close(self) -> None:
+        """End threads and workers; memory goes when the last batch and the loader do."""
+        self._turn.take(None)
+        if self._workers is not None:
+            self._workers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _batches(self) -> Generator[BatchType]:
+        if isinstance(self._fields, DeviceFields):
+            yield from self._batches_on_device(self._fields)
+            return
+        self._ring.start()
+        if self._decoder is not None:
+            self._decoder.start(*divmod(self._position, len(self)))
+        if self._workers is None:
+            filled = fill_by_thread(self._filler, self._ring, self._requests())
+        else:
+            filled = self._workers.fill(self._ring, self._requests())
+        try:
+            for request in filled:
+                arrays = self._ring.lend(request.slot, request.n_samples)
+                tensors = list(map(torch.from_numpy, arrays))
+                del arrays
+                self._advance()
+                yield self._batch(tensors)
+        except RegionsClosedError:
+            if self._decoder is None or self._decoder.error is None:
+                raise
+            raise self._decoder.error from None
+        finally:
+            if self._decoder is not None:
+                self._decoder.stop()  # first: nobody waits for a region any more
+            filled.close()
+
+    def _batches_on_device(self, fields: DeviceFields) -> Generator[BatchType]:
+        samples = self._plan.partition.samples
+        epoch, first = divmod(self._position, len(self))
+        for number in range(first, len(self)):
+            picked = self._plan.pick(epoch, number)
+            inputs, target = fields.cut(picked, samples.mesh_cells, self._reach)
+            in_order = np.argsort(picked.row)
+            cube, cells = picked.cube[in_order], picked.cells[in_order]
+            described = (samples.redshift[cube], cells, samples.store_index[cube])
+            on_device = [torch.from_numpy(values).to(self._device) for values in described]
+            target = target.flatten() if self._reach.tile == 1 else target.squeeze(1)
+            self._advance()
+            yield self._batch([inputs, target, *on_device])
+
+    def _advance(self) -> None:
+        start, stop = self._plan.places(self._position % len(self))
+        self._places_visited += stop - start
+        self._position += 1
+
+    def _requests(self) -> Generator[Request]:
+        epoch, first = divmod(self._position, len(self))
+        for batch in range(first, len(self)):
+            slot = self._ring.take()
+            if slot is None:
+                return
+            yield Request(slot, epoch, batch, self._plan.n_samples(batch))
+
+    def _batch_bytes(self, n_samples: int) -> int:
+        return slot_bytes(batch_parts(len(self._cubes[0].inputs), self._reach), n_samples)
+
+    def _region_bytes(self, samples: Samples, core: int) -> int:
+        partition = Partition(samples, core, chunk_cells=self._chunk_cells)
+        return region_bytes(partition, self._reach, n_channels=len(self._cubes[0].inputs))
+
+
+def _visits(partition: Partition, settings: LoaderSettings) -> int:
+    """Return how often a region is visited until all of its samples have been taken."""
+    if not settings.shuffle or partition.core is None:
+        return 1
+    if settings.samples_per_opening is not None:
+        return -(-int(partition.sizes.max()) // settings.samples_per_opening)
+    total, n_regions = partition.samples.n_samples, partition.n_regions
+    wanted = settings.samples_per_epoch
+    if wanted is None or wanted >= total:
+        return 1
+    at_a_time = max(_LEAST_SAMPLES_PER_OPENING, wanted // n_regions)
+    return -(-total // (n_regions * at_a_time))
+
+
+def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:
+    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
+    if not stores:
+        raise ValueError("store must name at least one store, got none")
+    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
+
+
+def _cubes_of(  # noqa: PLR0917
+    stores: Sequence[CubeStore],
+    inputs: Sequence[str],
+    target: str,
+    redshifts: Sequence[float] | None,
+    reach: Reach,
+    normalization: Normalization | None,
+) -> tuple[list[int], list[DecodedCube]]:
+    """Return the store of every cube, and what to decode of it."""
+    if not inputs or (redshifts is not None and not len(redshifts)):
+        raise ValueError(
+            f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
+            f"redshifts {redshifts}"
+        )
+    store_of_cube, cubes = [], []
+    for index, store in enumerate(stores):
+        _check_store(store, (*inputs, target), reach)
+        for wanted in store.redshifts if redshifts is None else redshifts:
+            redshift = store.redshifts[store.redshift_index(wanted)]
+            fields = [
+                FieldToDecode(
+                    store,
+                    name,
+                    redshift,
+                    AS_STORED
+                    if normalization is None
+                    else normalization.conversion(store, name, redshift),
+                )
+                for name in inputs
+            ]
+            store_of_cube.append(index)
+            cubes.append(DecodedCube(tuple(fields), FieldToDecode(store, target, redshift)))
+    return store_of_cube, cubes
+
+
+def _check_store(store: CubeStore, names: Sequence[str], reach: Reach) -> None:
+    missing = [name for name in names if name not in store.field_names]
+    if missing:
+        raise ValueError(
+            f"{store.path} must hold {', '.join(missing)}, it holds {', '.join(store.field_names)}"
+        )
+    if 2 * reach.radius + 1 > store.mesh.cells_per_side:
+        raise ValueError(
+            f"radius {reach.radius} needs a mesh of {2 * reach.radius + 1} cells a side, "
+            f"{store.path} has {store.mesh.cells_per_side}"
+        )

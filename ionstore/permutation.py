@@ -1,0 +1,150 @@
+"""Keyed random permutations and draws that need no memory: any entry is found alone."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_ROUNDS = 6
+
+
+def shuffled(
+    positions: NDArray[np.int64],
+    n: NDArray[np.int64] | int,
+    *,
+    key: tuple[int, ...],
+    stream: NDArray[np.int64] | int = 0,
+) -> NDArray[np.int64]:
+    """Return what stands at the given positions of random permutations of ``range(n)``.
+
+    Parameters
+    ----------
+    positions : ndarray of int64, shape (m,)
+        Positions in the permutation, 0 to ``n - 1``.
+    n : int or ndarray of int64, shape (m,)
+        Length of the permutation, at least 1; one for each position when they are of several.
+    key : tuple of int
+        Each key gives other permutations; none below 0.
+    stream : int or ndarray of int64, shape (m,)
+        Each stream gives another permutation of the same key; at least 0.
+
+    Returns
+    -------
+    ndarray of int64, shape (m,)
+        Members of ``range(n)``, different for different positions of one permutation.
+
+    Raises
+    ------
+    ValueError
+        If a length is below 1, or a part of the key below 0.
+
+    Notes
+    -----
+    A Feistel network with `_ROUNDS` keyed rounds permutes ``range(4**half)``, the smallest such
+    range that holds n; members outside ``range(n)`` are permuted again until they fall inside.
+    No permutation is stored, so that an epoch over billions of cells takes no memory and can
+    start anywhere.
+
+    References
+    ----------
+    Black & Rogaway 2002, Ciphers with arbitrary finite domains, section 4 (cycle walking).
+
+    Examples
+    --------
+    >>> sorted(shuffled(np.arange(5), 5, key=(1, 0)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    lengths = np.broadcast_to(np.asarray(n, np.int64), positions.shape)
+    if lengths.size and lengths.min() < 1:
+        raise ValueError(f"n must be at least 1, got {lengths.min()}")
+    streams = np.broadcast_to(np.asarray(stream, np.int64), positions.shape)
+    members = np.empty(positions.shape, np.int64)
+    with np.errstate(over="ignore"):  # of the hash, where the kernel runs as plain Python
+        _permute(positions, lengths, streams, _keys(key), members)
+    return members
+
+
+def drawn(n: int, numbers: NDArray[np.int64], *, key: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return an independent random member of ``range(n)`` for each number.
+
+    Parameters
+    ----------
+    n : int
+        Members to draw from, at least 1.
+    numbers : ndarray of int64, shape (m,)
+        What the draws belong to; the same number always draws the same member.
+    key : tuple of int
+        Each key gives other draws; none below 0.
+
+    Raises
+    ------
+    ValueError
+        If a part of the key is below 0.
+
+    Examples
+    --------
+    >>> drawn(48, np.array([7, 8, 7]), key=(2021, 0)).tolist()
+    [43, 32, 43]
+    """
+    members = np.empty(numbers.shape, np.int64)
+    with np.errstate(over="ignore"):
+        _draw(np.uint64(n), numbers, _keys(key), members)
+    return members
+
+
+@lru_cache(maxsize=64)
+def _keys(key: tuple[int, ...]) -> NDArray[np.uint64]:
+    if min(key) < 0:
+        raise ValueError(f"no part of a key may be below 0, got {key}")
+    # The length goes first: a seed sequence does not tell [1] from [1, 0].
+    sequence = np.random.SeedSequence([len(key), *key])
+    return np.array(sequence.generate_state(_ROUNDS, np.uint64), dtype=np.uint64)
+
+
+@njit(cache=True)
+def _mix(word: Any) -> Any:
+    """Scramble a 64-bit word (the finalizer of Steele, Lea & Flood 2014, SplitMix)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@njit(nogil=True, cache=True)
+def _permute(
+    positions: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    streams: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    members: NDArray[np.int64],
+) -> None:
+    one = np.uint64(1)
+    for m in range(positions.size):
+        n = np.uint64(lengths[m])
+        half = one
+        while (one << (np.uint64(2) * half)) < n:
+            half += one
+        mask = (one << half) - one
+        stream = _mix(np.uint64(streams[m]) + one)
+        value = np.uint64(positions[m])
+        while True:
+            left, right = value >> half, value & mask
+            for key in keys:
+                left, right = right, left ^ (_mix(right ^ key ^ stream) & mask)
+            value = (left << half) | right
+            if value < n:
+                break
+        members[m] = np.int64(value)
+
+
+@njit(nogil=True, cache=True)
+def _draw(
+    n: np.uint64,
+    numbers: NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    members: NDArray[np.int64],
+) -> None:
+    for m in range(numbers.size):
+        word = _mix(_mix(np.uint64(numbers[m]) ^ keys[0]) ^ keys[1])
+        members[m] = np.int64(word % n)

@@ -1,0 +1,312 @@
+"""Boxes larger than memory: a few regions decoded at a time, the next ones in the background.
+
+Every lane of the order has two slots of memory: samples are cut from the block in one while the
+lane's next block is decoded into the other. Whoever cuts waits for the block of the visit that it
+needs, and then says how far it has come; the decoder waits until nobody needs what it is about to
+overwrite. Both look at a few words of memory that all processes see: no lock that a killed process
+could take along.
+"""
+
+import heapq
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.batch_plan import BatchPlan, Picked
+from ionstore.blocks import Blocks, DecodedCube, FieldToDecode, Run
+from ionstore.cube import Array, Fields
+from ionstore.memory_plan import SLOTS_PER_LANE
+from ionstore.order import Opening
+from ionstore.partition import Partition, Reach, pieces_on_mesh
+from ionstore.shared import Buffer, allocate
+
+_LOOK_AGAIN_S = 2e-4
+_MOST_DECODERS = 4
+
+
+class RegionsClosedError(Exception):
+    """Nothing is decoded any more: the iteration has ended, or decoding has failed."""
+
+
+class RegionFields:
+    """Slots for the blocks of open regions, and what is in them.
+
+    Sent to a worker process, an instance refers to the same memory there.
+
+    Parameters
+    ----------
+    plan : BatchPlan
+        Batches that are filled from them.
+    reach : Reach
+        What a sample needs around its cell.
+    n_channels : int
+        Input fields.
+    n_batches : int
+        Most batches that are being filled at a time.
+    shared : bool
+        Whether worker processes cut from them.
+    memory : Buffer, optional
+        Memory for the slots, that of other regions which are not open at the same time.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the system cannot give the memory.
+    """
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        reach: Reach,
+        *,
+        n_channels: int,
+        n_batches: int,
+        shared: bool,
+        memory: Buffer | None = None,
+    ) -> None:
+        self.plan = plan
+        self._input_start, self._input_shape, self._target_start, self._target_shape = (
+            plan.partition.blocks(reach)
+        )
+        self.n_channels, self.n_batches = n_channels, n_batches
+        n_lanes = plan.order.n_lanes
+        n_slots = SLOTS_PER_LANE * (n_lanes // plan.share.world)
+        self._holds_shape = (n_slots,)
+        self._reached_shape = (n_batches, n_lanes)
+        self._slot_bytes = region_bytes(plan.partition, reach, n_channels=n_channels)
+        n_bytes = n_slots * self._slot_bytes
+        self.memory = allocate(n_bytes, shared=shared) if memory is None else memory
+        assert self.memory.n_bytes >= n_bytes
+        self._state = allocate(8 * (1 + n_slots + n_batches * n_lanes), shared=shared)
+
+    def runs(self, batch: int, picked: Picked) -> Iterator[Run]:
+        """Yield the samples of a batch region by region, each once its region is open.
+
+        Parameters
+        ----------
+        batch : int
+            Number of the batch in its epoch.
+        picked : Picked
+            Its samples.
+
+        Raises
+        ------
+        RegionsClosedError
+            If nothing is decoded any more.
+        """
+        holds, reached = self.holds, self.reached
+        lane, at = picked.lane, picked.at
+        changes = (np.diff(lane) != 0) | (np.diff(at.visit) != 0)
+        firsts = [0, *(np.flatnonzero(changes) + 1).tolist()] if len(lane) else []
+        for first, stop in zip(firsts, [*firsts[1:], len(lane)], strict=True):
+            visit = int(at.visit[first])
+            slot = self.slot(int(lane[first]), visit)
+            while holds[slot] != visit + 1:
+                self.check_open()
+                time.sleep(_LOOK_AGAIN_S)
+            block = np.zeros(stop - first, dtype=np.int64)
+            yield Run(slice(first, stop), block, *self.blocks(slot, int(at.region[first])))
+            reached[batch % self.n_batches, lane[first]] = picked.place[stop - 1] + 1
+
+    def slot(self, lane: int, visit: int) -> int:
+        """Return the slot that a visit of a lane is decoded into."""
+        return SLOTS_PER_LANE * (lane // self.plan.share.world) + visit % SLOTS_PER_LANE
+
+    def blocks(self, slot: int, region: int) -> tuple[Blocks, Blocks]:
+        """Return the blocks of inputs and of targets of a region in a slot."""
+        memory = self.memory.array((self.memory.n_bytes // 4,), np.float32)
+        offset = np.array([slot * self._slot_bytes // 4])
+        shape = self._input_shape[region : region + 1]
+        inputs = Blocks(memory, offset, shape, self._input_start[region])
+        target_offset = offset + self.n_channels * int(shape.prod())
+        shape = self._target_shape[region : region + 1]
+        return inputs, Blocks(memory, target_offset, shape, self._target_start[region])
+
+    @property
+    def holds(self) -> NDArray[np.int64]:
+        """Visit that each slot holds, plus one; 0 while it is empty or being filled."""
+        return self._state.array(self._holds_shape, np.int64, 8)
+
+    @property
+    def reached(self) -> NDArray[np.int64]:
+        """Place up to which a batch, by its number modulo `n_batches`, has been cut, by lane."""
+        return self._state.array(self._reached_shape, np.int64, 8 + 8 * self._holds_shape[0])
+
+    def clear(self, *, closed: bool) -> None:
+        """Forget what the slots hold; while closed, whoever waits for a region gives up."""
+        self._closed[:] = closed
+        self.holds[:] = 0
+        self.reached[:] = 0
+
+    def close(self) -> None:
+        """Let whoever waits for a region give up."""
+        self._closed[:] = True
+
+    def check_open(self) -> None:
+        """Check that regions are being decoded.
+
+        Raises
+        ------
+        RegionsClosedError
+            If they are not.
+        """
+        if self._closed[0]:
+            raise RegionsClosedError
+
+    @property
+    def _closed(self) -> Array:
+        return self._state.array((1,), np.int64)
+
+
+def region_bytes(partition: Partition, reach: Reach, *, n_channels: int) -> int:
+    """Return the memory of one slot: the largest blocks of inputs and of targets."""
+    _, inputs, _, targets = partition.blocks(reach)
+    return 4 * int((n_channels * inputs.prod(axis=1) + targets.prod(axis=1)).max())
+
+
+@dataclass(slots=True)
+class Decoding:
+    """What has been decoded so far.
+
+    Attributes
+    ----------
+    openings : int
+        Regions decoded.
+    cells : int
+        Cells of all chunks of one input field that were decoded for them.
+    seconds : float
+        Time that it took, summed over threads.
+    """
+
+    openings: int = 0
+    cells: int = 0
+    seconds: float = 0.0
+
+
+class RegionDecoder:
+    """Threads that open the regions of one iteration in the order in which they are needed.
+
+    Parameters
+    ----------
+    regions : RegionFields
+        Slots to decode into.
+    cubes : sequence of DecodedCube
+        What to decode, by the cubes of the regions' samples.
+    done : Decoding
+        Added to.
+    """
+
+    def __init__(self, regions: RegionFields, cubes: Sequence[DecodedCube], done: Decoding) -> None:
+        self._regions, self._cubes, self._done = regions, cubes, done
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+
+    def start(self, epoch: int, batch: int) -> None:
+        """Open the regions that an epoch needs from a batch on, until `stop`."""
+        self._regions.clear(closed=False)
+        self._stopped = threading.Event()
+        self.error = None
+        self._first_batch = batch
+        order, share = self._regions.plan.order, self._regions.plan.share
+        begin = batch * share.batch_size
+        self._lanes = {
+            lane: order.openings(epoch, lane, -((lane - begin) // order.n_lanes))
+            for lane in range(share.rank, order.n_lanes, share.world)
+        }
+        self._next: list[tuple[int, int, Opening]] = []
+        self._in_slot: dict[int, Opening] = {}
+        for lane in self._lanes:
+            self._plan(lane)
+        n_threads = max(1, min(_MOST_DECODERS, (os.cpu_count() or 1) // 2))
+        self._threads = [
+            threading.Thread(target=self._run, name="ionstore-decode", daemon=True)
+            for _ in range(n_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads, and whatever waits for them."""
+        if self._threads:
+            self._stopped.set()
+            self._regions.close()
+            for thread in self._threads:
+                thread.join()
+            self._threads = []
+
+    def _plan(self, lane: int) -> None:
+        opening = next(self._lanes[lane], None)
+        if opening is not None:
+            plan = self._regions.plan
+            first_place = opening.start * plan.order.n_lanes + lane
+            # As batches are filled: lane by lane. In any other order, filler and decoder could
+            # wait for each other.
+            needed = (first_place // plan.share.batch_size, lane)
+            heapq.heappush(self._next, (*needed, opening))
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                with self._lock:
+                    if not self._next:
+                        return
+                    _, _, opening = heapq.heappop(self._next)
+                    self._plan(opening.lane)
+                    slot = self._regions.slot(opening.lane, opening.visit)
+                    before = self._in_slot.get(slot)
+                    self._in_slot[slot] = opening
+                while before is not None and not self._is_cut(before):
+                    if self._stopped.wait(_LOOK_AGAIN_S):
+                        return
+                self._open(slot, opening)
+        except BaseException as error:  # whoever waits must hear of it
+            self.error = error
+            self._regions.close()
+
+    def _is_cut(self, opening: Opening) -> bool:
+        """Return whether every batch that takes samples of an opening has cut them.
+
+        At most ``n_batches`` are in the works, so that one that is further back is done.
+        """
+        regions, n_lanes = self._regions, self._regions.plan.order.n_lanes
+        batch_size = regions.plan.share.batch_size
+        first = (opening.start * n_lanes + opening.lane) // batch_size
+        last = ((opening.stop - 1) * n_lanes + opening.lane) // batch_size
+        batches = np.arange(max(first, last - regions.n_batches + 1, self._first_batch), last + 1)
+        ends = -((opening.lane - (batches + 1) * batch_size) // n_lanes)
+        reached = regions.reached[batches % regions.n_batches, opening.lane]
+        return bool((reached >= np.minimum(ends, opening.stop)).all())
+
+    def _open(self, slot: int, opening: Opening) -> None:
+        regions = self._regions
+        regions.holds[slot] = 0
+        began = time.perf_counter()
+        inputs, targets = regions.blocks(slot, opening.region)
+        cube = self._cubes[int(regions.plan.partition.cube[opening.region])]
+        cells = sum(_decode(field, inputs, channel) for channel, field in enumerate(cube.inputs))
+        _decode(cube.target, targets, 0)
+        regions.holds[slot] = opening.visit + 1
+        with self._lock:
+            self._done.openings += 1
+            self._done.cells += cells // len(cube.inputs)
+            self._done.seconds += time.perf_counter() - began
+
+
+def _decode(field: FieldToDecode, blocks: Blocks, channel: int) -> int:
+    """Decode a field into one channel of the only block; return the cells of the chunks."""
+    (offset,), (shape,) = blocks.offsets, blocks.shapes
+    n_values = int(shape.prod())
+    first = int(offset) + channel * n_values
+    out: Fields = blocks.memory[first : first + n_values].reshape(shape)
+    return sum(
+        field.store.read_into(
+            field.name, field.redshift, corner, out[place], conversion=field.conversion
+        )
+        for place, corner in pieces_on_mesh(blocks.start, shape, field.store.mesh.cells_per_side)
+    )

@@ -1,0 +1,171 @@
+"""Samples: the cells of coeval cubes that are cut around, numbered; plans, no data."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.cube import Cells
+from ionstore.grid import Mesh
+from ionstore.split import Region
+
+Centers = Region | Cells
+"""Cells of one box: a region of them, or a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class CubeSamples:
+    """The samples of one coeval cube.
+
+    Parameters
+    ----------
+    store_index : int
+        Place of the cube's store among the loader's stores.
+    redshift : float
+        Redshift of the cube.
+    mesh_cells : int
+        Cells along a side of its mesh.
+    centers : Region or ndarray of int64, shape (n, 3)
+        A cell for each sample.
+    """
+
+    store_index: int
+    redshift: float
+    mesh_cells: int
+    centers: Centers
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples."""
+        return self.centers.n_cells if isinstance(self.centers, Region) else len(self.centers)
+
+    def cells(self, indices: NDArray[np.int64]) -> Cells:
+        """Return the cells of the samples at the given places, int64 of shape (n, 3)."""
+        if isinstance(self.centers, Region):
+            return self.centers.cells(indices)
+        return self.centers[indices]
+
+
+class Samples:
+    """Samples of several coeval cubes, numbered cube after cube.
+
+    Parameters
+    ----------
+    cubes : sequence of CubeSamples
+        The cubes.
+    """
+
+    def __init__(self, cubes: Sequence[CubeSamples]) -> None:
+        self.cubes = tuple(cubes)
+        firsts = list(accumulate((cube.n_samples for cube in cubes), initial=0))
+        self.first = np.array(firsts[:-1], dtype=np.int64)
+        self.n_samples = firsts[-1]
+        self.store_index = np.array([cube.store_index for cube in cubes], dtype=np.int64)
+        self.redshift = np.array([cube.redshift for cube in cubes], dtype=np.float64)
+        self.mesh_cells = np.array([cube.mesh_cells for cube in cubes], dtype=np.int64)
+
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], Cells]:
+        """Return the cubes and the cells of samples.
+
+        Parameters
+        ----------
+        numbers : ndarray of int64, shape (n,)
+            Numbers of samples.
+
+        Returns
+        -------
+        cube : ndarray of int64, shape (n,)
+            Places in `cubes`.
+        cells : ndarray of int64, shape (n, 3)
+            Cells as given, possibly off the mesh.
+        """
+        cube = np.searchsorted(self.first, numbers, side="right") - 1
+        cells = np.empty((len(numbers), 3), dtype=np.int64)
+        for here, index in _groups(cube):
+            cells[here] = self.cubes[index].cells(numbers[here] - self.first[index])
+        return cube, cells
+
+
+def _groups(labels: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_] | slice, int]]:
+    """Yield where each label stands, and the label."""
+    different = np.unique(labels).tolist()
+    if len(different) == 1:
+        yield slice(None), different[0]
+        return
+    for label in different:
+        yield labels == label, label
+
+
+def centers_of_boxes(
+    meshes: Sequence[Mesh], centers: Centers | Sequence[Centers] | None
+) -> list[Centers]:
+    """Return the center cells of each of several boxes.
+
+    Parameters
+    ----------
+    meshes : sequence of Mesh
+        Meshes of the boxes.
+    centers : Region or ndarray of int64, shape (n, 3), or one of them for each box, optional
+        Center cells; every cell by default. Listed cells may lie off the mesh, they wrap.
+
+    Raises
+    ------
+    ValueError
+        If a region leaves the mesh, a list has another dtype or shape, or there are not as many
+        as boxes.
+    """
+    if centers is None:
+        return [Region((0, 0, 0), mesh.shape) for mesh in meshes]
+    given = [centers] * len(meshes) if isinstance(centers, Region | np.ndarray) else list(centers)
+    if len(given) != len(meshes):
+        raise ValueError(f"centers must be given for {len(meshes)} stores, got {len(given)}")
+    for mesh, one in zip(meshes, given, strict=True):
+        if isinstance(one, Region):
+            last = [first + length for first, length in zip(one.start, one.shape, strict=True)]
+            if max(last) > mesh.cells_per_side:
+                raise ValueError(f"centers must lie on the mesh {mesh.shape}, got {one}")
+        elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
+            raise ValueError(
+                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
+            )
+    return given
+
+
+def tile_starts(region: Region, tile: int) -> Cells:
+    """Return the first cells of tiles that cover a region, in C order.
+
+    Parameters
+    ----------
+    region : Region
+        Cells to cover.
+    tile : int
+        Cells along a side of a tile, 1 to the shortest side of the region.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 3)
+        Every tile lies in the region. Where tiles do not divide it, the last one along an axis
+        ends with the region and overlaps the one before.
+
+    Raises
+    ------
+    ValueError
+        If a tile does not fit the region.
+
+    Examples
+    --------
+    >>> tile_starts(Region((2, 0, 0), (5, 2, 2)), 2).tolist()
+    [[2, 0, 0], [4, 0, 0], [5, 0, 0]]
+    """
+    if not 1 <= tile <= min(region.shape):
+        raise ValueError(
+            f"tile must be 1 to {min(region.shape)}, the shortest side of {region}, got {tile}"
+        )
+    axes = [
+        np.minimum(np.arange(first, first + length, tile, dtype=np.int64), first + length - tile)
+        for first, length in zip(region.start, region.shape, strict=True)
+    ]
+    grid: Cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid
