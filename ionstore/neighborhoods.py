@@ -237,19 +237,24 @@ def _cut(  # noqa: PLR0917 - a kernel takes positional arguments only
     out: Neighborhoods,
 ) -> None:
     n_channels, width = out.shape[1], out.shape[2]
+    n_cells = width * width * width
     values = out.reshape(-1)
-    step = np.empty(3, np.int64)
     plane = np.empty(width * width, np.float32)
+    step = np.empty(3, np.int64)
+    symmetry, origin = -1, 0
     for m in range(first.shape[0]):
+        if symmetries[m] != symmetry:
+            symmetry = symmetries[m]
+            origin = _image(width, symmetry, permutations, step)
         shape = shapes[block[m]]
-        origin = _image(width, symmetries[m], permutations, step)
-        for channel in range(n_channels):
-            source = offsets[block[m]] + channel * shape[0] * shape[1] * shape[2]
-            target = (rows[m] * n_channels + channel) * width**3 + origin
+        source, target = offsets[block[m]], rows[m] * n_channels * n_cells + origin
+        for _ in range(n_channels):
             if step[2] == 1:
                 _copy_rows(memory, source, shape, first[m], values, target, step, width)
             else:
                 _copy_turned(memory, source, shape, first[m], values, target, step, width, plane)
+            source += shape[0] * shape[1] * shape[2]
+            target += n_cells
 
 
 @njit(nogil=True, cache=True)

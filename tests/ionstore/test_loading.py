@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from ionstore.errors import MemoryBudgetError, NotInStoreError
-from ionstore.loading import Batch, NeighborhoodLoader
+from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreDamageError
+from ionstore.layout import Layout
+from ionstore.loading import Batch, NeighborhoodLoader, TileBatch, TileLoader
 from ionstore.normalize import fit_normalization
 from ionstore.split import Region
 from ionstore.store import CubeStore
@@ -234,11 +236,275 @@ def test_normalization_is_applied_to_the_inputs_only(small_store: CubeStore) -> 
     )
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_killed_worker_is_an_error_and_the_loader_recovers(
-    small_store: CubeStore, num_workers: int
+IN_REGIONS = {
+    "radius": 2,
+    "batch_size": 60,
+    "core": 5,
+    "n_lanes": 4,
+    "samples_per_opening": 40,
+    "symmetries": True,
+}
+REGION_BYTES = 4 * (2 * 9**3 + 5**3)
+
+
+def too_small_for_all_fields(
+    num_workers: int = 0, *, n_lanes: int = 4, batch_size: int = 60
+) -> int:
+    """A budget for the regions and the batches of IN_REGIONS, and nothing else."""
+    n_batches = 3 + 2 * num_workers if num_workers else 4
+    parts = (2 * 125 * 4, 4, 8, 24, 8)
+    batch = sum(-(-batch_size * part // 64) * 64 for part in parts)
+    return 2 * n_lanes * REGION_BYTES + n_batches * batch
+
+
+def numbers_of(batches: Iterable[Batch]) -> list[tuple[torch.Tensor, ...]]:
+    return [tuple(part.clone() for part in parts(batch)) for batch in batches]
+
+
+def same(
+    some: Sequence[tuple[torch.Tensor, ...]], others: Sequence[tuple[torch.Tensor, ...]]
+) -> bool:
+    return len(some) == len(others) and all(
+        torch.equal(a, b)
+        for batch, other in zip(some, others, strict=True)
+        for a, b in zip(batch, other, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def box23(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """A 23³ store with two redshifts, more than a few regions of it."""
+    path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
+    redshifts = (9.0, 7.5)
+    return write_store(path, cubes_at(23, redshifts), redshifts, layout=Layout(23, 5, 10))
+
+
+@pytest.fixture(scope="module")
+def resident_epochs(box23: CubeStore) -> list[tuple[torch.Tensor, ...]]:
+    """Two epochs in region order, from whole cubes in memory."""
+    with NeighborhoodLoader(box23, **IN_REGIONS) as loader:
+        assert loader.stats.mode == "resident"
+        return [*numbers_of(loader), *numbers_of(loader)]
+
+
+@MODES
+def test_regions_give_the_same_batches_as_whole_cubes(
+    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
 ) -> None:
-    with NeighborhoodLoader(small_store, radius=2, batch_size=8, num_workers=num_workers) as loader:
+    budget = too_small_for_all_fields(num_workers)
+    with NeighborhoodLoader(
+        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+    ) as loader:
+        assert loader.stats.mode == "regions"
+        assert loader.stats.decoded_bytes + loader.stats.batch_bytes == budget
+        assert same([*numbers_of(loader), *numbers_of(loader)], resident_epochs)
+
+
+def test_a_device_gives_the_same_batches(
+    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
+) -> None:
+    with NeighborhoodLoader(box23, **IN_REGIONS, device="cpu") as loader:
+        assert loader.stats.mode == "device"
+        assert same([*numbers_of(loader), *numbers_of(loader)], resident_epochs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_same_batches_and_pinned_ones(
+    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
+) -> None:
+    with NeighborhoodLoader(box23, **IN_REGIONS, device="cuda") as loader:
+        on_device = [tuple(part.cpu() for part in batch) for batch in map(parts, loader)]
+    with NeighborhoodLoader(box23, **IN_REGIONS, pin_memory=True) as loader:
+        batches = list(loader)
+        assert all(part.is_pinned() for part in parts(batches[0]))
+        pinned = [tuple(part.cpu() for part in parts(batch.to("cuda"))) for batch in batches]
+    first_epoch = resident_epochs[: len(on_device)]
+    assert same(on_device, first_epoch)
+    assert same(pinned, first_epoch)
+
+
+@MODES
+def test_regions_resume_anywhere(
+    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
+) -> None:
+    budget = too_small_for_all_fields(num_workers)
+    with NeighborhoodLoader(
+        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+    ) as loader:
+        for position in (len(loader) + 150, 7):
+            loader.position = position
+            some = numbers_of(itertools.islice(loader, 20))
+            assert same(some, resident_epochs[position : position + 20])
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_the_same_batches_at_any_position(
+    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], world: int
+) -> None:
+    loaders = [
+        NeighborhoodLoader(
+            box23,
+            **IN_REGIONS,
+            memory_budget=too_small_for_all_fields(),
+            rank=rank,
+            world=world,
+        )
+        for rank in range(world)
+    ]
+    assert {loader.stats.mode for loader in loaders} == {"regions"}
+    held = sum(loader.stats.decoded_bytes + loader.stats.batch_bytes for loader in loaders)
+    assert held == pytest.approx(too_small_for_all_fields(), rel=0.01)  # batches are rounded up
+    for loader in loaders:
+        loader.position = 100
+    batches = zip(*(numbers_of(itertools.islice(loader, 12)) for loader in loaders), strict=True)
+    for number, of_ranks in enumerate(batches, 100):
+        together = torch.cat([part[0].flatten(1) for part in of_ranks])
+        whole = resident_epochs[number][0].flatten(1)
+        assert sorted(together.sum(1).tolist()) == sorted(whole.sum(1).tolist())
+    for loader in loaders:
+        loader.close()
+
+
+@MODES
+def test_tiles_with_their_targets_in_every_mode(box23: CubeStore, num_workers: int) -> None:
+    settings = {"tile": 4, "halo": 3, "batch_size": 7, "core": 8, "n_lanes": 2}
+    regions = 2 * 2 * 4 * (2 * 14**3 + 8**3)
+    ring = (3 + 2 * num_workers if num_workers else 4) * (7 * 4 * (2 * 10**3 + 4**3) + 512)
+    with TileLoader(box23, **settings) as loader:
+        resident = [tuple(part.clone() for part in tile_parts(batch)) for batch in loader]
+    with TileLoader(
+        box23, **settings, memory_budget=regions + ring, num_workers=num_workers
+    ) as loader:
+        assert loader.stats.mode == "regions"
+        tiles = [tuple(part.clone() for part in tile_parts(batch)) for batch in loader]
+    assert same(tiles, resident)
+    with TileLoader(box23, **settings, device="cpu") as loader:
+        assert same(list(map(tile_parts, loader)), resident)
+    check_tiles(box23, resident, tile=4, halo=3)
+    starts = [tuple(start) for batch in resident for start in batch[3].tolist()]
+    assert sorted(set(starts)) == list(itertools.product([0, 4, 8, 12, 16, 19], repeat=3))
+    assert len(starts) == 2 * len(set(starts))
+
+
+def tile_parts(batch: TileBatch) -> tuple[torch.Tensor, ...]:
+    return batch.inputs, batch.target, batch.redshift, batch.starts, batch.store_index
+
+
+def check_tiles(
+    store: CubeStore, batches: Sequence[tuple[torch.Tensor, ...]], *, tile: int, halo: int
+) -> None:
+    for inputs, target, redshift, starts, _ in batches[:3]:
+        for sample in range(len(inputs)):
+            start, z = starts[sample].tolist(), float(redshift[sample])
+            with_halo = [(s + np.arange(-halo, tile + halo)) % 23 for s in start]
+            alone = [(s + np.arange(tile)) % 23 for s in start]
+            for channel, name in enumerate(("n_igm", "n_src")):
+                expected = field(store, name, z)[np.ix_(*with_halo)]
+                np.testing.assert_array_equal(inputs[sample, channel], expected)
+            np.testing.assert_array_equal(target[sample], field(store, "xhii", z)[np.ix_(*alone)])
+
+
+def test_a_tile_and_its_target_appear_under_the_same_symmetry(box23: CubeStore) -> None:
+    settings = {"tile": 3, "halo": 2, "batch_size": 500, "shuffle": False, "inputs": ["xhii"]}
+    with TileLoader(box23, **settings, symmetries=True) as loader:
+        turned = next(iter(loader))
+    with TileLoader(box23, **settings) as loader:
+        plain = next(iter(loader))
+    torch.testing.assert_close(turned.inputs[:, 0, 2:5, 2:5, 2:5], turned.target, rtol=0, atol=0)
+    assert torch.equal(turned.starts, plain.starts)
+    images = zip(turned.target, plain.target, strict=True)
+    assert 0 < sum(torch.equal(image, tile) for image, tile in images) < 60  # 500 / 48 expected
+
+
+def test_a_tile_as_wide_as_the_mesh_repeats_cells_around_it(box23: CubeStore) -> None:
+    with TileLoader(box23, tile=23, halo=11, batch_size=1) as loader:
+        batch = next(iter(loader))
+        (start,), z = batch.starts.tolist(), float(batch.redshift[0])
+    around = [(s + np.arange(-11, 34)) % 23 for s in start]
+    expected = field(box23, "n_igm", z)[np.ix_(*around)]
+    np.testing.assert_array_equal(batch.inputs[0, 0], expected)
+
+
+def test_neighborhoods_are_tiles_of_one_cell(box23: CubeStore) -> None:
+    with NeighborhoodLoader(box23, radius=2, batch_size=50) as loader:
+        neighborhoods = next(iter(loader))
+    with TileLoader(box23, tile=1, halo=2, batch_size=50) as loader:
+        tiles = next(iter(loader))
+    assert tiles.target.shape == (50, 1, 1, 1)
+    assert torch.equal(tiles.inputs, neighborhoods.inputs)
+    assert torch.equal(tiles.target.flatten(), neighborhoods.target)
+
+
+def test_stats_predict_what_is_decoded(box23: CubeStore) -> None:
+    with NeighborhoodLoader(
+        box23, **IN_REGIONS, memory_budget=too_small_for_all_fields()
+    ) as loader:
+        assert np.isnan(loader.stats.measured_amplification)
+        list(loader)
+        stats = loader.stats
+    # Each of the five cores along an axis needs three chunks of 5 cells; each opens four times.
+    assert stats.predicted_amplification == pytest.approx(4 * (5 * 15 / 23) ** 3)
+    assert stats.measured_amplification == pytest.approx(stats.predicted_amplification, rel=0.05)
+    assert stats.samples_per_opening == pytest.approx(2 * 23**3 / 250 / 4)
+
+
+@MODES
+def test_batches_of_regions_stay_valid_while_they_are_held(
+    box23: CubeStore, num_workers: int
+) -> None:
+    budget = too_small_for_all_fields(num_workers)
+    with NeighborhoodLoader(
+        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+    ) as loader:
+        held = list(itertools.islice(loader, 40))
+        copies = [batch.inputs.clone() for batch in held]
+        list(loader)
+    assert all(torch.equal(a.inputs, b) for a, b in zip(held, copies, strict=True))
+
+
+def test_siblings_in_regions_take_turns(box23: CubeStore) -> None:
+    settings = {**IN_REGIONS, "batch_size": 30}
+    budget = too_small_for_all_fields(batch_size=30) + 130_000
+    with NeighborhoodLoader(box23, **settings, memory_budget=budget) as loader:
+        other = loader.sibling(Region((3, 0, 0), (2, 23, 23)), shuffle=False, symmetries=False)
+        assert other.stats.mode == "regions"
+        ended = iter(loader)
+        next(ended)
+        batches = [Batch(*(part.clone() for part in parts(batch))) for batch in other]
+        assert list(ended) == []
+        assert sum(map(len, batches)) == 2 * 2 * 23**2
+        check_against_rolled_boxes(batches[-1], [box23], radius=2)
+        assert len(list(loader)) == len(loader) - 1
+
+
+@MODES
+def test_damage_in_a_region_is_an_error_and_no_hang(tmp_path: Path, num_workers: int) -> None:
+    cubes = cubes_at(23, (9.0, 7.5))
+    store = write_store(tmp_path / "cubes.zarr", cubes, (9.0, 7.5), layout=Layout(23, 5, 10))
+    budget = too_small_for_all_fields(num_workers)
+    with NeighborhoodLoader(
+        store, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+    ) as loader:
+        next(iter(loader))
+        for shard in (tmp_path / "cubes.zarr" / "n_igm" / "c").rglob("*"):
+            if shard.is_file():
+                shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+        with pytest.raises(StoreDamageError, match="n_igm"):
+            list(loader)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("in_regions", [False, True])
+def test_a_killed_worker_is_an_error_and_the_loader_recovers(
+    box23: CubeStore, num_workers: int, in_regions: bool
+) -> None:
+    settings: dict[str, Any] = {"radius": 2, "batch_size": 8}
+    if in_regions:
+        budget = too_small_for_all_fields(num_workers, batch_size=8)
+        settings = {**IN_REGIONS, "batch_size": 8, "symmetries": False, "memory_budget": budget}
+    with NeighborhoodLoader(box23, **settings, num_workers=num_workers) as loader:
+        assert (loader.stats.mode == "regions") == in_regions
         batches = iter(loader)
         next(batches)
         before = set(psutil.Process().children(recursive=True))
@@ -248,7 +514,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
         with pytest.raises(RuntimeError, match="worker"):
             list(itertools.islice(batches, 100))
         loader.position = 0
-        check_against_rolled_boxes(next(iter(loader)), [small_store], radius=2)
+        check_against_rolled_boxes(next(iter(loader)), [box23], radius=2)
 
 
 def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
@@ -304,6 +570,11 @@ def test_an_error_while_filling_reaches_the_consumer(
         ({"batch_size": 0}, ValueError, "got .*batch_size 0"),
         ({"samples_per_epoch": 0}, ValueError, "got .*samples_per_epoch 0"),
         ({"seed": -1}, ValueError, "got .*seed -1"),
+        ({"world": 3}, ValueError, "one of 1, 2, 4, 8, got 3"),
+        ({"rank": 1}, ValueError, "rank must be 0 to 0"),
+        ({"core": 0}, ValueError, "got core 0"),
+        ({"device": "cpu", "num_workers": 1}, ValueError, "num_workers must be 0"),
+        ({"device": "cpu", "memory_budget": 10_000}, MemoryBudgetError, "to keep them on cpu"),
         ({"inputs": []}, ValueError, "must name at least one"),
         ({"redshifts": []}, ValueError, "must name at least one"),
         ({"centers": Region((0, 0, 6), (1, 1, 7))}, ValueError, "must lie on the mesh"),

@@ -131,7 +131,7 @@ def test_more_than_the_free_memory_is_refused_unasked(
         SharedBuffer(n_bytes)
     assert open_files() == before
     assert str(caught.value) == (
-        f"{n_bytes / 1e6:.0f} MB of shared memory were required, the system refused "
+        f"{n_bytes / 1e6:.0f} MB of memory were required, the system refused "
         "(Cannot allocate memory); lower memory_budget or the batch size"
     )
 
