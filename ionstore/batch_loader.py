@@ -476,9 +476,10 @@ class BatchLoader(ABC, Generic[BatchType]):
                 self._advance()
                 yield self._batch(tensors)
         except RegionsClosedError:
-            if self._decoder is None or self._decoder.error is None:
+            error = self._decoder.take_error() if self._decoder is not None else None
+            if error is None:
                 raise
-            raise self._decoder.error from None
+            raise error from None
         finally:
             if self._decoder is not None:
                 self._decoder.stop()  # first: nobody waits for a region any more

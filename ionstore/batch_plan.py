@@ -41,10 +41,8 @@ class Picked:
     ----------
     row : ndarray of int64, shape (n,)
         Where each sample goes in the batch.
-    lane, place : ndarray of int64, shape (n,)
-        Where it stands in the order.
     at : Places
-        Visit and region that it belongs to.
+        Where it stands in the order.
     cube : ndarray of int64, shape (n,)
         Its cube.
     cells : ndarray of int64, shape (n, 3)
@@ -54,8 +52,6 @@ class Picked:
     """
 
     row: NDArray[np.int64]
-    lane: NDArray[np.int64]
-    place: NDArray[np.int64]
     at: Places
     cube: NDArray[np.int64]
     cells: Cells
@@ -103,14 +99,21 @@ class BatchPlan:
         """Return the rank's samples of a batch."""
         start, stop = self.places(batch)
         share, order = self.share, self.order
-        places = np.arange(start + (share.rank - start) % share.world, stop, share.world)
-        row = np.argsort(places % order.n_lanes, kind="stable")
-        lane, place = places[row] % order.n_lanes, places[row] // order.n_lanes
-        at = order.locate(epoch, lane, place)
+        lanes = range(share.rank, order.n_lanes, share.world)
+        # Place p of the epoch is place p // n_lanes of lane p % n_lanes.
+        at = order.locate(
+            epoch,
+            (
+                (lane, -((lane - start) // order.n_lanes), -((lane - stop) // order.n_lanes))
+                for lane in lanes
+            ),
+        )
+        first = start + (share.rank - start) % share.world
+        row = (at.place * order.n_lanes + at.lane - first) // share.world
         numbers = self.partition.numbers(at.region, at.member)
         cube, cells = self.partition.samples.find(numbers)
         if self.symmetries:
             symmetry = draw_symmetries(numbers, seed=order.seed, epoch=epoch)
         else:
             symmetry = np.zeros(len(numbers), dtype=np.int64)
-        return Picked(row, lane, place, at, cube, cells, symmetry)
+        return Picked(row, at, cube, cells, symmetry)

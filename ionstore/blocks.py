@@ -56,7 +56,7 @@ class Blocks:
     offsets, shapes : ndarray of int64, shape (n_blocks,) and (n_blocks, 3)
         Index of the first value of every block, and its nx, ny, nz. An axis as long as the mesh
         holds it whole; on a shorter one, what is cut does not reach the ends.
-    start : ndarray of int64, shape (3,)
+    start : ndarray of int64, shape (n_blocks, 3)
         Cell of the mesh that every block begins with.
     """
 

@@ -83,7 +83,7 @@ def _cut(  # noqa: PLR0917
     rows: NDArray[np.int64],
     out: Array,
 ) -> None:
-    within = (first - blocks.start) % mesh_cells
+    within = (first - blocks.start[block]) % mesh_cells
     cut(blocks.memory, blocks.offsets, blocks.shapes, block, within, symmetry, rows, out)
 
 

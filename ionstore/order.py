@@ -7,9 +7,10 @@ and rank k of ``world`` takes the places p with ``p % world == k``: those of the
 and so on. Nothing here depends on who asks, or when.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ class Opening:
         The region visited.
     start, stop : int
         Places in the lane.
+    before : int
+        Samples of the region that come before those of the opening in the region's own order.
     """
 
     lane: int
@@ -43,6 +46,7 @@ class Opening:
     region: int
     start: int
     stop: int
+    before: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Places:
 
     Parameters
     ----------
+    lane, place : ndarray
+        Lane of each sample, and place in it.
     visit : ndarray
         Number of the visit that each belongs to.
     region : ndarray
@@ -59,6 +65,8 @@ class Places:
         Number of the sample in its region.
     """
 
+    lane: NDArray[np.int64]
+    place: NDArray[np.int64]
     visit: NDArray[np.int64]
     region: NDArray[np.int64]
     member: NDArray[np.int64]
@@ -120,9 +128,10 @@ class Order:
     def _remember_rounds(self) -> None:
         # Every lane may be in another round.
         self._round = lru_cache(maxsize=2 * self.n_lanes)(self._planned_round)
+        self._latest: dict[int, tuple[int, Opening]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_round"}
+        return {name: vars(self)[name] for name in vars(self) if name not in {"_round", "_latest"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -132,33 +141,39 @@ class Order:
         """Return the places of a lane."""
         return int(self._lane_start[lane + 1] - self._lane_start[lane])
 
-    def locate(self, epoch: int, lane: NDArray[np.int64] | int, place: NDArray[np.int64]) -> Places:
-        """Return what stands at places of lanes.
+    def locate(self, epoch: int, stretches: Iterable[tuple[int, int, int]]) -> Places:
+        """Return what stands in stretches of lanes.
 
         Parameters
         ----------
         epoch : int
             Epoch, at least 0.
-        lane : int or ndarray of int64, shape (m,)
-            Lanes.
-        place : ndarray of int64, shape (m,)
-            Places in them.
+        stretches : iterable of (int, int, int)
+            Lane, first place in it, and the place past the last.
         """
-        position = self._lane_start[lane] + place
-        rounds = np.searchsorted(self._round_start, position, side="right") - 1
-        visit, region, within = (np.empty_like(position) for _ in range(3))
-        for j in np.unique(rounds).tolist():
-            here = rounds == j
-            regions, starts = self._round(epoch, j)
-            after = position[here] - self._round_start[j]
-            rank = np.searchsorted(starts, after, side="right") - 1
-            visit[here] = j * len(self.sizes) + rank
-            region[here] = regions[rank]
-            within[here] = after - starts[rank] + j * self.sizes[region[here]] // self.visits
+        parts = []
+        for lane, start, stop in stretches:
+            place = start
+            while place < stop:
+                opening = self._opening(epoch, lane, place)
+                end = min(stop, opening.stop)
+                parts.append((opening, place, end - place))
+                place = end
+        counts = [count for _, _, count in parts]
+        within = np.arange(sum(counts), dtype=np.int64)
+        ends = accumulate(counts)
+        table = [
+            (o.lane, first - end + count, o.visit, o.region, o.before - o.start)
+            for (o, first, count), end in zip(parts, ends, strict=True)
+        ]
+        columns = np.repeat(np.array(table, dtype=np.int64).reshape(-1, 5), counts, axis=0)
+        lane_of, offset, visit, region, shift = columns.T
+        place_of = within + offset
+        member = place_of + shift
         if self.shuffle:
             key = (self.seed, epoch, _SAMPLES)
-            within = shuffled(within, self.sizes[region], key=key, stream=region)
-        return Places(visit, region, within)
+            member = shuffled(member, self.sizes[region], key=key, stream=region)
+        return Places(lane_of, place_of, visit, region, member)
 
     def openings(self, epoch: int, lane: int, place: int) -> Iterator[Opening]:
         """Yield the openings of a lane in their order, from the one that a place lies in.
@@ -170,24 +185,31 @@ class Order:
         place : int
             Place in the lane.
         """
-        first, end = self._lane_start[lane : lane + 2].tolist()
-        while place < end - first:
-            position = first + place
-            j = int(np.searchsorted(self._round_start, position, side="right")) - 1
-            regions, starts = self._round(epoch, j)
-            after = position - int(self._round_start[j])
-            rank = int(np.searchsorted(starts, after, side="right")) - 1
-            visit_start = int(self._round_start[j] + starts[rank])
-            visit_stop = int(self._round_start[j] + starts[rank + 1])
-            opening = Opening(
-                lane,
-                j * len(self.sizes) + rank,
-                int(regions[rank]),
-                max(visit_start, first) - first,
-                min(visit_stop, end) - first,
-            )
+        while place < self.lane_length(lane):
+            opening = self._find_opening(epoch, lane, place)
             yield opening
             place = opening.stop
+
+    def _opening(self, epoch: int, lane: int, place: int) -> Opening:
+        """Return the opening that a place lies in; mostly the one that was asked for before."""
+        of_epoch, opening = self._latest.get(lane, (-1, None))
+        if opening is None or of_epoch != epoch or not opening.start <= place < opening.stop:
+            opening = self._find_opening(epoch, lane, place)
+            self._latest[lane] = epoch, opening
+        return opening
+
+    def _find_opening(self, epoch: int, lane: int, place: int) -> Opening:
+        first, end = self._lane_start[lane : lane + 2].tolist()
+        position = first + place
+        j = int(np.searchsorted(self._round_start, position, side="right")) - 1
+        regions, starts = self._round(epoch, j)
+        rank = int(np.searchsorted(starts, position - self._round_start[j], side="right")) - 1
+        region = int(regions[rank])
+        visit_start, visit_stop = (self._round_start[j] + starts[rank : rank + 2]).tolist()
+        start, stop = max(visit_start, first), min(visit_stop, end)
+        before = j * int(self.sizes[region]) // self.visits + start - visit_start
+        visit = j * len(self.sizes) + rank
+        return Opening(lane, visit, region, start - first, stop - first, before)
 
     def _planned_round(self, epoch: int, j: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the regions in the order of their j-th visits, and where each visit starts."""

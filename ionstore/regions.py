@@ -99,33 +99,58 @@ class RegionFields:
         RegionsClosedError
             If nothing is decoded any more.
         """
-        holds, reached = self.holds, self.reached
-        lane, at = picked.lane, picked.at
-        changes = (np.diff(lane) != 0) | (np.diff(at.visit) != 0)
-        firsts = [0, *(np.flatnonzero(changes) + 1).tolist()] if len(lane) else []
-        for first, stop in zip(firsts, [*firsts[1:], len(lane)], strict=True):
-            visit = int(at.visit[first])
-            slot = self.slot(int(lane[first]), visit)
-            while holds[slot] != visit + 1:
+        holds, reached, at = self.holds, self.reached, picked.at
+        edges = np.flatnonzero((np.diff(at.lane) != 0) | (np.diff(at.visit) != 0)) + 1
+        firsts = np.concatenate([[0], edges])[: len(at.lane)]
+        stops = np.append(firsts[1:], len(at.lane))
+        slots = self._slots(at.lane[firsts], at.visit[firsts])
+        done = 0
+        while done < len(firsts):
+            is_open = holds[slots[done:]] == at.visit[firsts[done:]] + 1
+            n = len(is_open) if is_open.all() else int(is_open.argmin())
+            if n == 0:
                 self.check_open()
                 time.sleep(_LOOK_AGAIN_S)
-            block = np.zeros(stop - first, dtype=np.int64)
-            yield Run(slice(first, stop), block, *self.blocks(slot, int(at.region[first])))
-            reached[batch % self.n_batches, lane[first]] = picked.place[stop - 1] + 1
+                continue
+            now = slice(done, done + n)
+            first, last = int(firsts[done]), int(stops[done + n - 1])
+            block = np.repeat(slots[now], stops[now] - firsts[now])
+            blocks = self.blocks(slots[now], at.region[firsts[now]])
+            yield Run(slice(first, last), block, *blocks)
+            places = at.place[stops[now] - 1] + 1
+            reached[batch % self.n_batches, at.lane[firsts[now]]] = places
+            done += n
 
-    def slot(self, lane: int, visit: int) -> int:
-        """Return the slot that a visit of a lane is decoded into."""
+    def _slots(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the slots that visits of lanes are decoded into."""
         return SLOTS_PER_LANE * (lane // self.plan.share.world) + visit % SLOTS_PER_LANE
 
-    def blocks(self, slot: int, region: int) -> tuple[Blocks, Blocks]:
-        """Return the blocks of inputs and of targets of a region in a slot."""
+    def slot(self, opening: Opening) -> int:
+        """Return the slot that an opening is decoded into."""
+        return int(self._slots(np.array(opening.lane), np.array(opening.visit)))
+
+    def blocks(self, slots: NDArray[np.int64], regions: NDArray[np.int64]) -> tuple[Blocks, Blocks]:
+        """Return the blocks of inputs and of targets of regions in their slots.
+
+        Parameters
+        ----------
+        slots, regions : ndarray of int64, shape (n,)
+            Slots, all different, and the region in each.
+
+        Returns
+        -------
+        inputs, targets : Blocks
+            By slot; those of other slots have no meaning.
+        """
         memory = self.memory.array((self.memory.n_bytes // 4,), np.float32)
-        offset = np.array([slot * self._slot_bytes // 4])
-        shape = self._input_shape[region : region + 1]
-        inputs = Blocks(memory, offset, shape, self._input_start[region])
-        target_offset = offset + self.n_channels * int(shape.prod())
-        shape = self._target_shape[region : region + 1]
-        return inputs, Blocks(memory, target_offset, shape, self._target_start[region])
+        offsets = np.arange(len(self.holds)) * (self._slot_bytes // 4)
+        shapes = np.zeros((2, len(offsets), 3), dtype=np.int64)
+        starts = np.zeros_like(shapes)
+        shapes[:, slots] = self._input_shape[regions], self._target_shape[regions]
+        starts[:, slots] = self._input_start[regions], self._target_start[regions]
+        inputs = Blocks(memory, offsets, shapes[0], starts[0])
+        target_offsets = offsets + self.n_channels * shapes[0].prod(axis=1)
+        return inputs, Blocks(memory, target_offsets, shapes[1], starts[1])
 
     @property
     def holds(self) -> NDArray[np.int64]:
@@ -205,13 +230,13 @@ class RegionDecoder:
         self._regions, self._cubes, self._done = regions, cubes, done
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self.error: BaseException | None = None
+        self._error: BaseException | None = None
 
     def start(self, epoch: int, batch: int) -> None:
         """Open the regions that an epoch needs from a batch on, until `stop`."""
         self._regions.clear(closed=False)
         self._stopped = threading.Event()
-        self.error = None
+        self._error = None
         self._first_batch = batch
         order, share = self._regions.plan.order, self._regions.plan.share
         begin = batch * share.batch_size
@@ -240,6 +265,11 @@ class RegionDecoder:
                 thread.join()
             self._threads = []
 
+    def take_error(self) -> BaseException | None:
+        """Return what ended the threads, if it was an error, and forget it."""
+        error, self._error = self._error, None
+        return error
+
     def _plan(self, lane: int) -> None:
         opening = next(self._lanes[lane], None)
         if opening is not None:
@@ -258,7 +288,7 @@ class RegionDecoder:
                         return
                     _, _, opening = heapq.heappop(self._next)
                     self._plan(opening.lane)
-                    slot = self._regions.slot(opening.lane, opening.visit)
+                    slot = self._regions.slot(opening)
                     before = self._in_slot.get(slot)
                     self._in_slot[slot] = opening
                 while before is not None and not self._is_cut(before):
@@ -266,7 +296,7 @@ class RegionDecoder:
                         return
                 self._open(slot, opening)
         except BaseException as error:  # whoever waits must hear of it
-            self.error = error
+            self._error = error
             self._regions.close()
 
     def _is_cut(self, opening: Opening) -> bool:
@@ -287,10 +317,12 @@ class RegionDecoder:
         regions = self._regions
         regions.holds[slot] = 0
         began = time.perf_counter()
-        inputs, targets = regions.blocks(slot, opening.region)
+        inputs, targets = regions.blocks(np.array([slot]), np.array([opening.region]))
         cube = self._cubes[int(regions.plan.partition.cube[opening.region])]
-        cells = sum(_decode(field, inputs, channel) for channel, field in enumerate(cube.inputs))
-        _decode(cube.target, targets, 0)
+        cells = sum(
+            _decode(field, inputs, slot, channel) for channel, field in enumerate(cube.inputs)
+        )
+        _decode(cube.target, targets, slot, 0)
         regions.holds[slot] = opening.visit + 1
         with self._lock:
             self._done.openings += 1
@@ -298,15 +330,15 @@ class RegionDecoder:
             self._done.seconds += time.perf_counter() - began
 
 
-def _decode(field: FieldToDecode, blocks: Blocks, channel: int) -> int:
-    """Decode a field into one channel of the only block; return the cells of the chunks."""
-    (offset,), (shape,) = blocks.offsets, blocks.shapes
+def _decode(field: FieldToDecode, blocks: Blocks, slot: int, channel: int) -> int:
+    """Decode a field into one channel of a block; return the cells of the chunks."""
+    start, shape = blocks.start[slot], blocks.shapes[slot]
     n_values = int(shape.prod())
-    first = int(offset) + channel * n_values
+    first = int(blocks.offsets[slot]) + channel * n_values
     out: Fields = blocks.memory[first : first + n_values].reshape(shape)
     return sum(
         field.store.read_into(
             field.name, field.redshift, corner, out[place], conversion=field.conversion
         )
-        for place, corner in pieces_on_mesh(blocks.start, shape, field.store.mesh.cells_per_side)
+        for place, corner in pieces_on_mesh(start, shape, field.store.mesh.cells_per_side)
     )

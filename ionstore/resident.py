@@ -53,8 +53,7 @@ class ResidentFields:
         memory = self._buffer.array((self._buffer.n_bytes // 4,), np.float32)
         starts = np.concatenate([[0], np.cumsum((self._n_channels + 1) * self._cells**3)[:-1]])
         shapes = np.repeat(self._cells[:, None], 3, axis=1)
-        corner = np.zeros(3, dtype=np.int64)
-        return Blocks(memory, starts + channel * self._cells**3, shapes, corner)
+        return Blocks(memory, starts + channel * self._cells**3, shapes, np.zeros_like(shapes))
 
     def _fields(self, index: int) -> Fields:
         n = int(self._cells[index])

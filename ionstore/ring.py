@@ -101,7 +101,8 @@ class Ring:
         self._n_lent = n_lent
         self._lent: set[int] = set()
         self._stopped = threading.Event()
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        # The slot that was free last is taken first: the rest stays out of the cache's way.
+        self._free: queue.LifoQueue[int] = queue.LifoQueue()
         for slot in range(slots.n_slots):
             self._free.put(slot)
 

@@ -40,16 +40,16 @@ def test_the_parts_of_all_ranks_make_up_the_batch(world: int, batch_size: int) -
 
 def test_a_batch_takes_equally_from_all_lanes() -> None:
     picked = plan_of(0, 1).pick(0, 3)
-    counts = np.bincount(picked.lane, minlength=8)
+    counts = np.bincount(picked.at.lane, minlength=8)
     assert set(counts.tolist()) == {3, 4}
 
 
 def test_rows_are_a_permutation_and_lanes_come_one_by_one() -> None:
     picked = plan_of(1, 2).pick(0, 3)
     assert sorted(picked.row.tolist()) == list(range(15))
-    assert (np.diff(picked.lane) >= 0).all()
-    for lane in set(picked.lane.tolist()):
-        assert (np.diff(picked.place[picked.lane == lane]) == 1).all()
+    assert (np.diff(picked.at.lane) >= 0).all()
+    for lane in set(picked.at.lane.tolist()):
+        assert (np.diff(picked.at.place[picked.at.lane == lane]) == 1).all()
 
 
 def test_symmetries_belong_to_the_sample_whatever_the_regions() -> None:

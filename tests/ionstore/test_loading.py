@@ -1,5 +1,6 @@
 """Batches: the right neighborhoods, the same in every mode, valid as long as they are held."""
 
+import gc
 import itertools
 import os
 import signal
@@ -527,6 +528,7 @@ def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
     with NeighborhoodLoader(small_store, radius=1, batch_size=64) as loader:
         next(iter(loader))
     del loader
+    gc.collect()  # what other tests left: exceptions hold frames, and frames hold loaders
     before = descriptors()
     for _ in range(3):
         with NeighborhoodLoader(small_store, radius=1, batch_size=64) as loader:

@@ -21,10 +21,9 @@ def walk(order: Order, epoch: int) -> list[tuple[int, int, int, int, int]]:
     """(lane, place, visit, region, member) of the whole epoch, lane by lane."""
     found = []
     for lane in range(order.n_lanes):
-        places = np.arange(order.lane_length(lane))
-        at = order.locate(epoch, lane, places)
-        columns = (places, at.visit, at.region, at.member)
-        found += [(lane, *map(int, row)) for row in zip(*columns, strict=True)]
+        at = order.locate(epoch, [(lane, 0, order.lane_length(lane))])
+        columns = (at.lane, at.place, at.visit, at.region, at.member)
+        found += list(zip(*(column.tolist() for column in columns), strict=True))
     return found
 
 
@@ -67,6 +66,16 @@ def test_openings_are_the_runs_of_a_visit_in_a_lane(sizes: list[int], visits: in
         middle = order.lane_length(lane) // 2
         from_middle = [o.visit for o in order.openings(1, lane, middle)]
         assert from_middle == [v for k, v, _, _, stop in expected if k == lane and stop > middle]
+
+
+def test_stretches_are_found_where_the_whole_epoch_has_them() -> None:
+    order = Order([7, 1, 4, 30, 5], seed=0, shuffle=True, visits=3, n_lanes=4)
+    whole = {row[:2]: row for row in walk(order, epoch=1)}
+    walk(order, epoch=0)
+    at = order.locate(1, [(2, 3, 9), (0, 10, 10), (3, 0, 1)])
+    columns = (at.lane, at.place, at.visit, at.region, at.member)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    assert rows == [whole[2, place] for place in range(3, 9)] + [whole[3, 0]]
 
 
 def test_consecutive_openings_of_a_lane_have_consecutive_visits() -> None:
@@ -112,7 +121,7 @@ def test_an_order_travels() -> None:
 
 def test_billions_of_samples_cost_nothing() -> None:
     order = Order(np.full(32**3, 64**3), seed=0, shuffle=True, visits=1024)
-    at = order.locate(3, np.arange(8), np.full(8, 10**9))
+    at = order.locate(3, [(lane, 10**9, 10**9 + 1) for lane in range(8)])
     assert len(set(at.region.tolist())) > 1
     opening = next(order.openings(3, 2, 10**9))
     assert opening.start <= 10**9 < opening.stop
