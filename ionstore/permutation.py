@@ -42,8 +42,9 @@ def shuffled(
 
     Notes
     -----
-    A Feistel network with `_ROUNDS` keyed rounds permutes ``range(4**half)``, the smallest such
-    range that holds n; members outside ``range(n)`` are permuted again until they fall inside.
+    A Feistel network with `_ROUNDS` keyed rounds permutes ``range(2**bits)``, the smallest such
+    range of at least four that holds n; its halves differ by a bit where ``bits`` is odd. Members
+    outside ``range(n)`` are permuted again until they fall inside.
     No permutation is stored, so that an epoch over billions of cells takes no memory and can
     start anywhere.
 
@@ -119,20 +120,22 @@ def _permute(
     keys: NDArray[np.uint64],
     members: NDArray[np.int64],
 ) -> None:
-    one = np.uint64(1)
+    one, two = np.uint64(1), np.uint64(2)
     for m in range(positions.size):
         n = np.uint64(lengths[m])
-        half = one
-        while (one << (np.uint64(2) * half)) < n:
-            half += one
-        mask = (one << half) - one
+        bits = two
+        while (one << bits) < n:
+            bits += one
+        low_bits = bits // two
+        low, high = (one << low_bits) - one, (one << (bits - low_bits)) - one
         stream = _mix(np.uint64(streams[m]) + one)
         value = np.uint64(positions[m])
         while True:
-            left, right = value >> half, value & mask
-            for key in keys:
-                left, right = right, left ^ (_mix(right ^ key ^ stream) & mask)
-            value = (left << half) | right
+            left, right = value >> low_bits, value & low
+            for k in range(0, keys.size, 2):
+                left ^= _mix(right ^ keys[k] ^ stream) & high
+                right ^= _mix(left ^ keys[k + 1] ^ stream) & low
+            value = (left << low_bits) | right
             if value < n:
                 break
         members[m] = np.int64(value)

@@ -36,6 +36,9 @@ class ResidentFields:
     def __init__(self, cubes: Sequence[DecodedCube], *, shared: bool) -> None:
         self._n_channels = len(cubes[0].inputs)
         self._cells = np.array([cube.mesh_cells for cube in cubes], dtype=np.int64)
+        n_values = (self._n_channels + 1) * self._cells**3
+        self._first = np.cumsum(n_values) - n_values
+        self._shapes = np.repeat(self._cells[:, None], 3, axis=1)
         self._buffer = allocate(resident_bytes(cubes), shared=shared)
         slabs = [
             (field, out[first : first + _PLANES], first)
@@ -51,14 +54,13 @@ class ResidentFields:
 
     def _blocks(self, channel: int) -> Blocks:
         memory = self._buffer.array((self._buffer.n_bytes // 4,), np.float32)
-        starts = np.concatenate([[0], np.cumsum((self._n_channels + 1) * self._cells**3)[:-1]])
-        shapes = np.repeat(self._cells[:, None], 3, axis=1)
-        return Blocks(memory, starts + channel * self._cells**3, shapes, np.zeros_like(shapes))
+        offsets = self._first + channel * self._cells**3
+        return Blocks(memory, offsets, self._shapes, np.zeros_like(self._shapes))
 
     def _fields(self, index: int) -> Fields:
         n = int(self._cells[index])
-        before = int(4 * (self._n_channels + 1) * (self._cells[:index] ** 3).sum())
-        return self._buffer.array((self._n_channels + 1, n, n, n), np.float32, before)
+        shape = (self._n_channels + 1, n, n, n)
+        return self._buffer.array(shape, np.float32, 4 * int(self._first[index]))
 
 
 def resident_bytes(cubes: Sequence[DecodedCube]) -> int:

@@ -1,6 +1,6 @@
 """Samples: the cells of coeval cubes that are cut around, numbered; plans, no data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -81,21 +81,14 @@ class Samples:
         cells : ndarray of int64, shape (n, 3)
             Cells as given, possibly off the mesh.
         """
+        if len(self.cubes) == 1:
+            return np.zeros_like(numbers), self.cubes[0].cells(numbers)
         cube = np.searchsorted(self.first, numbers, side="right") - 1
         cells = np.empty((len(numbers), 3), dtype=np.int64)
-        for here, index in _groups(cube):
+        for index in np.unique(cube).tolist():
+            here = cube == index
             cells[here] = self.cubes[index].cells(numbers[here] - self.first[index])
         return cube, cells
-
-
-def _groups(labels: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.bool_] | slice, int]]:
-    """Yield where each label stands, and the label."""
-    different = np.unique(labels).tolist()
-    if len(different) == 1:
-        yield slice(None), different[0]
-        return
-    for label in different:
-        yield labels == label, label
 
 
 def centers_of_boxes(
