@@ -1,7 +1,7 @@
 """Write a store of a box repeated side by side: one larger than memory, for regions.py.
 
-    ionstore simulate bench/box256 --mesh 256 --box-length 609
-    python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
+ionstore simulate bench/box256 --mesh 256 --box-length 609
+python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
 """
 
 import argparse

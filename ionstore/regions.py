@@ -26,6 +26,7 @@ from ionstore.partition import Partition, Reach, pieces_on_mesh
 from ionstore.shared import Buffer, allocate
 
 _LOOK_AGAIN_S = 2e-4
+_HELP_OUT_AFTER_S = 2e-3
 _MOST_DECODERS = 4
 
 
@@ -82,7 +83,7 @@ class RegionFields:
         n_bytes = n_slots * self._slot_bytes
         self.memory = allocate(n_bytes, shared=shared) if memory is None else memory
         assert self.memory.n_bytes >= n_bytes
-        self._state = allocate(8 * (1 + n_slots + n_batches * n_lanes), shared=shared)
+        self._state = allocate(8 * (2 + n_slots + n_batches * n_lanes), shared=shared)
 
     def runs(self, batch: int, picked: Picked) -> Iterator[Run]:
         """Yield the samples of a batch region by region, each once its region is open.
@@ -110,6 +111,7 @@ class RegionFields:
             n = len(is_open) if is_open.all() else int(is_open.argmin())
             if n == 0:
                 self.check_open()
+                self.waited_for[:] = True
                 time.sleep(_LOOK_AGAIN_S)
                 continue
             now = slice(done, done + n)
@@ -155,16 +157,22 @@ class RegionFields:
     @property
     def holds(self) -> NDArray[np.int64]:
         """Visit that each slot holds, plus one; 0 while it is empty or being filled."""
-        return self._state.array(self._holds_shape, np.int64, 8)
+        return self._state.array(self._holds_shape, np.int64, 16)
 
     @property
     def reached(self) -> NDArray[np.int64]:
         """Place up to which a batch, by its number modulo `n_batches`, has been cut, by lane."""
-        return self._state.array(self._reached_shape, np.int64, 8 + 8 * self._holds_shape[0])
+        return self._state.array(self._reached_shape, np.int64, 16 + 8 * self._holds_shape[0])
+
+    @property
+    def waited_for(self) -> Array:
+        """Whether somebody has had to wait for a region; who opens one may take it back."""
+        return self._state.array((1,), np.int64, 8)
 
     def clear(self, *, closed: bool) -> None:
         """Forget what the slots hold; while closed, whoever waits for a region gives up."""
         self._closed[:] = closed
+        self.waited_for[:] = False
         self.holds[:] = 0
         self.reached[:] = 0
 
@@ -248,10 +256,12 @@ class RegionDecoder:
         self._in_slot: dict[int, Opening] = {}
         for lane in self._lanes:
             self._plan(lane)
-        n_threads = max(1, min(_MOST_DECODERS, (os.cpu_count() or 1) // 2))
+        n_threads = min(_MOST_DECODERS, os.cpu_count() or 1)
         self._threads = [
-            threading.Thread(target=self._run, name="ionstore-decode", daemon=True)
-            for _ in range(n_threads)
+            threading.Thread(
+                target=self._run, args=(index > 0,), name="ionstore-decode", daemon=True
+            )
+            for index in range(n_threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -280,9 +290,13 @@ class RegionDecoder:
             needed = (first_place // plan.share.batch_size, lane)
             heapq.heappush(self._next, (*needed, opening))
 
-    def _run(self) -> None:
+    def _run(self, helps_out: bool) -> None:
+        """Open region after region; who helps out does so only when somebody has to wait."""
         try:
             while not self._stopped.is_set():
+                if helps_out and self._next and not self._regions.waited_for[0]:
+                    self._stopped.wait(_HELP_OUT_AFTER_S)
+                    continue
                 with self._lock:
                     if not self._next:
                         return
@@ -324,6 +338,7 @@ class RegionDecoder:
         )
         _decode(cube.target, targets, slot, 0)
         regions.holds[slot] = opening.visit + 1
+        regions.waited_for[:] = False
         with self._lock:
             self._done.openings += 1
             self._done.cells += cells // len(cube.inputs)

@@ -1,0 +1,262 @@
+"""Measure how fast neighborhoods come out of a box that does not fit the memory budget.
+
+All get the same budget for decoded data and batches, and deliver C-contiguous float32 batches of
+at most 16 MB: neighborhoods in two fields, checked equal, and the target at their centers.
+
+- regions             `ionstore.loading.NeighborhoodLoader`, background thread
+- tensorstore_random  TensorStore with a cache of the budget, uniformly random centers
+- tensorstore_order   the same, fed the centers in the order of regions
+- tensorstore_blocks  TensorStore reads each opened region's block at once, NumPy slices it
+- c_memcpy            the limit: batches that are there already, copied in C
+
+Rounds are interleaved. The loader's batches that were prepared while others ran are dropped.
+
+    ionstore simulate bench/box256 --mesh 256 --box-length 609
+    python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
+    python benchmarks/regions_throughput.py bench/box768.zarr --radius 24 --radius 12 --radius 4
+"""
+
+import argparse
+import ctypes
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from contestants import compiled, pointer
+from result import median_and_spread, print_result
+
+from ionstore.cube import Array, Cells, Neighborhoods
+from ionstore.loading import NeighborhoodLoader
+from ionstore.store import CubeStore
+
+BATCH_BYTES, MOST_SAMPLES = 16e6, 1024
+NAMES, TARGET = ("n_igm", "n_src"), "xhii"
+N_DROPPED = 16
+ROUND_S = 0.7
+
+
+class TensorStoreFields:
+    """Both fields as TensorStore opens them, with a cache of a size."""
+
+    def __init__(self, store: CubeStore, cache_bytes: int) -> None:
+        import tensorstore as ts
+
+        context = ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        self.mesh = store.mesh.cells_per_side
+        self.arrays = [
+            ts.open(
+                {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store.path / name)}},
+                read=True,
+                context=context,
+                recheck_cached=False,  # otherwise every read looks at the file
+            ).result()[0]
+            for name in NAMES
+        ]
+        self.target = ts.open(
+            {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(store.path / TARGET)}},
+            read=True,
+            context=context,
+            recheck_cached=False,
+        ).result()[0]
+        self._both = ts.stack([ts.cast(array, ts.float32) for array in self.arrays])
+        self._array = ts.array
+
+    def read(self, starts: Cells, out: Array) -> None:
+        """Fill ``out``, shape (n, 2, a, b, c), with periodic blocks; all are under way at once."""
+        copies = []
+        for start, target in zip(starts.tolist(), out, strict=True):
+            axes = [
+                periodic_pieces(first, length, self.mesh)
+                for first, length in zip(start, target.shape[1:], strict=True)
+            ]
+            place = self._array(target)
+            for pieces in itertools.product(*axes):
+                there, here = zip(*pieces, strict=True)
+                copies.append(place[(slice(None), *here)].write(self._both[(slice(None), *there)]))
+        for copy in copies:
+            copy.result()
+
+    def read_targets(self, centers: Cells) -> Array:
+        """Return the target at cells."""
+        i, j, k = (centers % self.mesh).T
+        return np.asarray(self.target.vindex[i, j, k].read().result())
+
+
+def periodic_pieces(first: int, length: int, mesh: int) -> list[tuple[slice, slice]]:
+    """Return (slice of the mesh, slice of the block) pairs along one axis."""
+    pieces, done = [], 0
+    while done < length:
+        cell = (first + done) % mesh
+        cells = min(length - done, mesh - cell)
+        pieces.append((slice(cell, cell + cells), slice(done, done + cells)))
+        done += cells
+    return pieces
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--radius", type=int, action="append")
+    parser.add_argument("--budget-mb", type=float, default=256)
+    parser.add_argument("--samples-per-opening", type=int, default=256)
+    parser.add_argument("--core", type=int, help="the largest that the budget allows by default")
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    store = CubeStore.open(arguments.store)
+    with tempfile.TemporaryDirectory() as folder:
+        for radius in arguments.radius or [24, 12, 4]:
+            measure(store, radius, arguments, Path(folder))
+
+
+def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder: Path) -> None:
+    width = 2 * radius + 1
+    sample_bytes = 4 * len(NAMES) * width**3
+    batch_size = max(1, min(MOST_SAMPLES, int(BATCH_BYTES / sample_bytes)))
+    budget = int(arguments.budget_mb * 1e6)
+    out = np.empty((batch_size, len(NAMES), width, width, width), np.float32)
+    loader = NeighborhoodLoader(
+        store,
+        radius=radius,
+        batch_size=batch_size,
+        memory_budget=budget,
+        samples_per_opening=arguments.samples_per_opening,
+        core=arguments.core,
+    )
+    check(loader, TensorStoreFields(store, 0), radius)
+    batches = iter(loader)
+    cached = TensorStoreFields(store, budget - out.nbytes)
+    plain = TensorStoreFields(store, 0)
+    random = np.random.default_rng(radius).integers(0, cached.mesh, size=(10**5, 3))
+    library = compiled(folder)
+    source = np.random.default_rng(0).random(out.shape, dtype=np.float32)
+    in_order = centers_in_order(loader)
+    regions = openings(loader)
+    cursor = {"random": 0}
+
+    def by_loader(n: int) -> Iterator[Neighborhoods]:
+        for batch in itertools.islice(batches, n):
+            yield batch.inputs.numpy()
+
+    def by_tensorstore_random(n: int) -> Iterator[Neighborhoods]:
+        for _ in range(n):
+            first = cursor["random"] % (len(random) - batch_size)
+            cursor["random"] += batch_size
+            centers = random[first : first + batch_size]
+            cached.read(centers - radius, out)
+            cached.read_targets(centers)
+            yield out
+
+    def by_tensorstore_order(n: int) -> Iterator[Neighborhoods]:
+        for centers in itertools.islice(in_order, n):
+            cached.read(centers - radius, out[: len(centers)])
+            cached.read_targets(centers)
+            yield out[: len(centers)]
+
+    def by_tensorstore_blocks(n: int) -> Iterator[Neighborhoods]:
+        done = 0
+        for start, block, centers in regions:
+            decoded = np.empty((1, len(NAMES), *block), np.float32)
+            plain.read(start[None], decoded)
+            plain.read_targets(centers)
+            within = (centers - radius - start) % cached.mesh
+            for first in range(0, len(within), batch_size):
+                some = within[first : first + batch_size].tolist()
+                for place, (i, j, k) in zip(out, some, strict=False):
+                    place[...] = decoded[0, :, i : i + width, j : j + width, k : k + width]
+                done += len(some)
+                yield out[: len(some)]
+            if done >= n * batch_size:
+                return
+
+    def by_memcpy(n: int) -> Iterator[Neighborhoods]:
+        for _ in range(n):
+            library.contiguous_copy(pointer(source), ctypes.c_int64(out.size), pointer(out))
+            yield out
+
+    contestants: dict[str, Callable[[int], Iterator[Neighborhoods]]] = {
+        "regions": by_loader,
+        "tensorstore_random": by_tensorstore_random,
+        "tensorstore_order": by_tensorstore_order,
+        "tensorstore_blocks": by_tensorstore_blocks,
+        "c_memcpy": by_memcpy,
+    }
+    sizes = {name: batches_a_round(way) for name, way in contestants.items()}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(arguments.rounds):
+        for name, way in contestants.items():
+            if name == "regions":
+                for _ in way(N_DROPPED):
+                    pass
+            began = time.perf_counter()
+            n_samples = sum(map(len, way(sizes[name])))
+            rates[name].append(n_samples / (time.perf_counter() - began))
+    stats = loader.stats
+    loader.close()
+    medians = {name: median_and_spread(values) for name, values in rates.items()}
+    print_result(
+        f"r = {radius}",
+        packages=("ionstore", "numpy", "numba", "numcodecs", "tensorstore", "torch"),
+        mesh=cached.mesh,
+        budget_mb=arguments.budget_mb,
+        samples_per_opening=arguments.samples_per_opening,
+        core=stats.core,
+        decoded_mb=round(stats.decoded_bytes / 1e6),
+        batch_size=batch_size,
+        batches_mb=round(stats.batch_bytes / 1e6),
+        predicted_amplification=round(stats.predicted_amplification),
+        decode_ms_an_opening=round(1e3 * stats.decode_s / stats.openings, 1),
+        rounds=arguments.rounds,
+        samples_per_s={name: round(median, 1) for name, (median, _) in medians.items()},
+        spread={name: round(spread, 1) for name, (_, spread) in medians.items()},
+        gigabytes_per_s={
+            name: round(median * sample_bytes / 1e9, 2) for name, (median, _) in medians.items()
+        },
+        regions_relative_to={
+            name: round(medians["regions"][0] / medians[name][0], 2)
+            for name in contestants
+            if name != "regions"
+        },
+    )
+
+
+def batches_a_round(way: Callable[[int], Iterator[Neighborhoods]]) -> int:
+    """Return how many batches take about `ROUND_S`; running a few warms up what can be."""
+    began, n = time.perf_counter(), 0
+    for _ in way(64):
+        n += 1
+        if time.perf_counter() - began > ROUND_S:
+            break
+    return max(1, round(n * ROUND_S / (time.perf_counter() - began)))
+
+
+def centers_in_order(loader: NeighborhoodLoader) -> Iterator[Cells]:
+    """Yield the centers of the loader's batches."""
+    for number in range(len(loader)):
+        yield loader._plan.pick(0, number).cells
+
+
+def openings(loader: NeighborhoodLoader) -> Iterator[tuple[Cells, tuple[int, ...], Cells]]:
+    """Yield first cell and shape of the block of each opened region, and the centers in it."""
+    plan = loader._plan
+    start, shape, _, _ = plan.partition.blocks(loader._reach)
+    for opening in plan.order.openings(0, 0, 0):
+        at = plan.order.locate(0, [(0, opening.start, opening.stop)])
+        numbers = plan.partition.numbers(at.region, at.member)
+        centers = plan.partition.samples.find(numbers)[1]
+        yield start[opening.region], tuple(shape[opening.region].tolist()), centers
+
+
+def check(loader: NeighborhoodLoader, fields: TensorStoreFields, radius: int) -> None:
+    """Check the loader's first batches against blocks that TensorStore reads."""
+    for batch in itertools.islice(loader, 2):
+        expected = np.empty(tuple(batch.inputs.shape), np.float32)
+        fields.read(batch.centers.numpy() - radius, expected)
+        np.testing.assert_array_equal(batch.inputs.numpy(), expected)
+    loader.position = 0
+
+
+if __name__ == "__main__":
+    main()
