@@ -46,7 +46,12 @@ _REQUIRED = {
 }
 """What a value must be, by the type of pydantic's error or the first word of it."""
 
-_EXAMPLES: dict[str, Any] = {"redshifts": [8.397], "transforms": {"n_igm": "log1p"}}
+_EXAMPLES: dict[str, Any] = {
+    "redshifts": [8.397],
+    "transforms": {"n_igm": "log1p"},
+    "core": 64,
+    "samples_per_opening": 1024,
+}
 """Values of the keys that the default preset leaves out."""
 
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -128,7 +133,15 @@ class TrainingConfig(BaseModel):
     num_workers : int
         Processes that cut neighborhoods; 0 cuts in a background thread.
     memory_budget : int
-        Bound on decoded fields and batches in bytes; also in words, such as "2GiB".
+        Bound on decoded fields and batches in bytes; also in words, such as "2GiB". Fields that do
+        not fit are decoded region by region.
+    symmetries : bool
+        Whether training shows each neighborhood under one of the 48 symmetries of the cube.
+    core : int, optional
+        Cells along a side of the regions that samples come from together; by default uniformly
+        random if all fields fit the memory budget, else the largest that it allows.
+    samples_per_opening : int, optional
+        Samples taken from a region before the next one takes its place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -164,6 +177,9 @@ class TrainingConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"]
     num_workers: int = Field(ge=0)
     memory_budget: Size
+    symmetries: bool
+    core: Count | None = None
+    samples_per_opening: Count | None = None
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Self:

@@ -122,19 +122,12 @@ def open_training_data(
     Raises
     ------
     ConfigError
-        If the stores do not hold what the configuration names.
+        If a mesh cannot be split as configured, or is left with less than two training samples.
     NotInStoreError
-        If a store does not hold a redshift.
+        If a store does not hold a field or a redshift.
     MemoryBudgetError
         If fields and batches do not fit the memory budget.
     """
-    for store in stores:
-        missing = [name for name in (*config.inputs, TARGET) if name not in store.field_names]
-        if missing:
-            raise ConfigError(
-                f"{store.path}: fields {', '.join(missing)} are needed, the store holds "
-                f"{', '.join(store.field_names)}; change inputs"
-            )
     splits = split_cells(config, stores)
     if normalization is None:
         normalization = fit_normalization(
@@ -169,6 +162,9 @@ def open_training_data(
         num_workers=config.num_workers,
         normalization=normalization,
         samples_per_epoch=wanted // batch_size * batch_size,
+        symmetries=config.symmetries,
+        core=config.core,
+        samples_per_opening=config.samples_per_opening,
     )
     per_cube = None
     if config.validation_samples is not None:
@@ -179,6 +175,7 @@ def open_training_data(
             shuffle=False,
             num_workers=0,
             samples_per_epoch=None,
+            symmetries=False,
         )
     except BaseException:
         train.close()

@@ -62,7 +62,7 @@ def train(
       final_activation feature_dropout head_dropout head_dropout_widths head_widths recompute
       loss learning_rate scheduler scheduler_factor scheduler_patience batch_size
       samples_per_epoch epochs validation_samples split random_cells seed device num_workers
-      memory_budget
+      memory_budget symmetries core samples_per_opening
 
     \b
     Examples:
