@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
@@ -50,7 +51,7 @@ class Workers:
             prefetch_factor=AHEAD,
             multiprocessing_context=context,
             persistent_workers=True,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_start_worker,
         )
 
     def fill(self, ring: Ring, requests: Iterator[Request]) -> Generator[Request]:
@@ -117,8 +118,20 @@ def _check_main_module() -> None:
         )
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_main, name="ionstore-watch", daemon=True).start()
+
+
+def _end_with_main() -> None:
+    """End this worker when the main process has ended, however it did.
+
+    Torch watches the fork server instead, which lives as long as its workers.
+    """
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)
 
 
 def _noted(requests: Iterator[Request], asked: deque[Request]) -> Iterator[Request]:
