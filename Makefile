@@ -32,14 +32,25 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# A 300³ box to measure with; week3 is left out of train_memory.py, it takes ten minutes alone.
+# A 300³ box to measure with, and one of 768³ cells; week3 is left out of train_memory.py, it takes
+# ten minutes alone.
 bench/box300.zarr: | $(VENV)/installed
 	$(BIN)/ionstore simulate bench/box300 --mesh 300 --box-length 714 --overwrite
 	$(BIN)/ionstore ingest bench/box300 bench/box300.zarr
 
-bench: bench/box300.zarr
+bench/box768.zarr: | $(VENV)/installed
+	$(BIN)/ionstore simulate bench/box256 --mesh 256 --box-length 609 --overwrite
+	$(BIN)/python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
+
+bench: bench/box300.zarr bench/box768.zarr
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/gather_throughput.py
-	$(BIN)/python benchmarks/train_memory.py bench/box300.zarr loader small way_2021
+	$(BIN)/python benchmarks/loader_throughput.py
+	$(BIN)/python benchmarks/regions_throughput.py bench/box768.zarr
+	$(BIN)/python benchmarks/decode.py bench/box300.zarr
+	$(BIN)/python benchmarks/loader_memory.py bench/box300.zarr resident epochs
+	$(BIN)/python benchmarks/loader_memory.py bench/box768.zarr regions epochs
+	$(BIN)/python benchmarks/train_memory.py bench/box300.zarr small way_2021
 	$(BIN)/python benchmarks/thread_waiting.py
 	$(BIN)/python benchmarks/codecs.py bench/box300 --redshift 8.397
 

@@ -1,28 +1,21 @@
-"""Measure the memory that loading and training take: peak PSS of the whole process tree.
+"""Measure the memory that training takes: peak PSS of the whole process tree.
 
-``loader`` cases load batches of r = 24 neighborhoods of two fields in a process of their own, and
-subtract the peak of the same process tree over an 8³ store: everything imported, kernels
-compiled, workers started, next to nothing loaded. ``train`` cases run ``ionmodel train`` as a
-user would and report its whole process tree. ``way_2021`` loads one file per neighborhood and
-field into one array, splits it and copies it into tensors, as the course project of 2021 did.
+``small`` and ``week3`` run ``ionmodel train`` as a user would and report its whole process tree.
+``way_2021`` loads one file per neighborhood and field into one array, splits it and copies it into
+tensors, as the course project of 2021 did.
 
     ionstore simulate box300 --mesh 300 --box-length 714 && ionstore ingest box300 box300.zarr
-    python benchmarks/train_memory.py box300.zarr loader small week3 way_2021
+    python benchmarks/train_memory.py box300.zarr small week3 way_2021
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from process import peak_of, peak_of_script
 from result import print_result
-
-from ionstore.grid import Mesh
-from ionstore.process_memory import PeakMemory
-from ionstore.statistics import FieldStatistics
-from ionstore.store_writer import StoredField, create_store
 
 RADIUS, BATCH_SIZE, N_SAMPLES = 24, 32, 3000
 
@@ -30,12 +23,10 @@ RADIUS, BATCH_SIZE, N_SAMPLES = 24, 32, 3000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", type=Path, help="store of a box of at least 49 cells a side")
-    parser.add_argument("cases", nargs="+", choices=["loader", "small", "week3", "way_2021"])
+    parser.add_argument("cases", nargs="+", choices=["small", "week3", "way_2021"])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "loader" in arguments.cases:
-            measure_loader(arguments.store, folder)
         if "small" in arguments.cases:
             options = ["-o", "epochs=2", "-o", "device=cpu"]
             measure_training("small", arguments.store, folder / "small", options)
@@ -47,36 +38,6 @@ def main() -> None:
         if "way_2021" in arguments.cases:
             measure_way_2021(arguments.store, folder)
 
-
-def measure_loader(store: Path, folder: Path) -> None:
-    tiny = write_tiny_store(folder / "tiny.zarr")
-    for workers in (0, 1, 2):
-        baseline = peak_of_script(LOAD, str(tiny), "2", str(workers))
-        peak = peak_of_script(LOAD, str(store), str(RADIUS), str(workers))
-        print_result(
-            f"loader, {workers} workers",
-            radius=RADIUS,
-            batch_size=BATCH_SIZE,
-            samples=N_SAMPLES,
-            peak_mb=round(peak / 1e6),
-            baseline_mb=round(baseline / 1e6),
-            above_baseline_mb=round((peak - baseline) / 1e6),
-        )
-
-
-LOAD = """
-import sys
-from ionstore.loading import NeighborhoodLoader
-
-if __name__ == "__main__":
-    store, radius, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    with NeighborhoodLoader(
-        store, radius=radius, batch_size=32, num_workers=workers, samples_per_epoch=3000
-    ) as loader:
-        for _ in range(3):
-            for batch in loader:
-                batch.inputs.mean()
-"""
 
 WAY_2021 = """
 import sys
@@ -126,34 +87,6 @@ def measure_way_2021(store: Path, folder: Path) -> None:
         on_disk_mb=round(on_disk / 1e6),
         peak_mb=round(peak / 1e6),
     )
-
-
-def peak_of_script(code: str, *arguments: str) -> int:
-    """Return the peak PSS of a script and its children; a file, so that workers can import it."""
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "script.py"
-        script.write_text(code)
-        return peak_of([sys.executable, str(script), *arguments])
-
-
-def peak_of(command: list[str]) -> int:
-    process = subprocess.Popen(command, stdout=sys.stderr)
-    with PeakMemory(process.pid, interval_s=0.05) as memory:
-        status = process.wait()
-    if status != 0:
-        raise SystemExit(f"{' '.join(command)} ended with {status}")
-    return memory.peak_bytes
-
-
-def write_tiny_store(path: Path) -> Path:
-    cubes = {name: np.ones((8, 8, 8), np.float32) for name in ("n_igm", "n_src", "xhii")}
-    writer = create_store(
-        path, Mesh(8), [8.0], [StoredField(name, "float32", "1") for name in cubes]
-    )
-    for name, cube in cubes.items():
-        writer.write_block(name, 0, (0, 0, 0), cube)
-    writer.finalize({name: [FieldStatistics.of(cube)] for name, cube in cubes.items()})
-    return path
 
 
 if __name__ == "__main__":
