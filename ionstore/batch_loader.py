@@ -183,15 +183,19 @@ class LoaderStats:
     decode_s: float
 
 
+Iteration = Generator[Any, None, None]
+
+
 @dataclass(slots=True)
 class _Turn:
-    """Whose iteration it is among loaders that decode into the same memory."""
+    """Whose iteration it is: one loader's, or that of several that decode into the same memory."""
 
-    iteration: weakref.ref[Generator[Any]] | None = None
+    iteration: weakref.ref[Iteration] | None = None
 
-    def take(self, iteration: Generator[Any] | None) -> None:
+    def take(self, iteration: Iteration) -> None:
+        """Begin an iteration; the one before ends."""
         current = self.iteration() if self.iteration is not None else None
-        self.iteration = None if iteration is None else weakref.ref(iteration)
+        self.iteration = weakref.ref(iteration)
         if current is not None:
             current.close()
 
@@ -339,6 +343,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         )
         self._plan = BatchPlan(partition, order, settings.share, settings.symmetries)
         self._position = 0
+        self._iteration: weakref.ref[Iteration] | None = None
         self._decoding, self._places_visited = Decoding(), 0
         self._decoder: RegionDecoder | None = None
         self._workers: Workers | None = None
@@ -393,6 +398,7 @@ class BatchLoader(ABC, Generic[BatchType]):
     def __iter__(self) -> Iterator[BatchType]:
         iteration = self._batches()
         self._turn.take(iteration)  # two at once would wait for each other's slots
+        self._iteration = weakref.ref(iteration)
         return iteration
 
     @property
@@ -447,7 +453,9 @@ class BatchLoader(ABC, Generic[BatchType]):
 
     def close(self) -> None:
         """End threads and workers; memory goes when the last batch and the loader do."""
-        self._turn.take(None)
+        iteration = self._iteration() if self._iteration is not None else None
+        if iteration is not None:
+            iteration.close()
         if self._workers is not None:
             self._workers.close()
 
@@ -473,6 +481,8 @@ class BatchLoader(ABC, Generic[BatchType]):
                 arrays = self._ring.lend(request.slot, request.n_samples)
                 tensors = list(map(torch.from_numpy, arrays))
                 del arrays
+                if self._settings.pin_memory:
+                    tensors = [tensor.pin_memory() for tensor in tensors]
                 self._advance()
                 yield self._batch(tensors)
         except RegionsClosedError:
