@@ -45,12 +45,14 @@ bench/box768.zarr: | $(VENV)/installed
 bench: bench/box300.zarr bench/box768.zarr
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/gather_throughput.py
+	$(BIN)/python benchmarks/symmetry_throughput.py
 	$(BIN)/python benchmarks/loader_throughput.py
 	$(BIN)/python benchmarks/regions_throughput.py bench/box768.zarr
 	$(BIN)/python benchmarks/decode.py bench/box300.zarr
 	$(BIN)/python benchmarks/loader_memory.py bench/box300.zarr resident epochs
 	$(BIN)/python benchmarks/loader_memory.py bench/box768.zarr regions epochs
 	$(BIN)/python benchmarks/train_memory.py bench/box300.zarr small way_2021
+	$(BIN)/python benchmarks/region_order.py bench/box300.zarr --memory-budget 250MB
 	$(BIN)/python benchmarks/thread_waiting.py
 	$(BIN)/python benchmarks/codecs.py bench/box300 --redshift 8.397
 
