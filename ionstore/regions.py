@@ -75,7 +75,7 @@ class RegionFields:
             plan.partition.blocks(reach)
         )
         self.n_channels, self.n_batches = n_channels, n_batches
-        n_lanes = plan.order.n_lanes
+        self._n_lanes = n_lanes = plan.order.n_lanes
         n_slots = SLOTS_PER_LANE * (n_lanes // plan.share.world)
         self._holds_shape = (n_slots,)
         self._reached_shape = (n_batches, n_lanes)
@@ -105,6 +105,12 @@ class RegionFields:
         firsts = np.concatenate([[0], edges])[: len(at.lane)]
         stops = np.append(firsts[1:], len(at.lane))
         slots = self._slots(at.lane[firsts], at.visit[firsts])
+        row, ends = (
+            batch % self.n_batches,
+            self.lane_ends(np.array(batch), np.arange(self._n_lanes)),
+        )
+        absent = np.setdiff1d(np.arange(self._n_lanes), at.lane)
+        reached[row, absent] = ends[absent]
         done = 0
         while done < len(firsts):
             is_open = holds[slots[done:]] == at.visit[firsts[done:]] + 1
@@ -120,12 +126,16 @@ class RegionFields:
             blocks = self.blocks(slots[now], at.region[firsts[now]])
             yield Run(slice(first, last), block, *blocks)
             places = at.place[stops[now] - 1] + 1
-            reached[batch % self.n_batches, at.lane[firsts[now]]] = places
+            reached[row, at.lane[firsts[now]]] = places
             done += n
 
     def _slots(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slots that visits of lanes are decoded into."""
         return SLOTS_PER_LANE * (lane // self.plan.share.world) + visit % SLOTS_PER_LANE
+
+    def lane_ends(self, batches: NDArray[np.int64], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many places of lanes come before the end of batches."""
+        return -((lanes - (batches + 1) * self.plan.share.batch_size) // self._n_lanes)
 
     def slot(self, opening: Opening) -> int:
         """Return the slot that an opening is decoded into."""
@@ -323,7 +333,7 @@ class RegionDecoder:
         first = (opening.start * n_lanes + opening.lane) // batch_size
         last = ((opening.stop - 1) * n_lanes + opening.lane) // batch_size
         batches = np.arange(max(first, last - regions.n_batches + 1, self._first_batch), last + 1)
-        ends = -((opening.lane - (batches + 1) * batch_size) // n_lanes)
+        ends = regions.lane_ends(batches, np.array(opening.lane))
         reached = regions.reached[batches % regions.n_batches, opening.lane]
         return bool((reached >= np.minimum(ends, opening.stop)).all())
 

@@ -450,6 +450,50 @@ def test_stats_predict_what_is_decoded(box23: CubeStore) -> None:
     assert stats.samples_per_opening == pytest.approx(2 * 23**3 / 250 / 4)
 
 
+def test_stores_with_other_meshes_and_chunks_share_regions(
+    box23: CubeStore, tmp_path: Path
+) -> None:
+    other = write_store(
+        tmp_path / "other.zarr", cubes_at(19, (8.0,), seed=4), (8.0,), layout=Layout(19, 4, 8)
+    )
+    settings = {**IN_REGIONS, "seed": 2**40}
+    with NeighborhoodLoader([box23, other], **settings) as loader:
+        resident = numbers_of(loader)
+    with NeighborhoodLoader(
+        [box23, other], **settings, memory_budget=too_small_for_all_fields()
+    ) as loader:
+        assert loader.stats.mode == "regions"
+        assert same(numbers_of(loader), resident)
+    assert {int(index) for batch in resident for index in batch[-1]} == {0, 1}
+    assert sum(len(batch[0]) for batch in resident) == 2 * 23**3 + 19**3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 3, "samples_per_epoch": 900},  # fewer samples a batch than lanes
+        {"samples_per_epoch": 2},  # fewer samples than lanes
+        {"samples_per_opening": 1, "samples_per_epoch": 300},
+        {"batch_size": 5000},  # a batch visits each lane's regions one after the other
+        {"centers": np.array([[22, 0, 5]])},
+        {"radius": 11, "core": 1, "samples_per_epoch": 40, "batch_size": 8},  # as wide as the mesh
+    ],
+    ids=["batch", "epoch", "one at a time", "large batch", "one cell", "wide"],
+)
+def test_regions_at_the_edges(box23: CubeStore, change: dict[str, Any]) -> None:
+    settings = {**IN_REGIONS, **change}
+    with NeighborhoodLoader(box23, **settings) as loader:
+        resident = [*numbers_of(loader), *numbers_of(loader)]
+        ring = loader.stats.batch_bytes
+    budget = ring + 290_000  # fields take 292,008 bytes
+    if "radius" in change:
+        budget = ring + 8 * 4 * (2 * 23**3 + 1)
+        settings["n_lanes"] = 4
+    with NeighborhoodLoader(box23, **settings, memory_budget=budget) as loader:
+        assert loader.stats.mode == ("regions" if "radius" not in change else "resident")
+        assert same([*numbers_of(loader), *numbers_of(loader)], resident)
+
+
 @MODES
 def test_batches_of_regions_stay_valid_while_they_are_held(
     box23: CubeStore, num_workers: int
