@@ -76,6 +76,8 @@ class Workers:
                 yield request
         except GeneratorExit:
             ring.stop()
+            if sys.is_finalizing():  # the workers have ended, and torch no longer answers
+                raise
             try:
                 for _ in filled:  # the workers still write into slots that were asked for
                     ring.give_back(asked.popleft().slot)
