@@ -24,9 +24,14 @@ from ionstore.grid import Mesh
 from ionstore.statistics import FieldStatistics
 from ionstore.store_writer import StoredField, create_store
 
-BATCH_SIZE, BUDGET_BYTES = 32, 256_000_000
-RESIDENT = {"radius": 24, "samples_per_epoch": 3000}
-REGIONS = {**RESIDENT, "memory_budget": BUDGET_BYTES, "samples_per_opening": 256}
+RESIDENT = {"radius": 24, "batch_size": 32, "samples_per_epoch": 3000}
+REGIONS = {
+    **RESIDENT,
+    "batch_size": 16,
+    "memory_budget": 256_000_000,
+    "samples_per_opening": 256,
+}
+BASELINE = {"radius": 2, "batch_size": 32}
 
 
 def main() -> None:
@@ -49,12 +54,11 @@ def main() -> None:
 def measure_peak(
     case: str, store: Path, tiny: Path, settings: dict[str, int], workers: int
 ) -> None:
-    baseline = peak_of_script(LOAD, str(tiny), json.dumps({"radius": 2}), str(workers), "3")
+    baseline = peak_of_script(LOAD, str(tiny), json.dumps(BASELINE), str(workers), "3")
     peak = peak_of_script(LOAD, str(store), json.dumps(settings), str(workers), "3")
     print_result(
         f"{case}, {workers} workers",
         settings=settings,
-        batch_size=BATCH_SIZE,
         peak_mb=round(peak / 1e6),
         baseline_mb=round(baseline / 1e6),
         above_baseline_mb=round((peak - baseline) / 1e6),
@@ -68,13 +72,12 @@ def measure_epochs(store: Path, settings: dict[str, int], workers: int) -> None:
     print_result(
         f"20 epochs, {workers} workers",
         settings=shorter,
-        batch_size=BATCH_SIZE,
         pss_mb_after_each_epoch=after,
         growth_mb_from_epoch_5_to_20=after[-1] - after[4],
     )
 
 
-LOAD = f"""
+LOAD = """
 import json, sys
 from ionstore.loading import NeighborhoodLoader
 from ionstore.process_memory import tree_memory_bytes
@@ -82,7 +85,7 @@ from ionstore.process_memory import tree_memory_bytes
 if __name__ == "__main__":
     store, settings, workers, epochs = sys.argv[1:]
     with NeighborhoodLoader(
-        store, batch_size={BATCH_SIZE}, num_workers=int(workers), **json.loads(settings)
+        store, num_workers=int(workers), **json.loads(settings)
     ) as loader:
         for _ in range(int(epochs)):
             for batch in loader:

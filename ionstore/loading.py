@@ -26,8 +26,7 @@ regions faster. Give ``core`` to keep the order when the budget changes.
 - ``num_workers=0``: a background thread, without holding the interpreter lock. As fast as one
   worker process and simpler; the default.
 - ``num_workers >= 1``: torch DataLoader workers. Worth it when one core cannot cut as fast as the
-  network trains. Workers import the main module, so a script needs its
-  ``if __name__ == "__main__":``.
+  network trains.
 
 **The order** depends on seed, epoch, core and lanes alone: not on mode, workers or ranks. A
 position, one count of batches, resumes it anywhere.
@@ -190,8 +189,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     Raises
     ------
     ValueError
-        If an argument is out of range, a store lacks a field or is too small for the radius, or
-        workers cannot import the main module.
+        If an argument is out of range, or a store lacks a field or is too small for the radius.
     NotInStoreError
         If a store does not hold a redshift.
     StoreFormatError

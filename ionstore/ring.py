@@ -4,7 +4,9 @@ import math
 import queue
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from ionstore.cube import Array
 from ionstore.shared import allocate
 
 _ALIGNMENT = 64  # bytes: a cache line, and enough for any vector instruction
-_PATIENCE_S = 0.1
+_PATIENCE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class Ring:
     def __init__(self, slots: BatchSlots, n_lent: int) -> None:
         self.slots = slots
         self._n_lent = n_lent
-        self._lent: set[int] = set()
+        self._lent: dict[int, tuple[weakref.ref[Array], int]] = {}
+        self._gone: deque[weakref.ref[Array]] = deque()
         self._stopped = threading.Event()
         # The slot that was free last is taken first: the rest stays out of the cache's way.
         self._free: queue.LifoQueue[int] = queue.LifoQueue()
@@ -117,6 +120,7 @@ class Ring:
     def take(self) -> int | None:
         """Return a slot to fill, once one is free; None after `stop`."""
         while not self._stopped.is_set():
+            self._reclaim()
             try:
                 return self._free.get(timeout=_PATIENCE_S)
             except queue.Empty:
@@ -129,18 +133,23 @@ class Ring:
 
     def lend(self, slot: int, n_samples: int) -> list[Array]:
         """Return the arrays of a filled slot; they stay valid as long as they are held."""
+        self._reclaim()
         memory = self.slots.memory(slot)
         if len(self._lent) >= self._n_lent:
             copies = [array.copy() for array in self.slots.arrays(memory, n_samples)]
             self.give_back(slot)
             return copies
-        self._lent.add(slot)
-        weakref.finalize(memory, self._return, slot).atexit = False
+        # No Python code runs when the last array goes: a Ctrl-C that it met there would be lost.
+        lent = weakref.ref(memory, self._gone.append)
+        self._lent[id(lent)] = lent, slot
         return self.slots.arrays(memory, n_samples)
 
-    def _return(self, slot: int) -> None:
-        self._lent.discard(slot)
-        self._free.put(slot)
+    def _reclaim(self) -> None:
+        """Free the slots of batches that are gone."""
+        with suppress(IndexError):
+            while True:
+                _, slot = self._lent.pop(id(self._gone.popleft()))
+                self._free.put(slot)
 
     def __getstate__(self) -> Any:
         raise TypeError("a ring belongs to one process; send its slots to the workers instead")

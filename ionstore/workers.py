@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
+from types import ModuleType
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -31,17 +32,11 @@ class Workers:
         Sent to every worker.
     n_workers : int
         Processes, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If the main module is no file that workers can import.
     """
 
     def __init__(self, filler: Filler, n_workers: int) -> None:
-        _check_main_module()
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["__main__", __name__])  # imported once, shared by all
+        context.set_forkserver_preload([__name__])  # imported once, shared by all
         self._requests = _Requests()
         self._loader: DataLoader[bool] = DataLoader(
             _Filling(filler),
@@ -98,9 +93,13 @@ class Workers:
         # waits while the workers start: they inherit that, until they ignore it themselves.
         resource_tracker.ensure_running()  # its start would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # All that workers do is in this package. They are shown an empty main module, so that a
+        # script needs no guard, may come from standard input, and is not imported for nothing.
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
         try:
             return iter(self._loader)
         finally:
+            sys.modules["__main__"] = main
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
@@ -108,16 +107,6 @@ class Workers:
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None:
             iterator._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _check_main_module() -> None:
-    main = sys.modules["__main__"]
-    path = getattr(main, "__file__", None)
-    if getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path):
-        raise ValueError(
-            f"num_workers >= 1 needs a main module that workers can import, got {path}; save the "
-            "script to a file or use num_workers=0"
-        )
 
 
 def _start_worker(worker: int) -> None:

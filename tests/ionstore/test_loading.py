@@ -584,16 +584,23 @@ def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
     assert descriptors() == before
 
 
-def test_a_script_on_standard_input_cannot_have_workers(small_store: CubeStore) -> None:
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_script_needs_neither_a_file_nor_a_guard_to_have_workers(
+    small_store: CubeStore, tmp_path: Path, as_file: bool
+) -> None:
     code = (
         "from ionstore.loading import NeighborhoodLoader\n"
-        f"NeighborhoodLoader({str(small_store.path)!r}, radius=1, batch_size=9, num_workers=1)\n"
+        "print('once')\n"
+        f"loader = NeighborhoodLoader({str(small_store.path)!r}, radius=1, batch_size=999, "
+        "num_workers=2)\n"
+        "print(sum(map(len, loader)))\n"
+        "loader.close()\n"
     )
-    shown = subprocess.run(
-        [sys.executable, "-"], input=code, capture_output=True, text=True, check=False
-    )
-    assert shown.returncode == 1
-    assert "save the script to a file or use num_workers=0" in shown.stderr.splitlines()[-1]
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, str(script) if as_file else "-"]
+    shown = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
+    assert (shown.stdout, shown.stderr) == ("once\n3456\n", "")
 
 
 def test_an_error_while_filling_reaches_the_consumer(
