@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Self, TypedDict, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ionstore.batch_plan import BatchPlan, Share
 from ionstore.blocks import DecodedCube, FieldToDecode
@@ -118,7 +119,12 @@ class LoaderSettings:
                 raise ValueError(f"{name} must be at least 0, got {name} {getattr(self, name)}")
         if not 0 <= self.rank < self.world:
             raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
-        if self.shuffle and self.n_lanes % self.world:
+        if not self.shuffle and self.world > 1:
+            raise ValueError(
+                f"shuffle=False is for one rank, got world {self.world}; give each rank centers of "
+                "its own"
+            )
+        if self.n_lanes % self.world:
             fitting = [n for n in range(1, self.n_lanes + 1) if self.n_lanes % n == 0]
             raise ValueError(
                 f"world must divide the {self.n_lanes} lanes of the order, so be one of "
@@ -130,8 +136,8 @@ class LoaderSettings:
 
     @property
     def lanes(self) -> int:
-        """Lanes of the order: unshuffled, every rank reads its part in one go."""
-        return self.n_lanes if self.shuffle else self.world
+        """Lanes of the order: unshuffled, samples come one after the other."""
+        return self.n_lanes if self.shuffle else 1
 
     @property
     def share(self) -> Share:
@@ -246,6 +252,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         self._chunk_cells = max(store.layout.chunk_cells for store in stores)
         self._turn = _Turn()
         samples = self._samples(centers(self._meshes))
+        self._given_core = settings.core
         memory = self._plan_memory(samples, settings, memory_budget)
         resident = resident_bytes(self._cubes)
         ranks = settings.ranks_here or settings.world
@@ -272,10 +279,13 @@ class BatchLoader(ABC, Generic[BatchType]):
             other._turn = _Turn()
         else:
             memory = self._region_memory.n_bytes
+            slots = SLOTS_PER_LANE * settings.lanes // settings.world
             core = largest_core(
                 memory,
-                lambda side: SLOTS_PER_LANE * settings.lanes * self._region_bytes(samples, side),
-                core_candidates(int(samples.mesh_cells.max()), self._chunk_cells),
+                lambda side: slots * self._region_bytes(samples, side),
+                core_candidates(int(samples.mesh_cells.max()), self._chunk_cells)
+                if self._given_core is None
+                else [self._given_core],
             )
             if core is None:
                 raise MemoryBudgetError(
@@ -308,8 +318,10 @@ class BatchLoader(ABC, Generic[BatchType]):
     ) -> MemoryPlan:
         resident = resident_bytes(self._cubes)
         if self._device is not None:
-            if settings.num_workers:
-                raise ValueError("fields on a device are cut there: num_workers must be 0")
+            if settings.num_workers or settings.pin_memory:
+                raise ValueError(
+                    "fields on a device are cut there: num_workers must be 0 and pin_memory off"
+                )
             if resident > memory_budget:
                 raise MemoryBudgetError(
                     f"all fields take {resident / 1e6:.0f} MB of memory, memory_budget is "
@@ -434,15 +446,15 @@ class BatchLoader(ABC, Generic[BatchType]):
             mesh = partition.samples.mesh_cells[partition.cube][:, None]
             chunks = chunks_touched(start, shape, mesh, self._chunk_cells)
             share = order.n_samples / partition.samples.n_samples / self._settings.world
-            cells = float(chunks.sum()) * self._chunk_cells**3
-            predicted = cells * order.visits * share / core_cells
+            cells = float((chunks * order.visits).sum()) * self._chunk_cells**3
+            predicted = cells * share / core_cells
             epochs = self._places_visited / order.n_samples
             measured = self._decoding.cells / core_cells / epochs if epochs else float("nan")
         return LoaderStats(
             mode=self._mode,
             core=partition.core,
             n_regions=partition.n_regions,
-            samples_per_opening=partition.samples.n_samples / partition.n_regions / order.visits,
+            samples_per_opening=partition.samples.n_samples / int(order.visits.sum()),
             decoded_bytes=decoded,
             batch_bytes=self._ring_bytes,
             predicted_amplification=predicted,
@@ -530,18 +542,16 @@ class BatchLoader(ABC, Generic[BatchType]):
         return region_bytes(partition, self._reach, n_channels=len(self._cubes[0].inputs))
 
 
-def _visits(partition: Partition, settings: LoaderSettings) -> int:
-    """Return how often a region is visited until all of its samples have been taken."""
+def _visits(partition: Partition, settings: LoaderSettings) -> NDArray[np.int64] | int:
+    """Return how often each region is visited until all of its samples have been taken."""
     if not settings.shuffle or partition.core is None:
         return 1
     if settings.samples_per_opening is not None:
-        return -(-int(partition.sizes.max()) // settings.samples_per_opening)
+        return -(-partition.sizes // settings.samples_per_opening)
     total, n_regions = partition.samples.n_samples, partition.n_regions
-    wanted = settings.samples_per_epoch
-    if wanted is None or wanted >= total:
-        return 1
+    wanted = min(settings.samples_per_epoch or total, total)
     at_a_time = max(_LEAST_SAMPLES_PER_OPENING, wanted // n_regions)
-    return -(-total // (n_regions * at_a_time))
+    return max(1, total // (n_regions * at_a_time))
 
 
 def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:

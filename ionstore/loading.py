@@ -6,7 +6,7 @@ for networks that predict many cells at once. Both share everything else.
 **Which mode?** The memory budget decides, and ``loader.stats`` says what came of it.
 
 - *resident*: all fields that are needed fit ``memory_budget``. They are decoded once (4 bytes a
-  cell, field and redshift), samples come in uniformly random order. Nothing is faster.
+  cell, field and redshift), samples come in uniformly random order.
 - *regions*: they do not fit. A few regions are open at a time, each a core of cells with what
   surrounds it; ``samples_per_opening`` samples are taken from each before the next one, decoded in
   the background, takes its place. The core is the largest that the budget allows. Every batch
@@ -16,10 +16,9 @@ for networks that predict many cells at once. Both share everything else.
 
 **Which budget?** It bounds decoded fields and batches over all processes. Resident, a box of n³
 cells with C inputs takes ``4 (C + 1) n³`` bytes a redshift: 0.3 GB for two inputs at 300³, 1.4 GB
-at 500³. If that is out of reach, half a gigabyte gives regions large enough for most purposes.
-In regions, reading costs ``stats.predicted_amplification`` decoded cells for each cell of an epoch:
-a larger budget lowers it, so does a larger ``samples_per_opening``, while a smaller one mixes
-regions faster. Give ``core`` to keep the order when the budget changes.
+at 500³. In regions, an epoch decodes each cell ``stats.predicted_amplification`` times: a larger
+budget lowers it, so does a larger ``samples_per_opening``, while a smaller one mixes regions
+faster. Give ``core`` to keep the order when the budget changes.
 
 **Who cuts?**
 
@@ -28,8 +27,9 @@ regions faster. Give ``core`` to keep the order when the budget changes.
 - ``num_workers >= 1``: torch DataLoader workers. Worth it when one core cannot cut as fast as the
   network trains.
 
-**The order** depends on seed, epoch, core and lanes alone: not on mode, workers or ranks. A
-position, one count of batches, resumes it anywhere.
+**The order** depends on the seed, the epoch and the arguments that choose samples and regions
+(centers, ``core``, ``samples_per_opening``, ``samples_per_epoch``, ``n_lanes``, ``shuffle``), not
+on mode, workers or ranks. A position, one count of batches, resumes it anywhere.
 """
 
 from collections.abc import Sequence
@@ -178,13 +178,16 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     n_lanes : int
         Regions that every batch mixes.
     rank, world : int
-        Take part ``rank`` of each batch, of ``world``, which must divide ``n_lanes``.
+        Take part ``rank`` of each batch, of ``world``, which must divide ``n_lanes``. Parts differ
+        by one sample at most; of a batch of fewer samples than ranks, some are empty. Only for
+        shuffled samples.
     ranks_here : int, optional
         Ranks on this machine, which divide the budget; ``world`` by default.
     device : torch.device or str, optional
-        Keep all fields there and cut there.
+        Keep all fields there and cut there; the budget then bounds the fields alone.
     pin_memory : bool
-        Hand out batches in page-locked memory, which CUDA copies from in the background.
+        Hand out batches as copies in page-locked memory, which CUDA copies from in the
+        background; they are not counted in the budget.
 
     Raises
     ------

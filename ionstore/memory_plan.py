@@ -53,7 +53,7 @@ def plan_memory(
     resident_bytes : int
         Bytes of all cubes, decoded whole.
     region_bytes : callable
-        Returns the bytes of one region's block at most, for cores of a side; grows with it.
+        Returns the bytes of one region's block at most, for cores of a side.
     candidates : list of int
         Sides to choose from, ascending.
     core : int, optional
@@ -111,14 +111,15 @@ def plan_memory(
 
 
 def largest_core(available: int, needed: Callable[[int], int], candidates: list[int]) -> int | None:
-    """Return the largest side of cores whose regions fit, None if none does.
+    """Return a largest side of cores whose regions fit, None if none does, by halving.
 
     Parameters
     ----------
     available : int
         Bytes for the blocks of all open regions.
     needed : callable
-        Returns the bytes that they take, for cores of a side; grows with it.
+        Returns the bytes that they take, for cores of a side. Where it does not grow with the
+        side (the edges of a split can cut cores), a larger side that fits may be missed.
     candidates : list of int
         Sides to choose from, ascending.
     """

@@ -106,15 +106,18 @@ def gather_tiles(
     _check_array("fields", fields, np.float32, "(channel, nx, ny, nz)", ndim=4)
     if starts.dtype != np.int64 or starts.ndim != 2 or starts.shape[1] != 3:
         raise ValueError(
-            f"centers must be int64 of shape (n, 3), got {starts.dtype} of shape {starts.shape}"
+            f"centers or starts must be int64 of shape (n, 3), got {starts.dtype} of shape "
+            f"{starts.shape}"
         )
     if halo < 0 or tile < 1:
-        raise ValueError(f"radius must be at least 0 and tile at least 1, got {halo} and {tile}")
+        raise ValueError(
+            f"radius or halo must be at least 0, tile at least 1, got {halo} and {tile}"
+        )
     mesh = fields.shape[1:]
     if 2 * halo + 1 > min(mesh):
         raise ValueError(
-            f"radius {halo} needs a mesh of {2 * halo + 1} cells a side, got {mesh}; "
-            f"the largest radius that fits is {(min(mesh) - 1) // 2}"
+            f"a radius or halo of {halo} needs a mesh of {2 * halo + 1} cells a side, got {mesh}; "
+            f"the largest that fits is {(min(mesh) - 1) // 2}"
         )
     width = tile + 2 * halo
     shape = (len(starts), fields.shape[0], width, width, width)

@@ -7,6 +7,7 @@ and rank k of ``world`` takes the places p with ``p % world == k``: those of the
 and so on. Nothing here depends on who asks, or when.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from ionstore.permutation import shuffled
 
 DEFAULT_LANES = 8
 
+_REMEMBERED = 4096  # rounds
 _REGIONS, _SAMPLES = 1, 2  # tell permutations of the same seed and epoch apart
 
 
@@ -83,9 +85,9 @@ class Order:
         Seed of the order, at least 0.
     shuffle : bool
         Whether regions, and samples in them, come in random order or by their number.
-    visits : int
-        Visits that each region's samples are spread over, at least 1. All regions are visited for
-        the j-th time before any is visited for the next.
+    visits : int or ndarray of int64, shape (n_regions,)
+        Visits that a region's samples are spread over, at least 1, at most one a sample. Regions
+        take turns: one with half the visits of another is visited every other time.
     n_samples : int, optional
         Places of an epoch: fewer than all samples leave some out, others in each epoch.
     n_lanes : int
@@ -103,7 +105,7 @@ class Order:
         *,
         seed: int,
         shuffle: bool,
-        visits: int = 1,
+        visits: NDArray[np.int64] | int = 1,
         n_samples: int | None = None,
         n_lanes: int = DEFAULT_LANES,
     ) -> None:
@@ -111,16 +113,16 @@ class Order:
         total = int(self.sizes.sum())
         if total == 0:
             raise ValueError("centers must hold at least one cell, got none")
-        if min(visits, n_lanes) < 1 or seed < 0 or (n_samples is not None and n_samples < 1):
+        self.visits = np.minimum(np.broadcast_to(visits, self.sizes.shape), self.sizes)
+        fewest = int(np.min(visits))
+        if min(fewest, n_lanes) < 1 or seed < 0 or (n_samples is not None and n_samples < 1):
             raise ValueError(
                 "visits, n_lanes and n_samples must be at least 1 and seed at least 0, got "
-                f"{visits}, {n_lanes}, {n_samples} and {seed}"
+                f"{fewest}, {n_lanes}, {n_samples} and {seed}"
             )
-        self.seed, self.shuffle, self.visits, self.n_lanes = seed, shuffle, visits, n_lanes
+        self.seed, self.shuffle, self.n_lanes = seed, shuffle, n_lanes
         self.n_samples = total if n_samples is None else min(n_samples, total)
-        self._round_start = np.array(
-            [int((j * self.sizes // visits).sum()) for j in range(visits + 1)], dtype=np.int64
-        )
+        self._n_rounds = int(self.visits.max())
         lengths = [(self.n_samples - lane + n_lanes - 1) // n_lanes for lane in range(n_lanes)]
         self._lane_start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         self._remember_rounds()
@@ -128,10 +130,12 @@ class Order:
     def _remember_rounds(self) -> None:
         # Every lane may be in another round.
         self._round = lru_cache(maxsize=2 * self.n_lanes)(self._planned_round)
+        self._before = lru_cache(maxsize=_REMEMBERED)(self._counted_before)
         self._latest: dict[int, tuple[int, Opening]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in vars(self) if name not in {"_round", "_latest"}}
+        forgotten = {"_round", "_before", "_latest"}
+        return {name: value for name, value in vars(self).items() if name not in forgotten}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -183,7 +187,7 @@ class Order:
         epoch, lane : int
             Which lane of which epoch.
         place : int
-            Place in the lane.
+            Place in the lane, at least 0.
         """
         while place < self.lane_length(lane):
             opening = self._find_opening(epoch, lane, place)
@@ -201,22 +205,33 @@ class Order:
     def _find_opening(self, epoch: int, lane: int, place: int) -> Opening:
         first, end = self._lane_start[lane : lane + 2].tolist()
         position = first + place
-        j = int(np.searchsorted(self._round_start, position, side="right")) - 1
+        rounds = range(self._n_rounds)
+        j = bisect_right(rounds, position, key=lambda j: self._before(j)[0]) - 1
+        samples_before, visits_before = self._before(j)
         regions, starts = self._round(epoch, j)
-        rank = int(np.searchsorted(starts, position - self._round_start[j], side="right")) - 1
+        rank = int(np.searchsorted(starts, position - samples_before, side="right")) - 1
         region = int(regions[rank])
-        visit_start, visit_stop = (self._round_start[j] + starts[rank : rank + 2]).tolist()
+        visit_start, visit_stop = (samples_before + starts[rank : rank + 2]).tolist()
         start, stop = max(visit_start, first), min(visit_stop, end)
-        before = j * int(self.sizes[region]) // self.visits + start - visit_start
-        visit = j * len(self.sizes) + rank
-        return Opening(lane, visit, region, start - first, stop - first, before)
+        before = int(self._taken(j)[region]) + start - visit_start
+        return Opening(lane, visits_before + rank, region, start - first, stop - first, before)
+
+    def _taken(self, j: int) -> NDArray[np.int64]:
+        """Return the samples of each region that rounds before the j-th take."""
+        visited = j * self.visits // self._n_rounds
+        taken: NDArray[np.int64] = self.sizes * visited // np.maximum(self.visits, 1)
+        return taken
+
+    def _counted_before(self, j: int) -> tuple[int, int]:
+        """Return the samples and the visits of all rounds before the j-th."""
+        return int(self._taken(j).sum()), int((j * self.visits // self._n_rounds).sum())
 
     def _planned_round(self, epoch: int, j: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the regions in the order of their j-th visits, and where each visit starts."""
-        regions = np.arange(len(self.sizes), dtype=np.int64)
+        """Return the regions of a round in their order, and where the visit of each starts."""
+        taken = self._taken(j + 1) - self._taken(j)
+        regions = np.flatnonzero(taken)
         if self.shuffle:
             key = (self.seed, epoch, _REGIONS)
-            regions = shuffled(regions, len(regions), key=key, stream=j)
-        sizes = self.sizes[regions]
-        taken = (j + 1) * sizes // self.visits - j * sizes // self.visits
-        return regions, np.concatenate([[0], np.cumsum(taken)]).astype(np.int64)
+            places = np.arange(len(regions), dtype=np.int64)
+            regions = regions[shuffled(places, len(regions), key=key, stream=j)]
+        return regions, np.concatenate([[0], np.cumsum(taken[regions])]).astype(np.int64)

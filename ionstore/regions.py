@@ -4,11 +4,11 @@ Every lane of the order has two slots of memory: samples are cut from the block 
 lane's next block is decoded into the other. Whoever cuts waits for the block of the visit that it
 needs, and then says how far it has come; the decoder waits until nobody needs what it is about to
 overwrite. Both look at a few words of memory that all processes see: no lock that a killed process
-could take along.
+could take along. That relies on a processor that shows its stores to others in their order, as x86
+does; on others a worker process could, in theory, see a block before all of it is there.
 """
 
 import heapq
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,8 @@ from ionstore.partition import Partition, Reach, pieces_on_mesh
 from ionstore.shared import Buffer, allocate
 
 _LOOK_AGAIN_S = 2e-4
-_HELP_OUT_AFTER_S = 2e-3
+_LONGEST_PAUSE_S = 5e-3
+_HELP_OUT_AFTER_S = 5e-3
 _MOST_DECODERS = 4
 
 
@@ -75,7 +76,7 @@ class RegionFields:
             plan.partition.blocks(reach)
         )
         self.n_channels, self.n_batches = n_channels, n_batches
-        self._n_lanes = n_lanes = plan.order.n_lanes
+        n_lanes = plan.order.n_lanes
         n_slots = SLOTS_PER_LANE * (n_lanes // plan.share.world)
         self._holds_shape = (n_slots,)
         self._reached_shape = (n_batches, n_lanes)
@@ -105,20 +106,16 @@ class RegionFields:
         firsts = np.concatenate([[0], edges])[: len(at.lane)]
         stops = np.append(firsts[1:], len(at.lane))
         slots = self._slots(at.lane[firsts], at.visit[firsts])
-        row, ends = (
-            batch % self.n_batches,
-            self.lane_ends(np.array(batch), np.arange(self._n_lanes)),
-        )
-        absent = np.setdiff1d(np.arange(self._n_lanes), at.lane)
-        reached[row, absent] = ends[absent]
-        done = 0
+        row = batch % self.n_batches
+        done, pause = 0, _LOOK_AGAIN_S
         while done < len(firsts):
             is_open = holds[slots[done:]] == at.visit[firsts[done:]] + 1
             n = len(is_open) if is_open.all() else int(is_open.argmin())
             if n == 0:
                 self.check_open()
                 self.waited_for[:] = True
-                time.sleep(_LOOK_AGAIN_S)
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
                 continue
             now = slice(done, done + n)
             first, last = int(firsts[done]), int(stops[done + n - 1])
@@ -127,15 +124,11 @@ class RegionFields:
             yield Run(slice(first, last), block, *blocks)
             places = at.place[stops[now] - 1] + 1
             reached[row, at.lane[firsts[now]]] = places
-            done += n
+            done, pause = done + n, _LOOK_AGAIN_S
 
     def _slots(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the slots that visits of lanes are decoded into."""
         return SLOTS_PER_LANE * (lane // self.plan.share.world) + visit % SLOTS_PER_LANE
-
-    def lane_ends(self, batches: NDArray[np.int64], lanes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many places of lanes come before the end of batches."""
-        return -((lanes - (batches + 1) * self.plan.share.batch_size) // self._n_lanes)
 
     def slot(self, opening: Opening) -> int:
         """Return the slot that an opening is decoded into."""
@@ -266,7 +259,9 @@ class RegionDecoder:
         self._in_slot: dict[int, Opening] = {}
         for lane in self._lanes:
             self._plan(lane)
-        n_threads = min(_MOST_DECODERS, os.cpu_count() or 1)
+        from dask.system import CPU_COUNT
+
+        n_threads = min(_MOST_DECODERS, CPU_COUNT)
         self._threads = [
             threading.Thread(
                 target=self._run, args=(index > 0,), name="ionstore-decode", daemon=True
@@ -315,9 +310,11 @@ class RegionDecoder:
                     slot = self._regions.slot(opening)
                     before = self._in_slot.get(slot)
                     self._in_slot[slot] = opening
+                pause = _LOOK_AGAIN_S
                 while before is not None and not self._is_cut(before):
-                    if self._stopped.wait(_LOOK_AGAIN_S):
+                    if self._stopped.wait(pause):
                         return
+                    pause = min(2 * pause, _LONGEST_PAUSE_S)
                 self._open(slot, opening)
         except BaseException as error:  # whoever waits must hear of it
             self._error = error
@@ -333,9 +330,12 @@ class RegionDecoder:
         first = (opening.start * n_lanes + opening.lane) // batch_size
         last = ((opening.stop - 1) * n_lanes + opening.lane) // batch_size
         batches = np.arange(max(first, last - regions.n_batches + 1, self._first_batch), last + 1)
-        ends = regions.lane_ends(batches, np.array(opening.lane))
+        begins, ends = (
+            -((opening.lane - edges * batch_size) // n_lanes) for edges in (batches, batches + 1)
+        )
         reached = regions.reached[batches % regions.n_batches, opening.lane]
-        return bool((reached >= np.minimum(ends, opening.stop)).all())
+        # A batch with fewer samples than lanes leaves some lanes out.
+        return bool(((reached >= np.minimum(ends, opening.stop)) | (ends <= begins)).all())
 
     def _open(self, slot: int, opening: Opening) -> None:
         regions = self._regions

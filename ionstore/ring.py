@@ -136,9 +136,10 @@ class Ring:
         self._reclaim()
         memory = self.slots.memory(slot)
         if len(self._lent) >= self._n_lent:
-            copies = [array.copy() for array in self.slots.arrays(memory, n_samples)]
-            self.give_back(slot)
-            return copies
+            try:
+                return [array.copy() for array in self.slots.arrays(memory, n_samples)]
+            finally:
+                self.give_back(slot)
         # No Python code runs when the last array goes: a Ctrl-C that it met there would be lost.
         lent = weakref.ref(memory, self._gone.append)
         self._lent[id(lent)] = lent, slot

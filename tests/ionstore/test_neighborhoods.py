@@ -146,16 +146,19 @@ def test_the_fields_are_left_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"radius": -1}, "radius must be at least 0"),
-        ({"radius": 3}, "largest radius that fits is 2"),
+        ({"radius": -1}, "radius or halo must be at least 0"),
+        ({"radius": 3}, "largest that fits is 2"),
         ({"fields": np.zeros((1, 5, 5, 5))}, "fields must be a C-contiguous float32"),
         ({"fields": np.zeros((5, 5, 5), np.float32)}, "fields must be"),
         (
             {"fields": np.zeros((1, 5, 5, 6), np.float32)[..., :5]},
             "not C-contiguous",
         ),
-        ({"centers": np.zeros((1, 2), np.int64)}, r"centers must be int64 of shape \(n, 3\)"),
-        ({"centers": np.zeros((1, 3), np.int32)}, "centers must be int64"),
+        (
+            {"centers": np.zeros((1, 2), np.int64)},
+            r"centers or starts must be int64 of shape \(n, 3\)",
+        ),
+        ({"centers": np.zeros((1, 3), np.int32)}, "centers or starts must be int64"),
         ({"symmetries": np.zeros(2, np.int64)}, "symmetries must be int64 of shape"),
         ({"symmetries": np.full(1, 48)}, "symmetries must be 0 to 47"),
         ({"out": np.zeros((1, 1, 5, 5, 5), np.float32)}, "out must have shape"),

@@ -78,20 +78,32 @@ def test_stretches_are_found_where_the_whole_epoch_has_them() -> None:
     assert rows == [whole[2, place] for place in range(3, 9)] + [whole[3, 0]]
 
 
-def test_consecutive_openings_of_a_lane_have_consecutive_visits() -> None:
-    order = Order([64] * 32, seed=0, shuffle=True, visits=4, n_lanes=8)
+@pytest.mark.parametrize("sizes", [[64] * 32, [1, 500, 3, 2, 40], [0, 3, 0, 90]])
+def test_consecutive_openings_of_a_lane_have_consecutive_visits(sizes: list[int]) -> None:
+    order = Order(sizes, seed=0, shuffle=True, visits=25, n_lanes=8)
     for lane in range(8):
         visits = [opening.visit for opening in order.openings(0, lane, 0)]
         assert visits == list(range(visits[0], visits[0] + len(visits)))
+        starts = [opening.start for opening in order.openings(0, lane, 0)]
+        assert sorted(set(starts)) == starts
 
 
-def test_a_region_gives_all_its_visits_the_same_share() -> None:
-    order = Order([100, 50], seed=0, shuffle=True, visits=5, n_lanes=1)
+def test_regions_are_visited_as_often_as_each_of_them_needs() -> None:
+    sizes, most = np.array([100, 50, 7, 300, 1]), 20
+    visits = -(-sizes // most)
+    order = Order(sizes, seed=0, shuffle=True, visits=visits, n_lanes=1)
     openings = list(order.openings(0, 0, 0))
-    assert [o.stop - o.start for o in openings if o.region == 0] == [20] * 5
-    assert [o.stop - o.start for o in openings if o.region == 1] == [10] * 5
-    rounds = [sorted(o.region for o in openings[k : k + 2]) for k in range(0, 10, 2)]
-    assert rounds == [[0, 1]] * 5
+    assert np.bincount([o.region for o in openings]).tolist() == visits.tolist()
+    assert max(o.stop - o.start for o in openings) == most
+    assert [o.visit for o in openings] == list(range(visits.sum()))
+
+
+def test_visits_of_a_region_have_the_same_share_and_are_spread() -> None:
+    order = Order([100, 50], seed=0, shuffle=True, visits=np.array([10, 5]), n_lanes=1)
+    openings = list(order.openings(0, 0, 0))
+    assert [o.stop - o.start for o in openings] == [10] * 15
+    of_second = [number for number, o in enumerate(openings) if o.region == 1]
+    assert max(np.diff(of_second)) <= 4
 
 
 def test_epochs_and_seeds_differ() -> None:
