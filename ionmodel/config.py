@@ -54,6 +54,15 @@ _EXAMPLES: dict[str, Any] = {
 }
 """Values of the keys that the default preset leaves out."""
 
+_WITHOUT = {
+    "redshifts": "all are taken",
+    "samples_per_epoch": "all are taken",
+    "validation_samples": "all are taken",
+    "core": "chosen by the memory budget",
+    "samples_per_opening": "a region's share of an epoch",
+}
+"""What it means to leave out a key."""
+
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -213,7 +222,7 @@ class TrainingConfig(BaseModel):
     def to_toml(self) -> str:
         """Return the configuration as TOML that `read_toml` reads back."""
         return "".join(
-            f"# {key} is not set: all are taken\n"
+            f"# {key} is not set: {_WITHOUT[key]}\n"
             if value is None
             else f"{key} = {_toml_value(value)}\n"
             for key, value in self.model_dump(mode="json").items()

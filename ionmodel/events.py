@@ -55,6 +55,8 @@ class Plan:
         Where it runs.
     leaks : bool
         Whether the validation score leaks from the training cells.
+    core : int, optional
+        Cells along a side of the regions that are decoded at a time; None if all fields are.
     """
 
     n_parameters: int
@@ -65,6 +67,7 @@ class Plan:
     batch_seconds: float
     device: str
     leaks: bool
+    core: int | None
 
 
 @dataclass(frozen=True, slots=True)

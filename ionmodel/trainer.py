@@ -96,6 +96,7 @@ class Trainer:
             n_training_samples=round(left * n_train),
             n_validation_samples=math.ceil(left) * n_validation,
         )
+        stats = self.data.train.stats
         return Plan(
             n_parameters=sum(weights.numel() for weights in self.network.parameters()),
             n_training_samples=n_train,
@@ -105,6 +106,7 @@ class Trainer:
             batch_seconds=seconds / max(1, batches_left),
             device=self.device.type,
             leaks=any(split.leaks for split in self.data.splits),
+            core=stats.core if stats.mode == "regions" else None,
         )
 
     def train_epoch(self, epoch: int) -> None:

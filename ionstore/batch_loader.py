@@ -1,10 +1,11 @@
 """From samples to an iteration over batches: memory, order, and who fills them."""
 
 import copy
+import difflib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from os import PathLike
 from typing import Any, Generic, Literal, Self, TypedDict, TypeVar
 
@@ -160,7 +161,8 @@ class LoaderStats:
     mode : {"resident", "regions", "device"}
         Where samples are cut from: whole cubes, a few regions of them, or whole cubes on a device.
     core : int, optional
-        Cells along a side of the cores of regions; None for uniformly random order.
+        Most cells along a side of the cores of regions, whole chunks where they hold one; None
+        for uniformly random order.
     n_regions : int
         Regions.
     samples_per_opening : float
@@ -168,13 +170,15 @@ class LoaderStats:
     decoded_bytes, batch_bytes : int
         Memory of decoded fields, and of the batches prepared ahead, in this rank.
     predicted_amplification : float
-        Cells decoded an epoch over cells of all cores, 1 for whole cubes that stay.
+        Cells decoded an epoch over cells of all cores: below 1 where an epoch leaves most regions
+        out; 1 for whole cubes that stay.
     measured_amplification : float
-        The same, from what was decoded since the loader was made; nan before its first batch.
+        The same, from what was decoded since the loader was made: nan before its first batch, and
+        far too large until the regions that are opened first have been left.
     openings : int
         Regions opened so far.
     decode_s : float
-        Seconds spent on decoding so far, in the background.
+        Seconds spent on decoding regions so far, summed over background threads.
     """
 
     mode: Literal["resident", "regions", "device"]
@@ -241,10 +245,11 @@ class BatchLoader(ABC, Generic[BatchType]):
         device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
+        _check_names(options, {option.name for option in fields(LoaderSettings)}, inputs)
         settings = LoaderSettings(batch_size, **options)
         stores = _opened(store)
         self._reach = reach
-        self._device = None if device is None else torch.device(device)
+        self._device = None if device is None else _available(device)
         self._store_of_cube, self._cubes = _cubes_of(
             stores, inputs, target, redshifts, reach, normalization
         )
@@ -272,6 +277,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         """Return a loader over other samples that shares this one's decoded fields and budget."""
         other = copy.copy(self)
         samples = self._samples(centers(self._meshes))
+        _check_names(changes, set(SettingsOptions.__annotations__), ())
         settings = replace(self._settings, **changes)
         if settings.num_workers and not self._settings.num_workers:
             raise ValueError("num_workers of a sibling must be 0 where that of its loader is")
@@ -317,6 +323,10 @@ class BatchLoader(ABC, Generic[BatchType]):
         self, samples: Samples, settings: LoaderSettings, memory_budget: int
     ) -> MemoryPlan:
         resident = resident_bytes(self._cubes)
+        if not isinstance(memory_budget, int):
+            raise ValueError(
+                f"memory_budget must be a whole number of bytes, got {memory_budget!r}"
+            )
         if self._device is not None:
             if settings.num_workers or settings.pin_memory:
                 raise ValueError(
@@ -552,6 +562,27 @@ def _visits(partition: Partition, settings: LoaderSettings) -> NDArray[np.int64]
     wanted = min(settings.samples_per_epoch or total, total)
     at_a_time = max(_LEAST_SAMPLES_PER_OPENING, wanted // n_regions)
     return max(1, total // (n_regions * at_a_time))
+
+
+def _check_names(options: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:
+    for name in options:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")
+    if isinstance(inputs, str):
+        raise ValueError(f"inputs must be a list of names, got {inputs!r}; give [{inputs!r}]")
+
+
+def _available(device: torch.device | str) -> torch.device:
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be one that torch has here, got {str(device)!r} ({error}); leave it out "
+            "to cut on the CPU"
+        ) from error
+    return wanted
 
 
 def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:

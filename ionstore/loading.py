@@ -9,7 +9,7 @@ for networks that predict many cells at once. Both share everything else.
   cell, field and redshift), samples come in uniformly random order.
 - *regions*: they do not fit. A few regions are open at a time, each a core of cells with what
   surrounds it; ``samples_per_opening`` samples are taken from each before the next one, decoded in
-  the background, takes its place. The core is the largest that the budget allows. Every batch
+  the background, takes its place. Every batch
   mixes samples of ``n_lanes`` regions; an epoch still visits every sample once.
 - *on a device*: with ``device="cuda"`` the fields live in the memory of the GPU, and are cut
   there. The choice for training on a GPU that has room for them.
@@ -17,8 +17,10 @@ for networks that predict many cells at once. Both share everything else.
 **Which budget?** It bounds decoded fields and batches over all processes. Resident, a box of n³
 cells with C inputs takes ``4 (C + 1) n³`` bytes a redshift: 0.3 GB for two inputs at 300³, 1.4 GB
 at 500³. In regions, an epoch decodes each cell ``stats.predicted_amplification`` times: a larger
-budget lowers it, so does a larger ``samples_per_opening``, while a smaller one mixes regions
-faster. Give ``core`` to keep the order when the budget changes.
+budget lowers it, so does a larger ``samples_per_opening``. A smaller one mixes regions faster: by
+default a dense epoch takes all samples of a region before it goes on, from a core of 64 cells
+262,144; a network that is to train on a part of them wants ``samples_per_epoch``, or some
+thousands an opening. Give ``core`` to keep the order when the budget changes.
 
 **Who cuts?**
 
@@ -29,7 +31,8 @@ faster. Give ``core`` to keep the order when the budget changes.
 
 **The order** depends on the seed, the epoch and the arguments that choose samples and regions
 (centers, ``core``, ``samples_per_opening``, ``samples_per_epoch``, ``n_lanes``, ``shuffle``), not
-on mode, workers or ranks. A position, one count of batches, resumes it anywhere.
+on workers or ranks; with ``core`` given, neither on mode and budget. A position, one count of
+batches, resumes it anywhere.
 """
 
 from collections.abc import Sequence
@@ -148,7 +151,8 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     redshifts : sequence of float, optional
         Redshifts to use; all of every store by default.
     centers : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
-        Center cells, the same at every redshift; every cell by default. Cells off the mesh wrap.
+        Center cells (a box of them is an `ionstore.split.Region`), the same at every redshift;
+        every cell by default. Cells off the mesh wrap.
     radius : int
         Neighborhood radius in cells; the width is ``2 * radius + 1``.
     batch_size : int
@@ -169,9 +173,11 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     symmetries : bool
         Show each neighborhood under one of the 48 symmetries of the cube, drawn anew each epoch.
     core : int, optional
-        Cells along a side of the regions that samples come from together. By default samples
-        come in uniformly random order if all fields fit the budget; if not, the largest core
-        that it allows is taken.
+        Most cells along a side of the regions that samples come from together, rounded down to
+        whole chunks (32 cells) where it holds one. By default samples come in uniformly random
+        order if all fields fit the budget; if not, the largest core is taken that it allows after
+        eight batches have been set aside, or half of it where they take more: the same for any
+        number of workers and ranks. A larger one may fit when it is asked for.
     samples_per_opening : int, optional
         Samples taken from a region before the next one takes its place. All of them by default;
         of an epoch with ``samples_per_epoch``, a region's share of it, but at least 256.

@@ -85,7 +85,9 @@ def plan_memory(
         if all_resident <= budget:
             return MemoryPlan("resident", core)
         if regions(core) + ring_bytes > budget:
-            raise _does_not_fit(f"regions of core {core}", regions(core), ring_bytes, budget)
+            raise _does_not_fit(
+                f"regions of core {core}", regions(core), ring_bytes, budget, or_else=" or core"
+            )
         return MemoryPlan("regions", core)
     decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
     if resident_bytes <= decoded:

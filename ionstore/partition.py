@@ -57,8 +57,8 @@ class Partition:
     samples : Samples
         What is to be grouped.
     core : int, optional
-        Cells along a side of a core, the last ones of a mesh less. None makes one region of all
-        samples of all cubes.
+        Most cells along a side of a core, rounded down to whole chunks where it holds one. None
+        makes one region of all samples of all cubes.
     chunk_cells : int
         Cells along a side of a chunk; cores that hold whole chunks begin and end with chunks.
 
@@ -80,6 +80,8 @@ class Partition:
     def __init__(self, samples: Samples, core: int | None, *, chunk_cells: int) -> None:
         if core is not None and core < 1:
             raise ValueError(f"core must be at least 1, got {core}")
+        if core is not None and core > chunk_cells:
+            core = core // chunk_cells * chunk_cells
         self.samples, self.core = samples, core
         if core is None:
             self.sizes = np.array([samples.n_samples], dtype=np.int64)

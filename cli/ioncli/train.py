@@ -185,6 +185,11 @@ def _announce(
         f"samples per epoch, on {plan.device}."
     )
     say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
+    if plan.core is not None:
+        say(
+            "The fields do not fit memory_budget: they are decoded while training, in regions of "
+            f"{options.counted(plan.core, 'cell')} a side and what surrounds them."
+        )
     if plan.leaks:
         say("Split random: validation neighborhoods overlap training ones; R² leaks.")
 

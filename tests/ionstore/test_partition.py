@@ -47,6 +47,13 @@ def test_every_sample_is_in_one_region(name: str, core: int) -> None:
     assert (partition.sizes > 0).all()
 
 
+@pytest.mark.parametrize(("asked", "core"), [(3, 3), (5, 5), (9, 5), (10, 10), (24, 20)])
+def test_cores_are_whole_chunks_where_they_hold_one(asked: int, core: int) -> None:
+    partition = Partition(two_redshifts("whole"), asked, chunk_cells=5)
+    assert partition.core == core
+    assert partition.shape.max() <= core
+
+
 def test_one_region_of_everything_leaves_numbers_alone() -> None:
     partition = Partition(two_redshifts("list"), None, chunk_cells=5)
     assert partition.sizes.tolist() == [400]
