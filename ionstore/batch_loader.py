@@ -7,22 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
-from typing import Any, Generic, Literal, Self, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ionstore.batch_plan import BatchPlan, Share
+from ionstore.batch_plan import BatchPlan
 from ionstore.blocks import DecodedCube, FieldToDecode
 from ionstore.conversion import AS_STORED
 from ionstore.errors import MemoryBudgetError
 from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
 from ionstore.grid import Mesh
+from ionstore.loader_settings import LENT, LoaderSettings, SettingsOptions
 from ionstore.memory_plan import SLOTS_PER_LANE, MemoryPlan, largest_core, plan_memory
 from ionstore.normalize import Normalization
 from ionstore.on_device import DeviceFields
-from ionstore.order import DEFAULT_LANES, Order
+from ionstore.order import Order
 from ionstore.partition import Partition, Reach, chunks_touched, core_candidates
 from ionstore.regions import (
     Decoding,
@@ -36,120 +37,14 @@ from ionstore.ring import BatchSlots, Ring, slot_bytes
 from ionstore.samples import Centers, CubeSamples, Samples
 from ionstore.shared import Buffer
 from ionstore.store import CubeStore
-from ionstore.workers import AHEAD, Workers
+from ionstore.workers import Workers
 
 DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
 
 Store = str | PathLike[str] | CubeStore
 BatchType = TypeVar("BatchType")
 
-_LENT = 2  # a loop holds one batch while it asks for the next
 _LEAST_SAMPLES_PER_OPENING = 256
-
-
-class SettingsOptions(TypedDict, total=False):
-    """Keyword arguments that loaders which share decoded fields may differ in."""
-
-    seed: int
-    num_workers: int
-    shuffle: bool
-    samples_per_epoch: int | None
-    symmetries: bool
-    samples_per_opening: int | None
-
-
-class LoaderOptions(SettingsOptions, total=False):
-    """Keyword arguments of every loader."""
-
-    inputs: Sequence[str]
-    target: str
-    redshifts: Sequence[float] | None
-    normalization: Normalization | None
-    memory_budget: int
-    device: torch.device | str | None
-    core: int | None
-    n_lanes: int
-    rank: int
-    world: int
-    ranks_here: int | None
-    pin_memory: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LoaderSettings:
-    """How samples are ordered and batched; `NeighborhoodLoader` describes the fields.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range, or the ranks cannot share the lanes.
-    """
-
-    batch_size: int
-    seed: int = 2021
-    num_workers: int = 0
-    shuffle: bool = True
-    samples_per_epoch: int | None = None
-    symmetries: bool = False
-    core: int | None = None
-    samples_per_opening: int | None = None
-    n_lanes: int = DEFAULT_LANES
-    rank: int = 0
-    world: int = 1
-    ranks_here: int | None = None
-    pin_memory: bool = False
-
-    def __post_init__(self) -> None:
-        positive = {
-            name: 1 if getattr(self, name) is None else getattr(self, name)
-            for name in (
-                "batch_size",
-                "samples_per_epoch",
-                "core",
-                "samples_per_opening",
-                "n_lanes",
-                "world",
-                "ranks_here",
-            )
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {name} {value}")
-        for name in ("num_workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {name} {getattr(self, name)}")
-        if not 0 <= self.rank < self.world:
-            raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
-        if not self.shuffle and self.world > 1:
-            raise ValueError(
-                f"shuffle=False is for one rank, got world {self.world}; give each rank centers of "
-                "its own"
-            )
-        if self.n_lanes % self.world:
-            fitting = [n for n in range(1, self.n_lanes + 1) if self.n_lanes % n == 0]
-            raise ValueError(
-                f"world must divide the {self.n_lanes} lanes of the order, so be one of "
-                f"{', '.join(map(str, fitting))}, got {self.world}; or change n_lanes, which "
-                "changes the order"
-            )
-        if self.pin_memory and not torch.cuda.is_available():
-            raise ValueError("pin_memory needs a CUDA device, there is none; leave it out")
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of the order: unshuffled, samples come one after the other."""
-        return self.n_lanes if self.shuffle else 1
-
-    @property
-    def share(self) -> Share:
-        """The rank's part of each batch."""
-        return Share(self.batch_size, self.rank, self.world)
-
-    @property
-    def n_slots(self) -> int:
-        """Batches in memory at a time."""
-        # With workers, a new batch is asked for before the last one that came is lent.
-        return _LENT + (1 + AHEAD * self.num_workers if self.num_workers else 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +282,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         parts = batch_parts(len(self._cubes[0].inputs), self._reach)
         most = settings.share.most_samples
         slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
-        self._ring = Ring(slots, _LENT)
+        self._ring = Ring(slots, LENT)
         self._ring_bytes = settings.n_slots * self._batch_bytes(most)
         self._filler = Filler(fields, self._plan, slots, self._reach)
         if settings.num_workers:

@@ -41,14 +41,9 @@ from typing import Self, TypeVar, Unpack
 
 import torch
 
-from ionstore.batch_loader import (
-    BatchLoader,
-    LoaderOptions,
-    LoaderStats,
-    SettingsOptions,
-    Store,
-)
+from ionstore.batch_loader import BatchLoader, LoaderStats, Store
 from ionstore.grid import Mesh
+from ionstore.loader_settings import LoaderOptions, SettingsOptions
 from ionstore.partition import Reach
 from ionstore.samples import Centers, centers_of_boxes, tile_starts
 from ionstore.split import Region
