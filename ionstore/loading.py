@@ -133,7 +133,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
 
     Iterating runs through what is left of the current epoch; iterating again starts the next one.
     There is one iteration at a time: a new one ends the one before.
-    An epoch visits every sample once, in an order that depends on the seed and the epoch only.
+    An epoch visits every sample once, in an order of its own that the seed repeats.
 
     Parameters
     ----------
