@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -83,6 +83,107 @@ class FieldSource(ABC):
             File of `spool_bytes` bytes: all pieces of `stream`, one after the other.
         """
         return self
+
+
+Quantity = Literal[
+    "proper_density",
+    "comoving_density",
+    "density",
+    "overdensity",
+    "gas_grid_mass",
+    "counts",
+    "msun",
+    "grid_mass",
+    "sources",
+    "ionized_fraction",
+    "neutral_fraction",
+    "as_is",
+]
+"""What the numbers in a file are.
+
+``density`` is a gas density in g/cm3 whose frame the file leaves open, ``gas_grid_mass`` and
+``grid_mass`` masses in units of the mean mass of a fine N-body cell, ``sources`` sources whose unit
+the file leaves open, and ``as_is`` what is stored in the unit of its field already.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundField:
+    """One field at one redshift in one file.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field, one of `ionstore.fields.FIELDS`.
+    redshift : float, optional
+        Redshift as the file or its name says; None where neither does.
+    source : FieldSource
+        Its numbers, as they are in the file.
+    quantity : Quantity
+        What the numbers are.
+    """
+
+    field: str
+    redshift: float | None
+    source: FieldSource
+    quantity: Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class FileContents:
+    """What a reader found in one file: light, values unread.
+
+    Parameters
+    ----------
+    fields : tuple of FoundField
+        Fields, at most one of a name and redshift.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc.
+    cosmology : Cosmology, optional
+        Cosmology of the simulation.
+    notes : tuple of str
+        What the user should know about the file, one line each.
+    """
+
+    fields: tuple[FoundField, ...]
+    box_length_cmpc: float | None = None
+    cosmology: Cosmology | None = None
+    notes: tuple[str, ...] = ()
+
+
+class FileReader(ABC):
+    """Reads the files of one format, each on its own.
+
+    Attributes
+    ----------
+    name : str
+        Name of the format on the command line, such as "c2ray".
+    description : str
+        The format for people, with the names that its files usually have, in one line.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def inspect(self, path: Path, head: bytes) -> FileContents | None:
+        """Return what a file holds, None if it is not of this format.
+
+        Parameters
+        ----------
+        path : Path
+            The file; its name may tell a redshift or which field it holds, its content decides
+            the format.
+        head : bytes
+            Its first bytes, at most 64.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is of this format, but truncated or damaged.
+        OSError
+            If it cannot be read.
+        """
 
 
 @dataclass(frozen=True, slots=True)
