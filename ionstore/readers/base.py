@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
+from ionstore.cube import Array, Cells
 from ionstore.layout import Corner
 from ionstore.units import KnownFrame
 
@@ -85,6 +85,46 @@ class FieldSource(ABC):
         return self
 
 
+class PointList(ABC):
+    """Sources at positions, to be gridded onto a mesh that the file may not know.
+
+    Light and picklable, as a `FieldSource`.
+
+    Attributes
+    ----------
+    path : Path
+        File that holds the list.
+    """
+
+    path: Path
+
+    @abstractmethod
+    def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
+        """Yield all sources once, in pieces.
+
+        Parameters
+        ----------
+        mesh_cells : int
+            Cells along a side of the mesh.
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Yields
+        ------
+        cells : ndarray of int64, shape (n, 3)
+            Cell (i, j, k) of each source, counted from 0, on the mesh.
+        weights : ndarray of float64, shape (n,)
+            What each adds to its cell: its mass, or 1.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged, or a source lies off the mesh.
+        OSError
+            If it cannot be read.
+        """
+
+
 Quantity = Literal[
     "proper_density",
     "comoving_density",
@@ -113,19 +153,20 @@ class FoundField:
 
     Parameters
     ----------
-    field : str
-        Name of the field, one of `ionstore.fields.FIELDS`.
+    field : str, optional
+        Name of the field, one of `ionstore.fields.FIELDS`; None where neither the file nor its
+        name says, so that only a user who names the file for a field can.
     redshift : float, optional
         Redshift as the file or its name says; None where neither does.
-    source : FieldSource
+    source : FieldSource or PointList
         Its numbers, as they are in the file.
     quantity : Quantity
-        What the numbers are.
+        What the numbers are; of no meaning without a field.
     """
 
-    field: str
+    field: str | None
     redshift: float | None
-    source: FieldSource
+    source: FieldSource | PointList
     quantity: Quantity
 
 
