@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -60,16 +60,16 @@ class FlatArray(FieldSource):
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
         with naming(self.path), self.path.open("rb") as file:
-            for piece in _pieces(file, self.offset):
+            for piece in pieces(file, self.offset):
                 on_bytes(piece)
             done = 0
-            for piece in _pieces(file, self.n_bytes):
+            for piece in pieces(file, self.n_bytes):
                 on_bytes(piece)
                 done += len(piece)
                 yield np.frombuffer(piece, self.dtype)
             if done != self.n_bytes:
                 raise SourceDataError(f"{self.path}: the file shrank while it was read; try again")
-            for piece in _pieces(file, None):
+            for piece in pieces(file):
                 on_bytes(piece)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
@@ -89,11 +89,12 @@ class FlatArray(FieldSource):
 def read_pieces(path: Path, on_bytes: OnBytes) -> None:
     """Hand all bytes of a file to `on_bytes`."""
     with naming(path), path.open("rb") as file:
-        for piece in _pieces(file, None):
+        for piece in pieces(file):
             on_bytes(piece)
 
 
-def _pieces(file: Any, n_bytes: int | None) -> Iterator[bytes]:
+def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the next bytes of a file, as many as asked for or are there, in pieces."""
     left = n_bytes
     while left is None or left > 0:
         piece = file.read(STREAM_BYTES if left is None else min(STREAM_BYTES, left))
