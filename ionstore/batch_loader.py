@@ -6,87 +6,34 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from os import PathLike
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ionstore.batch_plan import BatchPlan
-from ionstore.blocks import DecodedCube, FieldToDecode
-from ionstore.conversion import AS_STORED
+from ionstore.cube_selection import Store, open_stores, select_cubes
 from ionstore.errors import MemoryBudgetError
 from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
 from ionstore.grid import Mesh
 from ionstore.loader_settings import LENT, LoaderSettings, SettingsOptions
-from ionstore.memory_plan import SLOTS_PER_LANE, MemoryPlan, largest_core, plan_memory
+from ionstore.loader_stats import LoaderStats, Mode
+from ionstore.memory_plan import MemoryPlan, plan_memory
 from ionstore.normalize import Normalization
-from ionstore.on_device import DeviceFields
+from ionstore.on_device import DeviceFields, available_device
 from ionstore.order import Order
-from ionstore.partition import Partition, Reach, chunks_touched, core_candidates
-from ionstore.regions import (
-    Decoding,
-    RegionDecoder,
-    RegionFields,
-    RegionsClosedError,
-    region_bytes,
-)
+from ionstore.partition import Reach
+from ionstore.region_sizes import RegionSizes
+from ionstore.regions import Decoding, RegionDecoder, RegionFields, RegionsClosedError
 from ionstore.resident import ResidentFields, resident_bytes
 from ionstore.ring import BatchSlots, Ring, slot_bytes
 from ionstore.samples import Centers, CubeSamples, Samples
 from ionstore.shared import Buffer
-from ionstore.store import CubeStore
 from ionstore.workers import Workers
 
 DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
 
-Store = str | PathLike[str] | CubeStore
 BatchType = TypeVar("BatchType")
-
-_LEAST_SAMPLES_PER_OPENING = 256
-
-
-@dataclass(frozen=True, slots=True)
-class LoaderStats:
-    """How a loader spends memory and time.
-
-    Parameters
-    ----------
-    mode : {"resident", "regions", "device"}
-        Where samples are cut from: whole cubes, a few regions of them, or whole cubes on a device.
-    core : int, optional
-        Most cells along a side of the cores of regions, whole chunks where they hold one; None
-        for uniformly random order.
-    n_regions : int
-        Regions.
-    samples_per_opening : float
-        Mean samples taken from a region before the next one takes its place.
-    decoded_bytes, batch_bytes : int
-        Memory of decoded fields, and of the batches prepared ahead, in this rank.
-    predicted_amplification : float
-        Cells decoded an epoch over cells of all cores: below 1 where an epoch leaves most regions
-        out; 1 for whole cubes that stay.
-    measured_amplification : float
-        The same, from what was decoded since the loader was made: nan before its first batch, and
-        far too large until the regions that are opened first have been left.
-    openings : int
-        Regions opened so far.
-    decode_s : float
-        Seconds spent on decoding regions so far, summed over background threads.
-    """
-
-    mode: Literal["resident", "regions", "device"]
-    core: int | None
-    n_regions: int
-    samples_per_opening: float
-    decoded_bytes: int
-    batch_bytes: int
-    predicted_amplification: float
-    measured_amplification: float
-    openings: int
-    decode_s: float
-
 
 Iteration = Generator[Any, None, None]
 
@@ -103,6 +50,15 @@ class _Turn:
         self.iteration = weakref.ref(iteration)
         if current is not None:
             current.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """Memory for blocks of regions, shared by loaders that take turns."""
+
+    n_slots: int
+    block_bytes: int
+    memory: Buffer | None = None
 
 
 class BatchLoader(ABC, Generic[BatchType]):
@@ -140,60 +96,57 @@ class BatchLoader(ABC, Generic[BatchType]):
         device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
-        _check_names(options, {option.name for option in fields(LoaderSettings)}, inputs)
+        _check_names(options, {option.name for option in fields(LoaderSettings)})
         settings = LoaderSettings(batch_size, **options)
-        stores = _opened(store)
+        stores = open_stores(store)
         self._reach = reach
-        self._device = None if device is None else _available(device)
-        self._store_of_cube, self._cubes = _cubes_of(
-            stores, inputs, target, redshifts, reach, normalization
+        self._device = None if device is None else available_device(device)
+        self._store_of_cube, self._cubes = select_cubes(
+            stores,
+            inputs,
+            target,
+            redshifts=redshifts,
+            reach=reach,
+            normalization=normalization,
         )
         self._meshes = [store.mesh for store in stores]
         self._chunk_cells = max(store.layout.chunk_cells for store in stores)
         self._turn = _Turn()
-        samples = self._samples(centers(self._meshes))
-        self._given_core = settings.core
-        memory = self._plan_memory(samples, settings, memory_budget)
-        resident = resident_bytes(self._cubes)
-        ranks = settings.ranks_here or settings.world
+        sizes = self._region_sizes(centers, settings)
+        memory = self._plan_memory(sizes, settings, memory_budget)
         self._fields: ResidentFields | DeviceFields | None = None
-        self._region_memory: Buffer | None = None
+        self._slots: _Slots | None = None
         if self._device is not None:
             self._fields = DeviceFields(self._cubes, self._device)
         elif memory.mode == "resident":
             self._fields = ResidentFields(self._cubes, shared=settings.num_workers > 0)
-        self._start(samples, replace(settings, core=memory.core))
-        decoded = resident if self._region_memory is None else self._region_memory.n_bytes
-        self._budget_left = memory_budget // ranks - decoded - self._ring_bytes
+        else:
+            assert memory.core is not None
+            self._slots = _Slots(memory.n_slots, sizes.block_bytes(memory.core))
+        self._start(sizes, settings, memory.core)
+        ranks = settings.ranks_here or settings.world
+        self._budget_left = memory_budget // ranks - self._decoded_bytes - self._ring_bytes
 
     def _sibling(
         self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], changes: Mapping[str, Any]
     ) -> Self:
         """Return a loader over other samples that shares this one's decoded fields and budget."""
         other = copy.copy(self)
-        samples = self._samples(centers(self._meshes))
-        _check_names(changes, set(SettingsOptions.__annotations__), ())
+        _check_names(changes, set(SettingsOptions.__annotations__))
         settings = replace(self._settings, **changes)
         if settings.num_workers and not self._settings.num_workers:
             raise ValueError("num_workers of a sibling must be 0 where that of its loader is")
-        if self._region_memory is None:
+        sizes = self._region_sizes(centers, settings)
+        core = self._plan.partition.core
+        if self._slots is None:
             other._turn = _Turn()
         else:
-            memory = self._region_memory.n_bytes
-            slots = SLOTS_PER_LANE * settings.lanes // settings.world
-            core = largest_core(
-                memory,
-                lambda side: slots * self._region_bytes(samples, side),
-                core_candidates(int(samples.mesh_cells.max()), self._chunk_cells)
-                if self._given_core is None
-                else [self._given_core],
-            )
+            core = sizes.choose(self._slots.block_bytes)
             if core is None:
                 raise MemoryBudgetError(
-                    f"the regions of these centers do not fit {memory / 1e6:.0f} MB, what their "
-                    "loader decodes into; raise memory_budget"
+                    f"the regions of these centers do not fit {self._slots.block_bytes / 1e6:.0f} "
+                    "MB each, what their loader decodes into; raise memory_budget"
                 )
-            settings = replace(settings, core=core)
         ring = settings.n_slots * self._batch_bytes(settings.share.most_samples)
         if ring > self._budget_left:
             raise MemoryBudgetError(
@@ -203,19 +156,29 @@ class BatchLoader(ABC, Generic[BatchType]):
             )
         self._budget_left -= ring
         other._budget_left = 0
-        other._start(samples, settings)
+        other._start(sizes, settings, core)
         return other
 
-    def _samples(self, centers: Sequence[Centers]) -> Samples:
-        return Samples(
+    def _region_sizes(
+        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], settings: LoaderSettings
+    ) -> RegionSizes:
+        cells = centers(self._meshes)
+        samples = Samples(
             [
-                CubeSamples(index, cube.target.redshift, cube.mesh_cells, centers[index])
+                CubeSamples(index, cube.target.redshift, cube.mesh_cells, cells[index])
                 for index, cube in zip(self._store_of_cube, self._cubes, strict=True)
             ]
         )
+        return RegionSizes(
+            samples,
+            self._reach,
+            settings,
+            n_channels=len(self._cubes[0].inputs),
+            chunk_cells=self._chunk_cells,
+        )
 
     def _plan_memory(
-        self, samples: Samples, settings: LoaderSettings, memory_budget: int
+        self, sizes: RegionSizes, settings: LoaderSettings, memory_budget: int
     ) -> MemoryPlan:
         resident = resident_bytes(self._cubes)
         if not isinstance(memory_budget, int):
@@ -238,23 +201,25 @@ class BatchLoader(ABC, Generic[BatchType]):
         return plan_memory(
             memory_budget,
             resident_bytes=resident,
-            region_bytes=lambda core: self._region_bytes(samples, core),
-            candidates=core_candidates(int(samples.mesh_cells.max()), self._chunk_cells),
+            block_bytes=sizes.block_bytes,
+            choose_core=sizes.choose,
+            smallest_core=sizes.candidates[0],
             core=settings.core,
             n_lanes=settings.lanes,
             batch_bytes=batch_bytes,
             ring_bytes=settings.n_slots * batch_bytes,
+            world=settings.world,
             ranks=settings.ranks_here or settings.world,
         )
 
-    def _start(self, samples: Samples, settings: LoaderSettings) -> None:
-        self._settings = settings
-        partition = Partition(samples, settings.core, chunk_cells=self._chunk_cells)
+    def _start(self, sizes: RegionSizes, settings: LoaderSettings, core: int | None) -> None:
+        self._settings, self._sizes = settings, sizes
+        partition = sizes.partition(core)
         order = Order(
             partition.sizes,
             seed=settings.seed,
             shuffle=settings.shuffle,
-            visits=_visits(partition, settings),
+            visits=sizes.visits(core),
             n_samples=settings.samples_per_epoch,
             n_lanes=settings.lanes,
         )
@@ -269,15 +234,7 @@ class BatchLoader(ABC, Generic[BatchType]):
             return
         fields: ResidentFields | RegionFields | None = self._fields
         if fields is None:
-            fields = RegionFields(
-                self._plan,
-                self._reach,
-                n_channels=len(self._cubes[0].inputs),
-                n_batches=settings.n_slots,
-                shared=settings.num_workers > 0,
-                memory=self._region_memory,
-            )
-            self._region_memory = fields.memory
+            fields = self._regions(settings)
             self._decoder = RegionDecoder(fields, self._cubes, self._decoding)
         parts = batch_parts(len(self._cubes[0].inputs), self._reach)
         most = settings.share.most_samples
@@ -288,12 +245,33 @@ class BatchLoader(ABC, Generic[BatchType]):
         if settings.num_workers:
             self._workers = Workers(self._filler, settings.num_workers)
 
+    def _regions(self, settings: LoaderSettings) -> RegionFields:
+        assert self._slots is not None
+        fields = RegionFields(
+            self._plan,
+            self._reach,
+            n_channels=len(self._cubes[0].inputs),
+            n_slots=self._slots.n_slots,
+            n_batches=settings.n_slots,
+            shared=settings.num_workers > 0,
+            memory=self._slots.memory,
+        )
+        self._slots = replace(self._slots, memory=fields.memory)
+        return fields
+
     @abstractmethod
     def _batch(self, tensors: list[torch.Tensor]) -> BatchType:
         """Return a batch of inputs, target, redshift, cells and store index."""
 
     @property
-    def _mode(self) -> Literal["resident", "regions", "device"]:
+    def _decoded_bytes(self) -> int:
+        if self._slots is None:
+            return resident_bytes(self._cubes)
+        assert self._slots.memory is not None
+        return self._slots.memory.n_bytes
+
+    @property
+    def _mode(self) -> Mode:
         if isinstance(self._fields, DeviceFields):
             return "device"
         return "regions" if self._fields is None else "resident"
@@ -342,25 +320,20 @@ class BatchLoader(ABC, Generic[BatchType]):
     def stats(self) -> LoaderStats:
         """Mode, memory, and how much is decoded."""
         partition, order = self._plan.partition, self._plan.order
-        decoded = resident_bytes(self._cubes)
         predicted, measured = 1.0, 1.0
-        if self._region_memory is not None:
-            decoded = self._region_memory.n_bytes
-            start, shape, _, targets = partition.blocks(self._reach)
-            core_cells = float(targets.prod(axis=1).sum()) / self._settings.world
-            mesh = partition.samples.mesh_cells[partition.cube][:, None]
-            chunks = chunks_touched(start, shape, mesh, self._chunk_cells)
-            share = order.n_samples / partition.samples.n_samples / self._settings.world
-            cells = float((chunks * order.visits).sum()) * self._chunk_cells**3
-            predicted = cells * share / core_cells
+        if self._slots is not None:
+            assert partition.core is not None
+            core_cells = self._sizes.core_cells(partition.core)
+            predicted = self._sizes.decoded_cells(partition.core) / core_cells
             epochs = self._places_visited / order.n_samples
-            measured = self._decoding.cells / core_cells / epochs if epochs else float("nan")
+            here = self._decoding.cells * self._settings.world
+            measured = here / core_cells / epochs if epochs else float("nan")
         return LoaderStats(
             mode=self._mode,
             core=partition.core,
             n_regions=partition.n_regions,
             samples_per_opening=partition.samples.n_samples / int(order.visits.sum()),
-            decoded_bytes=decoded,
+            decoded_bytes=self._decoded_bytes,
             batch_bytes=self._ring_bytes,
             predicted_amplification=predicted,
             measured_amplification=measured,
@@ -442,94 +415,9 @@ class BatchLoader(ABC, Generic[BatchType]):
     def _batch_bytes(self, n_samples: int) -> int:
         return slot_bytes(batch_parts(len(self._cubes[0].inputs), self._reach), n_samples)
 
-    def _region_bytes(self, samples: Samples, core: int) -> int:
-        partition = Partition(samples, core, chunk_cells=self._chunk_cells)
-        return region_bytes(partition, self._reach, n_channels=len(self._cubes[0].inputs))
 
-
-def _visits(partition: Partition, settings: LoaderSettings) -> NDArray[np.int64] | int:
-    """Return how often each region is visited until all of its samples have been taken."""
-    if not settings.shuffle or partition.core is None:
-        return 1
-    if settings.samples_per_opening is not None:
-        return -(-partition.sizes // settings.samples_per_opening)
-    total, n_regions = partition.samples.n_samples, partition.n_regions
-    wanted = min(settings.samples_per_epoch or total, total)
-    at_a_time = max(_LEAST_SAMPLES_PER_OPENING, wanted // n_regions)
-    return max(1, total // (n_regions * at_a_time))
-
-
-def _check_names(options: Mapping[str, Any], known: set[str], inputs: Sequence[str]) -> None:
+def _check_names(options: Mapping[str, Any], known: set[str]) -> None:
     for name in options:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
             raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")
-    if isinstance(inputs, str):
-        raise ValueError(f"inputs must be a list of names, got {inputs!r}; give [{inputs!r}]")
-
-
-def _available(device: torch.device | str) -> torch.device:
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device must be one that torch has here, got {str(device)!r} ({error}); leave it out "
-            "to cut on the CPU"
-        ) from error
-    return wanted
-
-
-def _opened(store: Store | Sequence[Store]) -> list[CubeStore]:
-    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
-    if not stores:
-        raise ValueError("store must name at least one store, got none")
-    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
-
-
-def _cubes_of(  # noqa: PLR0917
-    stores: Sequence[CubeStore],
-    inputs: Sequence[str],
-    target: str,
-    redshifts: Sequence[float] | None,
-    reach: Reach,
-    normalization: Normalization | None,
-) -> tuple[list[int], list[DecodedCube]]:
-    """Return the store of every cube, and what to decode of it."""
-    if not inputs or (redshifts is not None and not len(redshifts)):
-        raise ValueError(
-            f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
-            f"redshifts {redshifts}"
-        )
-    store_of_cube, cubes = [], []
-    for index, store in enumerate(stores):
-        _check_store(store, (*inputs, target), reach)
-        for wanted in store.redshifts if redshifts is None else redshifts:
-            redshift = store.redshifts[store.redshift_index(wanted)]
-            fields = [
-                FieldToDecode(
-                    store,
-                    name,
-                    redshift,
-                    AS_STORED
-                    if normalization is None
-                    else normalization.conversion(store, name, redshift),
-                )
-                for name in inputs
-            ]
-            store_of_cube.append(index)
-            cubes.append(DecodedCube(tuple(fields), FieldToDecode(store, target, redshift)))
-    return store_of_cube, cubes
-
-
-def _check_store(store: CubeStore, names: Sequence[str], reach: Reach) -> None:
-    missing = [name for name in names if name not in store.field_names]
-    if missing:
-        raise ValueError(
-            f"{store.path} must hold {', '.join(missing)}, it holds {', '.join(store.field_names)}"
-        )
-    if 2 * reach.radius + 1 > store.mesh.cells_per_side:
-        raise ValueError(
-            f"radius {reach.radius} needs a mesh of {2 * reach.radius + 1} cells a side, "
-            f"{store.path} has {store.mesh.cells_per_side}"
-        )

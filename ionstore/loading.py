@@ -41,9 +41,11 @@ from typing import Self, TypeVar, Unpack
 
 import torch
 
-from ionstore.batch_loader import BatchLoader, LoaderStats, Store
+from ionstore.batch_loader import BatchLoader
+from ionstore.cube_selection import Store
 from ionstore.grid import Mesh
 from ionstore.loader_settings import LoaderOptions, SettingsOptions
+from ionstore.loader_stats import LoaderStats
 from ionstore.partition import Reach
 from ionstore.samples import Centers, centers_of_boxes, tile_starts
 from ionstore.split import Region
@@ -170,9 +172,10 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     core : int, optional
         Most cells along a side of the regions that samples come from together, rounded down to
         whole chunks (32 cells) where it holds one. By default samples come in uniformly random
-        order if all fields fit the budget; if not, the largest core is taken that it allows after
-        eight batches have been set aside, or half of it where they take more: the same for any
-        number of workers and ranks. A larger one may fit when it is asked for.
+        order if all fields fit the budget; if not, in regions whose core decodes the least of
+        those that the budget allows after eight batches have been set aside, or half of it where
+        they take more. In a dense epoch that is the largest. The same for any number of workers
+        and ranks; a larger one may fit when it is asked for.
     samples_per_opening : int, optional
         Samples taken from a region before the next one takes its place. All of them by default;
         of an epoch with ``samples_per_epoch``, a region's share of it, but at least 256.

@@ -1,13 +1,14 @@
 """How a memory budget is spent: whole cubes if they fit, regions as large as it allows if not."""
 
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ionstore.errors import MemoryBudgetError
 
-SLOTS_PER_LANE = 2
-"""Blocks that a lane has memory for: the one that is cut from, and the next."""
+DECODED_AHEAD = 2
+"""Blocks that there is memory for besides the one that each lane is cut from."""
 
 _RESERVED_BATCHES = 8
 
@@ -22,29 +23,35 @@ class MemoryPlan:
         Whole cubes, or a few regions at a time.
     core : int, optional
         Cells along a side of a region's core; None: one region of all samples, uniformly random.
+    n_slots : int
+        Blocks of regions that a rank has memory for.
     """
 
     mode: Literal["resident", "regions"]
     core: int | None
+    n_slots: int = 0
 
 
 def plan_memory(
     budget: int,
     *,
     resident_bytes: int,
-    region_bytes: Callable[[int], int],
-    candidates: list[int],
+    block_bytes: Callable[[int], int],
+    choose_core: Callable[[int], int | None],
+    smallest_core: int,
     core: int | None,
     n_lanes: int,
     batch_bytes: int,
     ring_bytes: int,
+    world: int = 1,
     ranks: int = 1,
 ) -> MemoryPlan:
     """Return how to spend a budget of memory.
 
     The order of samples must depend neither on workers nor on ranks. So the core that is chosen
     depends on the budget as a whole: eight batches are set aside, or half of the budget where
-    they would take more, and the rest is for decoded data.
+    they would take more, and the rest is for the block that each lane is cut from and two more.
+    What is left in the end is for further blocks, decoded ahead.
 
     Parameters
     ----------
@@ -52,16 +59,21 @@ def plan_memory(
         Bytes for decoded data and batches, over all processes of this machine.
     resident_bytes : int
         Bytes of all cubes, decoded whole.
-    region_bytes : callable
+    block_bytes : callable
         Returns the bytes of one region's block at most, for cores of a side.
-    candidates : list of int
-        Sides to choose from, ascending.
+    choose_core : callable
+        Returns the side of cores to take where there are so many bytes for one block; None where
+        none fits.
+    smallest_core : int
+        The smallest side there is.
     core : int, optional
         Side that is asked for.
     n_lanes : int
         Lanes, over all ranks.
     batch_bytes, ring_bytes : int
         Bytes of one batch, and of all that are prepared at a time, over all ranks.
+    world : int
+        Ranks that share the lanes.
     ranks : int
         Ranks on this machine; each decodes for itself.
 
@@ -77,62 +89,74 @@ def plan_memory(
             "num_workers"
         )
     all_resident = ranks * resident_bytes + ring_bytes
-
-    def regions(side: int) -> int:
-        return SLOTS_PER_LANE * n_lanes * region_bytes(side)
-
+    decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
     if core is not None:
         if all_resident <= budget:
             return MemoryPlan("resident", core)
-        if regions(core) + ring_bytes > budget:
-            raise _does_not_fit(
-                f"regions of core {core}", regions(core), ring_bytes, budget, or_else=" or core"
-            )
-        return MemoryPlan("regions", core)
-    decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
-    if resident_bytes <= decoded:
+    elif resident_bytes <= decoded:
         if all_resident > budget:
             what = "all fields" if ranks == 1 else f"all fields, once for each of {ranks} ranks,"
             raise _does_not_fit(
                 what, ranks * resident_bytes, ring_bytes, budget, or_else=" or set core"
             )
         return MemoryPlan("resident", None)
-    chosen = largest_core(decoded, regions, candidates)
+    least_slots = n_lanes + DECODED_AHEAD
+    chosen = core or choose_core(decoded // least_slots)
     if chosen is None:
         raise _does_not_fit(
             f"all fields take {resident_bytes / 1e6:.0f} MB, and even the smallest regions",
-            regions(candidates[0]),
+            least_slots * block_bytes(smallest_core),
             batch_bytes,
             budget,
         )
-    if regions(chosen) + ring_bytes > budget:
-        raise _does_not_fit(
-            "regions", regions(chosen), ring_bytes, budget, or_else=", or num_workers"
-        )
-    return MemoryPlan("regions", chosen)
+    lanes_here, block = n_lanes // world, block_bytes(chosen)
+    n_slots = (budget - ring_bytes) // (ranks * block)
+    if n_slots < lanes_here:
+        what, or_else = ("regions", ", or num_workers")
+        if core is not None:
+            what, or_else = f"regions of core {core}", " or core"
+        raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else=or_else)
+    return MemoryPlan("regions", chosen, min(n_slots, lanes_here + max(lanes_here, DECODED_AHEAD)))
 
 
-def largest_core(available: int, needed: Callable[[int], int], candidates: list[int]) -> int | None:
-    """Return a largest side of cores whose regions fit, None if none does, by halving.
+def choose_core(
+    available: int,
+    candidates: Sequence[int],
+    *,
+    chunk_cells: int,
+    block_bytes: Callable[[int], int],
+    decoded_cells: Callable[[int], float],
+) -> int | None:
+    """Return the side of cores that decodes the least among those whose blocks fit.
 
     Parameters
     ----------
     available : int
-        Bytes for the blocks of all open regions.
-    needed : callable
-        Returns the bytes that they take, for cores of a side. Where it does not grow with the
-        side (the edges of a split can cut cores), a larger side that fits may be missed.
-    candidates : list of int
+        Bytes for one block.
+    candidates : sequence of int
         Sides to choose from, ascending.
+    chunk_cells : int
+        Cells along a side of a chunk.
+    block_bytes : callable
+        Returns the bytes that a block takes, for cores of a side. Where it does not grow with the
+        side (the edges of a split can cut cores), a larger side that fits may be missed.
+    decoded_cells : callable
+        Returns how many cells an epoch decodes, for cores of a side.
+
+    Returns
+    -------
+    int, optional
+        The larger one of equals; None if none fits.
+
+    Notes
+    -----
+    The larger a core, the smaller its halo beside it: where each region's samples are all taken at
+    once, the largest core decodes the least. Where only a few are, a smaller one does.
     """
-    low, high = 0, len(candidates)
-    while low < high:  # the first candidate that does not fit
-        middle = (low + high) // 2
-        if needed(candidates[middle]) <= available:
-            low = middle + 1
-        else:
-            high = middle
-    return candidates[low - 1] if low else None
+    fitting = candidates[: bisect_right(candidates, available, key=block_bytes)]
+    # Smaller cores decode the same chunks for fewer samples: only where nothing else fits.
+    chunks = [core for core in fitting if core >= chunk_cells]
+    return min(reversed(chunks or fitting[-1:]), key=decoded_cells, default=None)
 
 
 def _does_not_fit(

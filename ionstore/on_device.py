@@ -14,6 +14,25 @@ from ionstore.partition import Reach
 from ionstore.symmetry import PERMUTATIONS
 
 
+def available_device(device: torch.device | str) -> torch.device:
+    """Return a device by its name.
+
+    Raises
+    ------
+    ValueError
+        If torch has no such device here.
+    """
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device must be one that torch has here, got {str(device)!r} ({error}); leave it out "
+            "to cut on the CPU"
+        ) from error
+    return wanted
+
+
 class DeviceFields:
     """Input and target fields of several cubes, whole, on a device.
 

@@ -1,11 +1,12 @@
 """Boxes larger than memory: a few regions decoded at a time, the next ones in the background.
 
-Every lane of the order has two slots of memory: samples are cut from the block in one while the
-lane's next block is decoded into the other. Whoever cuts waits for the block of the visit that it
-needs, and then says how far it has come; the decoder waits until nobody needs what it is about to
-overwrite. Both look at a few words of memory that all processes see: no lock that a killed process
-could take along. That relies on a processor that shows its stores to others in their order, as x86
-does; on others a worker process could, in theory, see a block before all of it is there.
+A few slots of memory hold blocks: one for every lane of the order, which samples are cut from,
+and some more, into which the next ones are decoded. Whoever cuts waits for the block of the visit
+that it needs, and then says how far it has come; the decoder waits for a slot whose block nobody
+needs any more. Both look at a few words of memory that all processes see: no lock that a killed
+process could take along. That relies on a processor that shows its stores to others in their
+order, as x86 does; on others a worker process could, in theory, see a block before all of it is
+there.
 """
 
 import heapq
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from ionstore.batch_plan import BatchPlan, Picked
 from ionstore.blocks import Blocks, DecodedCube, FieldToDecode, Run
 from ionstore.cube import Array, Fields
-from ionstore.memory_plan import SLOTS_PER_LANE
 from ionstore.order import Opening
 from ionstore.partition import Partition, Reach, pieces_on_mesh
 from ionstore.shared import Buffer, allocate
@@ -48,6 +48,9 @@ class RegionFields:
         What a sample needs around its cell.
     n_channels : int
         Input fields.
+    n_slots : int
+        Blocks that there is memory for, at least one for each of the rank's lanes: as regions are
+        opened in the order in which they are needed, a slot is then free in time.
     n_batches : int
         Most batches that are being filled at a time.
     shared : bool
@@ -67,6 +70,7 @@ class RegionFields:
         reach: Reach,
         *,
         n_channels: int,
+        n_slots: int,
         n_batches: int,
         shared: bool,
         memory: Buffer | None = None,
@@ -77,7 +81,7 @@ class RegionFields:
         )
         self.n_channels, self.n_batches = n_channels, n_batches
         n_lanes = plan.order.n_lanes
-        n_slots = SLOTS_PER_LANE * (n_lanes // plan.share.world)
+        assert n_slots >= n_lanes // plan.share.world
         self._holds_shape = (n_slots,)
         self._reached_shape = (n_batches, n_lanes)
         self._slot_bytes = region_bytes(plan.partition, reach, n_channels=n_channels)
@@ -105,11 +109,12 @@ class RegionFields:
         edges = np.flatnonzero((np.diff(at.lane) != 0) | (np.diff(at.visit) != 0)) + 1
         firsts = np.concatenate([[0], edges])[: len(at.lane)]
         stops = np.append(firsts[1:], len(at.lane))
-        slots = self._slots(at.lane[firsts], at.visit[firsts])
+        wanted = self._label(at.lane[firsts], at.visit[firsts])[:, None]
         row = batch % self.n_batches
         done, pause = 0, _LOOK_AGAIN_S
         while done < len(firsts):
-            is_open = holds[slots[done:]] == at.visit[firsts[done:]] + 1
+            found = holds == wanted[done:]
+            is_open, slots = found.any(axis=1), found.argmax(axis=1)
             n = len(is_open) if is_open.all() else int(is_open.argmin())
             if n == 0:
                 self.check_open()
@@ -119,20 +124,20 @@ class RegionFields:
                 continue
             now = slice(done, done + n)
             first, last = int(firsts[done]), int(stops[done + n - 1])
-            block = np.repeat(slots[now], stops[now] - firsts[now])
-            blocks = self.blocks(slots[now], at.region[firsts[now]])
+            block = np.repeat(slots[:n], stops[now] - firsts[now])
+            blocks = self.blocks(slots[:n], at.region[firsts[now]])
             yield Run(slice(first, last), block, *blocks)
             places = at.place[stops[now] - 1] + 1
             reached[row, at.lane[firsts[now]]] = places
             done, pause = done + n, _LOOK_AGAIN_S
 
-    def _slots(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the slots that visits of lanes are decoded into."""
-        return SLOTS_PER_LANE * (lane // self.plan.share.world) + visit % SLOTS_PER_LANE
+    def _label(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what `holds` says of slots that hold visits of lanes: two can share a visit."""
+        return visit * self.plan.order.n_lanes + lane + 1
 
-    def slot(self, opening: Opening) -> int:
-        """Return the slot that an opening is decoded into."""
-        return int(self._slots(np.array(opening.lane), np.array(opening.visit)))
+    def say_held(self, slot: int, opening: Opening) -> None:
+        """Let everybody see that a slot holds the region of an opening."""
+        self.holds[slot] = self._label(np.array(opening.lane), np.array(opening.visit))
 
     def blocks(self, slots: NDArray[np.int64], regions: NDArray[np.int64]) -> tuple[Blocks, Blocks]:
         """Return the blocks of inputs and of targets of regions in their slots.
@@ -159,7 +164,7 @@ class RegionFields:
 
     @property
     def holds(self) -> NDArray[np.int64]:
-        """Visit that each slot holds, plus one; 0 while it is empty or being filled."""
+        """What each slot holds, as `_label` says; 0 while it is empty or being filled."""
         return self._state.array(self._holds_shape, np.int64, 16)
 
     @property
@@ -240,7 +245,7 @@ class RegionDecoder:
     def __init__(self, regions: RegionFields, cubes: Sequence[DecodedCube], done: Decoding) -> None:
         self._regions, self._cubes, self._done = regions, cubes, done
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._turn, self._lock = threading.Lock(), threading.Lock()
         self._error: BaseException | None = None
 
     def start(self, epoch: int, batch: int) -> None:
@@ -256,7 +261,7 @@ class RegionDecoder:
             for lane in range(share.rank, order.n_lanes, share.world)
         }
         self._next: list[tuple[int, int, Opening]] = []
-        self._in_slot: dict[int, Opening] = {}
+        self._in_slot: list[Opening | None] = [None] * len(self._regions.holds)
         for lane in self._lanes:
             self._plan(lane)
         from dask.system import CPU_COUNT
@@ -302,23 +307,31 @@ class RegionDecoder:
                 if helps_out and self._next and not self._regions.waited_for[0]:
                     self._stopped.wait(_HELP_OUT_AFTER_S)
                     continue
-                with self._lock:
+                # Slots are taken in the order of need: who comes first may need the only free one.
+                with self._turn:
                     if not self._next:
+                        return
+                    slot = self._free_slot()
+                    if slot is None:
                         return
                     _, _, opening = heapq.heappop(self._next)
                     self._plan(opening.lane)
-                    slot = self._regions.slot(opening)
-                    before = self._in_slot.get(slot)
                     self._in_slot[slot] = opening
-                pause = _LOOK_AGAIN_S
-                while before is not None and not self._is_cut(before):
-                    if self._stopped.wait(pause):
-                        return
-                    pause = min(2 * pause, _LONGEST_PAUSE_S)
                 self._open(slot, opening)
         except BaseException as error:  # whoever waits must hear of it
             self._error = error
             self._regions.close()
+
+    def _free_slot(self) -> int | None:
+        """Wait for a slot whose block nobody needs any more; None after `stop`."""
+        pause = _LOOK_AGAIN_S
+        while True:
+            for slot, before in enumerate(self._in_slot):
+                if before is None or self._is_cut(before):
+                    return slot
+            if self._stopped.wait(pause):
+                return None
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _is_cut(self, opening: Opening) -> bool:
         """Return whether every batch that takes samples of an opening has cut them.
@@ -347,7 +360,7 @@ class RegionDecoder:
             _decode(field, inputs, slot, channel) for channel, field in enumerate(cube.inputs)
         )
         _decode(cube.target, targets, slot, 0)
-        regions.holds[slot] = opening.visit + 1
+        regions.say_held(slot, opening)
         regions.waited_for[:] = False
         with self._lock:
             self._done.openings += 1

@@ -1,12 +1,13 @@
-"""How a budget is spent: whole cubes, or the largest regions that fit; never more than it holds."""
+"""How a budget is spent: whole cubes, or regions of a few blocks; never more than it holds."""
 
 import pytest
 
 from ionstore.errors import MemoryBudgetError
-from ionstore.memory_plan import SLOTS_PER_LANE, MemoryPlan, largest_core, plan_memory
+from ionstore.memory_plan import DECODED_AHEAD, MemoryPlan, choose_core, plan_memory
 
 CANDIDATES = [1, 2, 4, 8, 16]
 LANES = 4
+SLOTS = LANES + DECODED_AHEAD
 
 
 def cube_of(core: int) -> int:
@@ -14,10 +15,16 @@ def cube_of(core: int) -> int:
 
 
 def plan(budget: int, **changes: object) -> MemoryPlan:
+    candidates = changes.pop("candidates", CANDIDATES)
+
+    def largest(available: int) -> int | None:
+        return max((core for core in candidates if core**3 <= available), default=None)
+
     arguments: dict[str, object] = {
         "resident_bytes": 100_000,
-        "region_bytes": cube_of,
-        "candidates": CANDIDATES,
+        "block_bytes": cube_of,
+        "choose_core": largest,
+        "smallest_core": candidates[0],
         "core": None,
         "n_lanes": LANES,
         "batch_bytes": 100,
@@ -31,33 +38,47 @@ def test_what_fits_is_resident_and_in_random_order() -> None:
     assert plan(100_800) == MemoryPlan("resident", None)
 
 
-@pytest.mark.parametrize("core", [1, 2, 4, 8, 16])
-def test_the_largest_core_that_fits_is_taken(core: int) -> None:
-    needed = SLOTS_PER_LANE * LANES * core**3 + 800
-    enough = max(needed, 1600)  # at least half is for decoded data
-    assert plan(enough) == MemoryPlan("regions", max(core, 4))
-    if core > 4:
-        assert plan(needed - 1) == MemoryPlan("regions", core // 2)
+@pytest.mark.parametrize("core", [8, 16])
+def test_a_block_for_every_lane_and_two_more_beside_eight_batches(core: int) -> None:
+    needed = SLOTS * core**3 + 800
+    with_what_batches_leave = min(2 * LANES, SLOTS + 400 // core**3)
+    assert plan(needed) == MemoryPlan("regions", core, with_what_batches_leave)
+    assert plan(needed - 1).core == core // 2
 
 
-def test_the_choice_depends_on_the_budget_alone() -> None:
-    ways = [{"ring_bytes": n * 100} for n in (1, 4, 8)] + [{"ranks": n} for n in (1, 2, 4)]
-    assert {plan(20_000, **way) for way in ways} == {MemoryPlan("regions", 8)}
+def test_what_is_left_is_for_blocks_decoded_ahead_up_to_one_for_each_lane() -> None:
+    # 15 blocks of 8³ bytes in 20,000 - 400 fit twice over.
+    assert plan(20_000) == MemoryPlan("regions", 8, 2 * LANES)
+    assert plan(20_000, core=16) == MemoryPlan("regions", 16, (20_000 - 400) // 16**3)
+
+
+def test_the_order_depends_on_the_budget_alone() -> None:
+    ways = [{"ring_bytes": n * 100} for n in (1, 4, 8)]
+    ways += [{"ranks": n, "world": n} for n in (1, 2, 4)]
+    assert {plan(20_000, **way).core for way in ways} == {8}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_the_budget_and_have_a_block_for_each_of_their_lanes(world: int) -> None:
+    budget = SLOTS * 8**3 + 800
+    n_slots = plan(budget, ranks=world, world=world).n_slots
+    assert LANES // world <= n_slots
+    assert world * n_slots * 8**3 + 400 <= budget
 
 
 def test_a_core_that_is_asked_for_is_kept_in_any_mode() -> None:
     assert plan(100_800, core=2) == MemoryPlan("resident", 2)
-    assert plan(100_399, core=2) == MemoryPlan("regions", 2)
-    assert plan(464, core=2) == MemoryPlan("regions", 2)
+    assert plan(100_399, core=2) == MemoryPlan("regions", 2, 2 * LANES)
+    assert plan(400 + LANES * 8, core=2) == MemoryPlan("regions", 2, LANES)
     with pytest.raises(MemoryBudgetError, match=r"regions of core 2 take .* raise memory_budget"):
-        plan(463, core=2)
+        plan(400 + LANES * 8 - 1, core=2)
 
 
 def test_ranks_need_their_own_copies() -> None:
-    assert plan(200_400, core=2, ranks=2) == MemoryPlan("resident", 2)
-    assert plan(200_399, core=2, ranks=2) == MemoryPlan("regions", 2)
+    assert plan(200_400, core=2, ranks=2, world=2) == MemoryPlan("resident", 2)
+    assert plan(200_399, core=2, ranks=2, world=2).mode == "regions"
     with pytest.raises(MemoryBudgetError, match=r"once for each of 2 ranks.* or set core"):
-        plan(150_000, ranks=2)
+        plan(150_000, ranks=2, world=2)
 
 
 @pytest.mark.parametrize(
@@ -75,9 +96,22 @@ def test_too_small_a_budget_is_refused(
         plan(budget, **change)
 
 
-@pytest.mark.parametrize("available", range(20))
-def test_largest_core_is_the_last_that_fits(available: int) -> None:
+@pytest.mark.parametrize("available", range(40))
+@pytest.mark.parametrize("chunk_cells", [1, 4, 32])
+@pytest.mark.parametrize("growth", [-1, 0, 1])
+def test_the_core_that_decodes_least_of_those_that_fit(
+    available: int, chunk_cells: int, growth: int
+) -> None:
     fitting = [core for core in CANDIDATES if core <= available]
-    assert largest_core(available, lambda core: core, CANDIDATES) == (
-        fitting[-1] if fitting else None
+    chunks = [core for core in fitting if core >= chunk_cells] or fitting[-1:]
+    chosen = choose_core(
+        available,
+        CANDIDATES,
+        chunk_cells=chunk_cells,
+        block_bytes=lambda core: core,
+        decoded_cells=lambda core: float(core) ** growth,
     )
+    if not fitting:
+        assert chosen is None
+    else:
+        assert chosen == (chunks[0] if growth > 0 else chunks[-1])

@@ -1,0 +1,102 @@
+"""Which coeval cubes of which stores are decoded, and how."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+from ionstore.blocks import DecodedCube, FieldToDecode
+from ionstore.conversion import AS_STORED
+from ionstore.normalize import Normalization
+from ionstore.partition import Reach
+from ionstore.store import CubeStore
+
+Store = str | PathLike[str] | CubeStore
+
+
+def open_stores(store: Store | Sequence[Store]) -> list[CubeStore]:
+    """Return stores, opened where they are paths.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    StoreFormatError
+        If a path is not a complete store.
+    """
+    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
+    if not stores:
+        raise ValueError("store must name at least one store, got none")
+    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
+
+
+def select_cubes(
+    stores: Sequence[CubeStore],
+    inputs: Sequence[str],
+    target: str,
+    *,
+    redshifts: Sequence[float] | None,
+    reach: Reach,
+    normalization: Normalization | None,
+) -> tuple[list[int], list[DecodedCube]]:
+    """Return the store of every cube, and what to decode of it.
+
+    Parameters
+    ----------
+    stores : sequence of CubeStore
+        Where the cubes are.
+    inputs : sequence of str
+        Names of the input fields, in the order of their channels.
+    target : str
+        Name of the target field.
+    redshifts : sequence of float, optional
+        Redshifts to use of every store; all of each by default.
+    reach : Reach
+        What belongs to a sample.
+    normalization : Normalization, optional
+        Applied to the inputs while they are decoded.
+
+    Raises
+    ------
+    ValueError
+        If nothing is chosen, or a store lacks a field or is too small for the reach.
+    NotInStoreError
+        If a store does not hold a redshift.
+    """
+    if isinstance(inputs, str):
+        raise ValueError(f"inputs must be a list of names, got {inputs!r}; give [{inputs!r}]")
+    if not inputs or (redshifts is not None and not len(redshifts)):
+        raise ValueError(
+            f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
+            f"redshifts {redshifts}"
+        )
+    store_of_cube, cubes = [], []
+    for index, store in enumerate(stores):
+        _check_store(store, (*inputs, target), reach)
+        for wanted in store.redshifts if redshifts is None else redshifts:
+            redshift = store.redshifts[store.redshift_index(wanted)]
+            fields = [
+                FieldToDecode(
+                    store,
+                    name,
+                    redshift,
+                    AS_STORED
+                    if normalization is None
+                    else normalization.conversion(store, name, redshift),
+                )
+                for name in inputs
+            ]
+            store_of_cube.append(index)
+            cubes.append(DecodedCube(tuple(fields), FieldToDecode(store, target, redshift)))
+    return store_of_cube, cubes
+
+
+def _check_store(store: CubeStore, names: Sequence[str], reach: Reach) -> None:
+    missing = [name for name in names if name not in store.field_names]
+    if missing:
+        raise ValueError(
+            f"{store.path} must hold {', '.join(missing)}, it holds {', '.join(store.field_names)}"
+        )
+    if 2 * reach.radius + 1 > store.mesh.cells_per_side:
+        raise ValueError(
+            f"radius {reach.radius} needs a mesh of {2 * reach.radius + 1} cells a side, "
+            f"{store.path} has {store.mesh.cells_per_side}"
+        )
