@@ -21,7 +21,7 @@ _CONTENTS = {
 }
 _HEATING = "HeatRates"
 # xfrac3d_ (older), xfrac3D_ and xfrac_z; not xfrac3dHe1_, which is no hydrogen.
-_NAME = re.compile(rf"({'|'.join([*_CONTENTS, _HEATING])})(?:3[dD]?)?_z?\d.*")
+_NAME = re.compile(rf"({'|'.join([*_CONTENTS, _HEATING])})(?:3[dD]?)?_z?\d.*\.(?:bin|dat|npy)")
 
 
 def is_named_as_results(name: str) -> bool:

@@ -1,0 +1,156 @@
+"""Source lists that pyC2Ray converts to HDF5: ``8.700-coarsest_wsubgrid_sources.hdf5``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ionstore.cube import Array, Cells
+from ionstore.errors import SourceDataError
+from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes, PointList, naming
+from ionstore.readers.file_names import redshift_in
+from ionstore.readers.flat_array import read_pieces
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_POSITIONS, _MASSES = "sources_positions", "sources_mass"
+_SOLAR_MASS = ("Solar Mass", None)  # the converter writes no other unit
+_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class ConvertedSourceList(PointList):
+    """The sources of an HDF5 file: positions counted from 0, and masses.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    path: Path
+
+    def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
+        """Yield all sources once, in pieces.
+
+        Parameters
+        ----------
+        mesh_cells : int
+            Cells along a side of the mesh.
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Yields
+        ------
+        cells : ndarray of int64, shape (n, 3)
+            Cell (i, j, k) of each source, counted from 0.
+        weights : ndarray of float64, shape (n,)
+            Their masses.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged, or a source lies off the mesh.
+        OSError
+            If it cannot be read.
+        """
+        read_pieces(self.path, on_bytes)
+        with _opened(self.path) as file:
+            positions, masses = file[_POSITIONS], file[_MASSES]
+            for first in range(0, len(masses), _ROWS):
+                piece = slice(first, first + _ROWS)
+                cells = self._cells(positions[piece], mesh_cells, first)
+                yield cells, masses[piece].astype(np.float64)
+
+    def _cells(self, positions: Array, mesh_cells: int, n_before: int) -> Cells:
+        on_mesh = (positions >= 0) & (positions < mesh_cells) & (positions == np.rint(positions))
+        off = np.flatnonzero(~on_mesh.all(axis=1))
+        if off.size:
+            position = ", ".join(f"{index:g}" for index in positions[off[0]])
+            raise SourceDataError(
+                f"{self.path}: positions of sources must be cells from 0 to {mesh_cells - 1}, got "
+                f"({position}) for source {n_before + off[0] + 1}; give the list of this mesh"
+            )
+        return positions.astype(np.int64)
+
+
+class PyC2RaySources(FileReader):
+    """Reads source lists with the datasets that pyC2Ray's converter writes."""
+
+    name = "pyc2ray-sources"
+    description = "source lists of pyC2Ray, in Msun: 8.700-coarsest_wsubgrid_sources.hdf5"
+
+    def inspect(self, path: Path, head: bytes) -> FileContents | None:
+        """Return the list of a file.
+
+        Parameters
+        ----------
+        path : Path
+            The file; its redshift is an attribute, or else in its name.
+        head : bytes
+            Its first bytes, at most 64.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is truncated or damaged, or h5py is not installed.
+        OSError
+            If it cannot be read.
+        """
+        if not head.startswith(_HDF5_MAGIC):
+            return None
+        with _opened(path) as file:
+            if not (_POSITIONS in file and _MASSES in file):
+                return None
+            positions, masses = file[_POSITIONS], file[_MASSES]
+            if masses.ndim != 1 or positions.shape != (len(masses), 3):
+                raise SourceDataError(
+                    f"{path}: expected {_POSITIONS} of shape (n, 3) and {_MASSES} of shape (n,), "
+                    f"got {positions.shape} and {masses.shape}; convert the list again"
+                )
+            if not (positions.dtype.kind in "iuf" and masses.dtype.kind in "iuf"):
+                raise SourceDataError(
+                    f"{path}: expected real numbers in {_POSITIONS} and {_MASSES}, "
+                    f"got {positions.dtype} and {masses.dtype}; convert the list again"
+                )
+            redshift = file.attrs.get("z")
+            in_msun = masses.attrs.get("unit") in _SOLAR_MASS
+        return FileContents(
+            (
+                FoundField(
+                    "n_src",
+                    redshift_in(path.name) if redshift is None else float(redshift),
+                    ConvertedSourceList(path),
+                    "msun" if in_msun else "sources",
+                ),
+            )
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading; what is wrong with it is said in a sentence."""
+    try:
+        import h5py  # an extra, and slow to import
+    except ImportError as error:
+        raise SourceDataError(
+            f'{path}: reading HDF5 needs h5py; install it with pip install "ionstore[hdf5]"'
+        ) from error
+    with naming(path):
+        try:
+            with h5py.File(path, "r") as file:
+                yield file
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise _damaged(path, error) from error
+        except (RuntimeError, KeyError) as error:  # what h5py makes of other damage
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> SourceDataError:
+    return SourceDataError(
+        f"{path}: it cannot be read as HDF5 ({error}); it is truncated or damaged, copy it again"
+    )
