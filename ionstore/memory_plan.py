@@ -50,8 +50,8 @@ def plan_memory(
 
     The order of samples must depend neither on workers nor on ranks. So the core that is chosen
     depends on the budget as a whole: eight batches are set aside, or half of the budget where
-    they would take more, and the rest is for the block that each lane is cut from and two more.
-    What is left in the end is for further blocks, decoded ahead.
+    they would take more, and the rest is for the block that each lane is cut from and at least two
+    more, decoded ahead.
 
     Parameters
     ----------
@@ -110,13 +110,16 @@ def plan_memory(
             budget,
         )
     lanes_here, block = n_lanes // world, block_bytes(chosen)
-    n_slots = (budget - ring_bytes) // (ranks * block)
-    if n_slots < lanes_here:
+    there_is = budget - ring_bytes
+    if there_is < ranks * lanes_here * block:
         what, or_else = ("regions", ", or num_workers")
         if core is not None:
             what, or_else = f"regions of core {core}", " or core"
         raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else=or_else)
-    return MemoryPlan("regions", chosen, min(n_slots, lanes_here + max(lanes_here, DECODED_AHEAD)))
+    # What is set aside is kept for batches of loaders that share the blocks, if it can be.
+    n_slots = (there_is if core is not None else min(there_is, decoded)) // (ranks * block)
+    most = lanes_here + max(lanes_here, DECODED_AHEAD)
+    return MemoryPlan("regions", chosen, min(max(n_slots, lanes_here), most))
 
 
 def choose_core(

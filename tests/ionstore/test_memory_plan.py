@@ -41,15 +41,21 @@ def test_what_fits_is_resident_and_in_random_order() -> None:
 @pytest.mark.parametrize("core", [8, 16])
 def test_a_block_for_every_lane_and_two_more_beside_eight_batches(core: int) -> None:
     needed = SLOTS * core**3 + 800
-    with_what_batches_leave = min(2 * LANES, SLOTS + 400 // core**3)
-    assert plan(needed) == MemoryPlan("regions", core, with_what_batches_leave)
+    assert plan(needed) == MemoryPlan("regions", core, SLOTS)
     assert plan(needed - 1).core == core // 2
 
 
-def test_what_is_left_is_for_blocks_decoded_ahead_up_to_one_for_each_lane() -> None:
-    # 15 blocks of 8³ bytes in 20,000 - 400 fit twice over.
-    assert plan(20_000) == MemoryPlan("regions", 8, 2 * LANES)
-    assert plan(20_000, core=16) == MemoryPlan("regions", 16, (20_000 - 400) // 16**3)
+def test_more_blocks_are_decoded_ahead_where_they_fit_up_to_one_for_each_lane() -> None:
+    assert plan(800 + 7 * 8**3) == MemoryPlan("regions", 8, 7)
+    assert plan(800 + 9 * 8**3) == MemoryPlan("regions", 8, 2 * LANES)
+
+
+def test_batches_of_many_workers_leave_less_to_decode_ahead() -> None:
+    budget = SLOTS * 8**3 + 800
+    assert plan(budget, ring_bytes=800 + 8**3) == MemoryPlan("regions", 8, SLOTS - 1)
+    assert plan(budget, ring_bytes=800 + 2 * 8**3) == MemoryPlan("regions", 8, LANES)
+    with pytest.raises(MemoryBudgetError, match="or num_workers"):
+        plan(budget, ring_bytes=801 + 2 * 8**3)
 
 
 def test_the_order_depends_on_the_budget_alone() -> None:
