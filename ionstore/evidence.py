@@ -1,0 +1,400 @@
+"""Statistical evidence that a field is not what it is said to be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.cube import Array
+from ionstore.layout import Corner
+from ionstore.readers.base import FieldSource
+
+COARSE_CELLS = 64
+"""Cells along a side that evidence needs at most: fields are averaged to this."""
+
+_SLAB_BYTES = 1 << 26
+_FEWEST_CELLS = 16  # a side: below, there are too few shifts far from each other
+_FAR = 0.25  # of a side: copies shifted by this have forgotten where they were
+
+# Of pairs of unrelated fields, smooth or ragged, 10,000 made at random correlate by up to 4.3 times
+# the scatter and 1.3 times the largest value among shifted copies. Density and ionized fraction of
+# simulations do by 8.6 times (32³ cells, redshift 7) to 129 times the scatter (200³ cells), and by
+# 2.6 times the largest value or more.
+_SCATTERS = 6.0
+_LARGEST = 1.5
+_WEAKEST = 0.1
+
+# Where fields correlate, one of them reversed still does by up to 0.21 of that: near the plane
+# x = z cells stay where they were.
+_LOST = 1 / 3
+
+# At the ends of reionization a neutral fraction cannot be told from an ionized one: what is left
+# neutral in an ionized box is the densest gas, or what is left of voids.
+_MEAN_XHII = (0.1, 0.9)
+_LEAST_STD_XHII = 0.1
+
+_TRACERS = ("n_igm", "n_src", "src_mass")
+_MEAN_OF_OVERDENSITY = 0.05
+_MEAN_OF_RELATIVE_DENSITY = 0.01
+
+CoarseField = NDArray[np.float64]
+"""Means of a field over blocks of cells, shape (n, n, n), indexed [x, y, z], periodic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """How two fields vary together, and how copies of them that are shifted do.
+
+    Parameters
+    ----------
+    r : float
+        Pearson's correlation of the cells, -1 to 1.
+    scatter : float
+        Root mean square of the correlation over all periodic shifts of one of the fields by a
+        quarter of the box or more.
+    largest : float
+        Largest magnitude among these.
+    """
+
+    r: float
+    scatter: float
+    largest: float
+
+    @property
+    def significance(self) -> float:
+        """The correlation in units of its scatter, with its sign."""
+        return self.r / max(self.scatter, np.finfo(np.float64).tiny)
+
+    @property
+    def is_decisive(self) -> bool:
+        """Whether it is far outside of what shifted copies show."""
+        return abs(self.r) >= max(_WEAKEST, _SCATTERS * self.scatter, _LARGEST * self.largest)
+
+    def in_words(self) -> str:
+        """Return the numbers for people."""
+        times = abs(self.significance)
+        return f"{self.r:.2f}, {times:.0f} times its scatter among shifted copies of the fields"
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """What the numbers of a field say against what it is said to be.
+
+    Parameters
+    ----------
+    kind : {"neutral_fraction", "axis_order", "overdensity", "relative_density"}
+        What it looks like.
+    fields : tuple of str
+        Fields of which one is wrong; who trusts any of them takes them as they are.
+    sentence : str
+        The evidence with its numbers, and how to go on.
+    """
+
+    kind: Literal["neutral_fraction", "axis_order", "overdensity", "relative_density"]
+    fields: tuple[str, ...]
+    sentence: str
+
+
+def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...]:
+    """Return all evidence against the fields of one cube; none where nothing can be decided.
+
+    Parameters
+    ----------
+    fields : mapping of str to ndarray, each of shape (n, n, n)
+        Fields at one redshift by their names in a store, indexed [x, y, z], or their means over
+        blocks as `coarsen` gives them; larger ones than 64 cells a side are averaged to that.
+
+    Notes
+    -----
+    An ionized fraction that falls where density or sources rise looks like a neutral one, unless
+    the box is almost neutral or almost ionized. Two fields that vary together only when the axes
+    of one are reversed were written in different order. A density about 0 or about 1 is relative
+    to its mean. Evidence counts when a correlation is far outside of its scatter over all periodic
+    shifts of the same fields, which knows of their structure what no formula does.
+
+    Takes about 0.1 s for three fields.
+
+    References
+    ----------
+    Lotwick, Silverman 1982, Methods for analysing spatial processes of several types of points
+    (tests by periodic shifts of one field against the other).
+    """
+    coarse = {
+        name: _Field(name, block_means(values, COARSE_CELLS)) for name, values in fields.items()
+    }
+    found = [
+        _looks_relative(coarse["n_igm"].values) if "n_igm" in coarse else None,
+        _looks_neutral(coarse) if "xhii" in coarse else None,
+        *_written_in_another_order(tuple(coarse.values())),
+    ]
+    return tuple(contradiction for contradiction in found if contradiction is not None)
+
+
+def correlate(one: Array, other: Array) -> Correlation | None:
+    """Return how two fields of one mesh vary together.
+
+    Parameters
+    ----------
+    one, other : ndarray, shape (n, n, n)
+        The fields, periodic.
+
+    Returns
+    -------
+    Correlation or None
+        None where there is nothing to decide: a field is constant, or has fewer than 16 cells a
+        side.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ.
+
+    Notes
+    -----
+    The correlation at all shifts s at once is ``irfft(conj(rfft(a)) rfft(b))`` of the standardized
+    fields a and b, at the cost of three Fourier transforms.
+    """
+    if one.shape != other.shape:
+        raise ValueError(f"one and other must share a mesh, got {one.shape} and {other.shape}")
+    return _correlation(_Field("one", one), _Field("other", other), reverse=False)
+
+
+def block_means(values: Array, max_cells: int) -> CoarseField:
+    """Return the means of a field over blocks of nearly the same size.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, n, n)
+        The field.
+    max_cells : int
+        Blocks along a side, where the field has more cells than that.
+
+    Returns
+    -------
+    ndarray of float64, shape (m, m, m)
+        ``m`` is the smaller of n and `max_cells`; cell i is part of block ``i * m // n``.
+    """
+    means = _Means(len(values), max_cells)
+    means.add(0, values)
+    return means.of_blocks()
+
+
+def coarsen(source: FieldSource, max_cells: int = COARSE_CELLS) -> CoarseField:
+    """Return the means of a field in a file over blocks of nearly the same size.
+
+    Parameters
+    ----------
+    source : FieldSource
+        A cube whose blocks can be read.
+    max_cells : int
+        As in `block_means`.
+
+    Returns
+    -------
+    ndarray of float64, shape (m, m, m)
+        As of `block_means`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+
+    Notes
+    -----
+    Reads the whole field once, in slabs of 64 MB in float64 or of one plane, across the axis that
+    runs slowest in the file.
+    """
+    cells = source.shape[0]
+    # A converted source wraps the one that knows the order of its file.
+    fortran_order: bool = getattr(getattr(source, "source", source), "fortran_order", False)
+    axis = 2 if fortran_order else 0
+    planes = max(1, _SLAB_BYTES // (8 * cells**2))
+    means = _Means(cells, max_cells)
+    for first in range(0, cells, planes):
+        thick = min(planes, cells - first)
+        start: Corner = (0, 0, first) if fortran_order else (first, 0, 0)
+        shape: Corner = (cells, cells, thick) if fortran_order else (thick, cells, cells)
+        means.add(first, np.moveaxis(source.read_block(start, shape), axis, 0))
+    return np.moveaxis(means.of_blocks(), 0, axis)
+
+
+class _Means:
+    """Sums over blocks, gathered slab by slab across the first axis."""
+
+    def __init__(self, cells: int, max_cells: int) -> None:
+        blocks = min(cells, max_cells)
+        edges = -(-np.arange(blocks + 1) * cells // blocks)
+        self._first, self._sizes = edges[:-1], np.diff(edges)
+        self._block_of = np.repeat(np.arange(blocks), self._sizes)
+        self._sums = np.zeros((blocks,) * 3)
+
+    def add(self, first: int, values: Array) -> None:
+        """Take in the planes of a slab."""
+        for axis in (2, 1):
+            values = np.add.reduceat(values, self._first, axis=axis, dtype=np.float64)
+        np.add.at(self._sums, self._block_of[first : first + len(values)], values)
+
+    def of_blocks(self) -> CoarseField:
+        """Return the means."""
+        x, y, z = np.ix_(self._sizes, self._sizes, self._sizes)
+        means: CoarseField = self._sums / (x * y * z)
+        return means
+
+
+class _Field:
+    """A field with its Fourier transforms, each computed once."""
+
+    def __init__(self, name: str, values: Array) -> None:
+        self.name = name
+        self.values = values.astype(np.float64)
+        # In units of the largest: squares of a density in g/cm3 lose their digits or vanish.
+        largest = float(np.abs(self.values).max())
+        deviations = self.values / largest if largest else self.values
+        deviations = deviations - deviations.mean()
+        std = float(deviations.std())
+        # What float32 adds to a constant is no structure.
+        self.varies = std > float(np.finfo(np.float32).eps)
+        self._standardized = deviations / std if self.varies else deviations
+        self.transform = cache(self._transform)
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether shifted copies of it can be told apart."""
+        return self.varies and len(self.values) >= _FEWEST_CELLS
+
+    def _transform(self, reverse: bool) -> NDArray[np.complex128]:
+        values = self._standardized
+        transform: NDArray[np.complex128] = np.fft.rfftn(values.T if reverse else values)
+        return transform
+
+
+def _correlation(one: _Field, other: _Field, *, reverse: bool) -> Correlation | None:
+    """Return the correlation, of the reversed axes of the other field if asked for."""
+    if not (one.can_tell and other.can_tell):
+        return None
+    product = one.transform(False).conj() * other.transform(reverse)
+    at_shift = np.fft.irfftn(product, one.values.shape, axes=(0, 1, 2)) / one.values.size
+    far = at_shift[_far_shifts(len(one.values))]
+    return Correlation(
+        float(at_shift[0, 0, 0]),
+        float(np.sqrt(np.square(far).mean())),
+        float(np.abs(far).max()),
+    )
+
+
+@cache
+def _far_shifts(cells: int) -> NDArray[np.bool_]:
+    step = np.arange(cells)
+    squares = np.minimum(step, cells - step) ** 2
+    distance_squared = squares[:, None, None] + squares[:, None] + squares
+    far: NDArray[np.bool_] = distance_squared >= (_FAR * cells) ** 2
+    return far
+
+
+def _looks_relative(n_igm: CoarseField) -> Contradiction | None:
+    """Tell a density that is given relative to its mean."""
+    least, mean = float(n_igm.min()), float(n_igm.mean())
+    if -1 <= least < 0 and abs(mean) <= _MEAN_OF_OVERDENSITY:
+        return Contradiction(
+            "overdensity",
+            ("n_igm",),
+            f"n_igm has a mean of {mean:.2g} and goes down to {least:.2g}: this is an "
+            "overdensity; give the density itself in g/cm3",
+        )
+    if least >= 0 and abs(mean - 1) <= _MEAN_OF_RELATIVE_DENSITY and least < n_igm.max():
+        return Contradiction(
+            "relative_density",
+            ("n_igm",),
+            f"n_igm has a mean of {mean:.4f}: this is a density divided by its mean; give the "
+            "density itself in g/cm3, or --trust n_igm to take it as it is",
+        )
+    return None
+
+
+def _looks_neutral(fields: Mapping[str, _Field]) -> Contradiction | None:
+    """Tell a neutral fraction by what it does where density and sources are."""
+    xhii = fields["xhii"]
+    low, high = _MEAN_XHII
+    if not low <= xhii.values.mean() <= high or xhii.values.std() < _LEAST_STD_XHII:
+        return None
+    correlations = {
+        name: correlation
+        for name in _TRACERS
+        if name in fields
+        and (correlation := _correlation(fields[name], xhii, reverse=False)) is not None
+        and correlation.is_decisive
+    }
+    if not correlations or any(correlation.r > 0 for correlation in correlations.values()):
+        return None
+    name = min(correlations, key=lambda tracer: correlations[tracer].significance)
+    return Contradiction(
+        "neutral_fraction",
+        ("xhii",),
+        f"xhii falls where {name} rises, like a neutral fraction: their correlation is "
+        f"{correlations[name].in_words()}; give the ionized fraction, or --trust xhii if it is one",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two fields, as they are given and with the axes of the second reversed."""
+
+    names: tuple[str, str]
+    given: Correlation
+    reverse: Correlation
+
+    @classmethod
+    def of(cls, one: _Field, other: _Field) -> Self | None:
+        """Return the pair, None where it tells nothing."""
+        given = _correlation(one, other, reverse=False)
+        if given is None:
+            return None
+        reverse = _correlation(one, other, reverse=True)
+        assert reverse is not None  # it depends on the fields alone
+        return cls((one.name, other.name), given, reverse)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the fields vary together as they are given."""
+        return self.given.is_decisive and not self.disagrees
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether they vary together only when one is reversed."""
+        return self.reverse.is_decisive and abs(self.given.r) <= _LOST * abs(self.reverse.r)
+
+
+def _written_in_another_order(fields: tuple[_Field, ...]) -> list[Contradiction]:
+    """Tell fields in Fortran order from others in C order."""
+    pairs = [pair for two in combinations(fields, 2) if (pair := _Pair.of(*two)) is not None]
+    standing = {field.name: 0 for field in fields}
+    for pair in pairs:
+        for name in pair.names:
+            standing[name] += pair.agrees - pair.disagrees
+    found: dict[tuple[str, ...], _Pair] = {}
+    for pair in pairs:
+        if pair.disagrees:
+            # The wrong one is that which the others speak against, either where none is.
+            worst = min(standing[name] for name in pair.names)
+            suspects = tuple(name for name in pair.names if standing[name] == worst)
+            before = found.get(suspects)
+            if before is None or abs(pair.reverse.r) > abs(before.reverse.r):
+                found[suspects] = pair
+    return [_another_order(suspects, pair) for suspects, pair in found.items()]
+
+
+def _another_order(suspects: tuple[str, ...], pair: _Pair) -> Contradiction:
+    first, second = pair.names
+    what = suspects[0] if len(suspects) == 1 else "one of them"
+    trust = " or ".join(f"--trust {name}" for name in suspects)
+    return Contradiction(
+        "axis_order",
+        suspects,
+        f"{first} and {second} hardly correlate ({pair.given.r:.2f}) until the axes of one are "
+        f"reversed ({pair.reverse.in_words()}): {what} is in another axis order; write it as "
+        f"[x, y, z], or {trust} to take it as it is",
+    )
