@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_REPLACED = "replaced"
 
 
 def sync(path: Path) -> None:
@@ -42,19 +44,43 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content))
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name by a hard link, or copy it where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+        sync(target)
+
+
 def swap_in(new: Path, target: Path) -> None:
     """Put a folder in its place; what was there before ends up beside the place of the new one.
 
     Notes
     -----
     One atomic exchange where the system has it (Linux on most file systems), else two renames,
-    between which `target` is missing.
+    between which `target` is missing: `put_back` undoes the first.
     """
     if target.exists() and not _exchange(new, target):
-        os.rename(target, new.with_name("replaced"))
+        os.rename(target, new.with_name(_REPLACED))
     if not target.exists():
         os.rename(new, target)
     sync(target.parent)
+
+
+def put_back(folder: Path, target: Path) -> None:
+    """Undo the first of two renames of `swap_in`, if it was stopped between them.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder in which the new folder was.
+    target : Path
+        The place of both.
+    """
+    if not target.exists() and (folder / _REPLACED).exists():
+        os.rename(folder / _REPLACED, target)
+        sync(target.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

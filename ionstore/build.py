@@ -7,10 +7,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from ionstore.atomic import swap_in, sync, write_json
+from ionstore.atomic import put_back, swap_in, sync, write_json
 from ionstore.attributes import (
     BUILD_LOCK,
     ROOT_METADATA,
@@ -22,6 +23,28 @@ from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
 from ionstore.layout import Part
 
 _PLAN = "plan.json"
+_PARTS = "parts"
+
+
+@dataclass(frozen=True, slots=True)
+class PartBooks:
+    """Records of the parts that are done, one file each; light, and the same for all processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the records lie.
+    """
+
+    folder: Path
+
+    def record(self, part: Part, result: dict[str, Any]) -> None:
+        """Record a part as done, with what is to be known of it."""
+        write_json(self.folder / f"{part.name}.json", result)
+
+    def result(self, part: Part) -> dict[str, Any] | None:
+        """Return what was recorded of a part, None while it is not done."""
+        return _read_json(self.folder / f"{part.name}.json")
 
 
 class StoreBuild:
@@ -53,6 +76,7 @@ class StoreBuild:
         self.place = Path(os.path.realpath(target))
         self.folder = partial_folder(target)
         self.store_path = self.folder / "store"
+        self.books = PartBooks(self.folder / _PARTS)
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -65,6 +89,7 @@ class StoreBuild:
             )
         self._acquire()
         try:
+            put_back(self.folder, self.place)
             if self._is_leftover():
                 self._clear()
             self._check_target()
@@ -78,42 +103,24 @@ class StoreBuild:
 
     def plan(self) -> dict[str, Any] | None:
         """Return the recorded plan, None when there is none."""
-        try:
-            plan: dict[str, Any] = json.loads((self.folder / _PLAN).read_text())
-        except (OSError, ValueError):
-            return None
-        return plan
+        return _read_json(self.folder / _PLAN)
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Start afresh with a plan: whatever was built before is discarded."""
         self.discard()
-        (self.folder / "parts").mkdir()
+        (self.folder / _PARTS).mkdir()
         write_json(self.folder / _PLAN, plan)
 
     def discard(self) -> None:
         """Remove the plan and what was built, but keep spooled values."""
         (self.folder / _PLAN).unlink(missing_ok=True)
-        for name in ("parts", "store"):
+        for name in (_PARTS, "store"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
 
     def spool_path(self, field: str, redshift_index: int) -> Path:
         """Return where the values of a source that cannot be cut are kept."""
         return self.folder / f"{field}-{redshift_index}.spool"
-
-    def record(self, part: Part, result: dict[str, Any]) -> None:
-        """Record a part as done, with what is to be known of it."""
-        write_json(self.folder / "parts" / f"{part.name}.json", result)
-
-    def result(self, part: Part) -> dict[str, Any] | None:
-        """Return what was recorded of a part, None while it is not done."""
-        try:
-            result: dict[str, Any] = json.loads(
-                (self.folder / "parts" / f"{part.name}.json").read_text()
-            )
-        except (OSError, ValueError):
-            return None
-        return result
 
     def publish(self) -> None:
         """Swap the finished store into its place and remove the rest."""
@@ -208,6 +215,15 @@ def full_disk_as_message(folder: Path) -> Iterator[None]:
             f"{folder}: the disk is full; free some space and run the same command again, "
             "which resumes"
         ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file that is whole or not there."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content
 
 
 def _remove_torn_files(store: Path) -> None:

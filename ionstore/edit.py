@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ionstore.atomic import link_or_copy
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError, StoreExistsError
@@ -127,10 +128,6 @@ def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:
 def _link(source: str, target: str) -> None:
     # Metadata are copied: writing them in place would reach through a link into the old store.
     if os.path.basename(source) != "zarr.json":
-        try:
-            os.link(source, target)
-        except OSError:
-            pass
-        else:
-            return
-    shutil.copy2(source, target)
+        link_or_copy(Path(source), Path(target))
+    else:
+        shutil.copy2(source, target)

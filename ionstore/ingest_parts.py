@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from ionstore.build import StoreBuild
+from ionstore.build import PartBooks, StoreBuild
 from ionstore.codecs import blosc, round_to_bits
 from ionstore.cube import Array
 from ionstore.errors import DiskSpaceError, StoreDamageError
@@ -39,14 +39,18 @@ class PartWriter:
         Where their values come from.
     writer : StoreWriter
         The store being built.
-    build : StoreBuild
-        Its books.
+    books : PartBooks
+        Where finished parts are recorded.
+
+    Notes
+    -----
+    Pickled for other processes, it refers to the same folders there. A part may be written twice.
     """
 
     plan: IngestPlan
     sources: Sources
     writer: StoreWriter
-    build: StoreBuild
+    books: PartBooks
 
     def source_bytes(self, part: Part) -> int:
         """Return how many bytes of its source a part holds."""
@@ -72,7 +76,7 @@ class PartWriter:
                 f"{path}: what was read back is not what was written; check the disk and run the "
                 "same command again"
             )
-        self.build.record(part, {"statistics": asdict(slabwise_statistics(values))})
+        self.books.record(part, {"statistics": asdict(slabwise_statistics(values))})
 
 
 def stored_values(values: Array, field: StoredField) -> Array:
@@ -111,30 +115,26 @@ def slabwise_statistics(values: Array) -> FieldStatistics:
     return reduce(FieldStatistics.merge, map(FieldStatistics.of, slabs))
 
 
-def merge_parts(
-    build: StoreBuild, parts: Sequence[Part], n_redshifts: int
-) -> dict[str, list[FieldStatistics]]:
-    """Return the statistics of every field and redshift.
+def merge_parts(books: PartBooks, parts: Sequence[Part]) -> dict[str, dict[int, FieldStatistics]]:
+    """Return the statistics of every field by the place of its redshift.
 
     Parameters
     ----------
-    build : StoreBuild
-        Books in which all parts are recorded.
+    books : PartBooks
+        In which all parts are recorded.
     parts : sequence of Part
         All parts, in the order of the plan: merged in it, so that a resumed build ends up with
         the same bits.
-    n_redshifts : int
-        Number of redshifts.
     """
     merged: dict[str, dict[int, FieldStatistics]] = {}
     for part in parts:
-        result = build.result(part)
+        result = books.result(part)
         assert result is not None  # all parts have been written
         statistics = FieldStatistics(**result["statistics"])
         of_field = merged.setdefault(part.field, {})
         before = of_field.get(part.redshift_index)
         of_field[part.redshift_index] = before.merge(statistics) if before else statistics
-    return {name: [of[index] for index in range(n_redshifts)] for name, of in merged.items()}
+    return merged
 
 
 def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: float) -> None:
