@@ -30,6 +30,7 @@ Place = Callable[[Array, Corner, Corner, Corner], None]
 _Run = tuple[int, int, int, int, int]
 """Along one axis: place of the first chunk, chunks, first cell in it and in the block, cells."""
 
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
@@ -242,10 +243,91 @@ def read_chunks(
                     place(chunks, run.source, run.target, run.shape)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckedBlock:
+    """A chunk of a shard, or all of it where none of its chunks can be found.
+
+    Parameters
+    ----------
+    start, shape : tuple of three int
+        First cell, and cells along each axis, of what lies on the mesh.
+    values : ndarray, optional
+        The values, overwritten by the next block; None where there is damage.
+    damage : str, optional
+        What is wrong, as the predicate of a sentence; None where nothing is.
+    """
+
+    start: Corner
+    shape: Corner
+    values: Array | None
+    damage: str | None = None
+
+
+def check_shard(
+    path: Path, shard: Corner, *, layout: Layout, dtype: np.dtype[Any]
+) -> Iterator[CheckedBlock]:
+    """Read, check and decode every chunk of a shard; damage is told, not raised.
+
+    Parameters
+    ----------
+    path : Path
+        File of the shard.
+    shard : tuple of three int
+        Its indices.
+    layout : Layout
+        Chunks and shards of the field.
+    dtype : dtype
+        Stored dtype.
+
+    Yields
+    ------
+    CheckedBlock
+        Every chunk that has cells on the mesh, in C order; or the whole shard once, if it is
+        missing, cannot be read, or its index is damaged. Nothing is expected off the mesh.
+
+    Notes
+    -----
+    Memory: one chunk, encoded and decoded.
+    """
+    start, shape = layout.shard_region(shard)
+    side = layout.chunk_cells
+    per_side = layout.shard_cells // side
+    room = np.empty((side,) * 3, dtype)
+    try:
+        file = FileIO(path)
+    except OSError as error:
+        yield CheckedBlock(start, shape, None, _why_unreadable(error))
+        return
+    with file, _one_thread_in_blosc():
+        try:
+            index = _find_index(file, per_side**3, os.fstat(file.fileno()).st_size)
+        except OSError as error:
+            index = _why_unreadable(error)
+        if isinstance(index, str):
+            yield CheckedBlock(start, shape, None, index)
+            return
+        for place in product(*(range(-(-cells // side)) for cells in shape)):
+            x, y, z = (low + side * at for low, at in zip(start, place, strict=True))
+            a, b, c = (min(side, cells - side * at) for cells, at in zip(shape, place, strict=True))
+            first, n_bytes = index[np.ravel_multi_index(place, (per_side,) * 3)].tolist()
+            try:
+                damage = _decode(file.fileno(), first, n_bytes, room.reshape(-1))
+            except OSError as error:
+                damage = _why_unreadable(error)
+            values = room[:a, :b, :c] if damage is None else None
+            yield CheckedBlock((x, y, z), (a, b, c), values, damage)
+
+
+def _why_unreadable(error: OSError) -> str:
+    if isinstance(error, _NOT_THERE):
+        return "is missing"
+    return f"cannot be read ({error.strerror or error})"
+
+
 def _open(path: Path) -> FileIO:
     try:
         return FileIO(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except _NOT_THERE as error:
         raise StoreDamageError(
             f"{path}: this part of the field is missing; ingest the simulation again"
         ) from error
@@ -254,22 +336,28 @@ def _open(path: Path) -> FileIO:
 def _decode_run(
     path: Path, descriptor: int, index: ShardIndex, run: ChunkRun, rooms: list[Array]
 ) -> None:
-    n_value_bytes = rooms[0].nbytes
     entries = index[run.chunk : run.chunk + run.n_chunks].tolist()
     for place, ((first, n_bytes), room) in enumerate(zip(entries, rooms, strict=False)):
-        frame = b"" if first == _MISSING else _read(descriptor, n_bytes, first)
-        # Blosc is not told where its input ends, and believes the sizes that stand in its header.
-        if (
-            len(frame) != n_bytes
-            or crc32c(frame) != _RESIDUE
-            or _HEADER.unpack_from(frame) != (n_value_bytes, n_bytes - _CHECKSUM_BYTES)
-        ):
-            raise _damage(path, f"chunk {run.chunk + place} {_what_is_wrong(frame, n_bytes)}")
-        try:
-            blosc.decompress(frame, room)
-        except (RuntimeError, ValueError) as error:
-            what = f"chunk {run.chunk + place} cannot be decoded ({error})"
-            raise _damage(path, what) from error
+        damage = _decode(descriptor, first, n_bytes, room)
+        if damage is not None:
+            raise _damage(path, f"chunk {run.chunk + place} {damage}")
+
+
+def _decode(descriptor: int, first: int, n_bytes: int, room: Array) -> str | None:
+    """Decode a chunk into its room; return what is wrong with it, None if nothing is."""
+    frame = b"" if first == _MISSING else _read(descriptor, n_bytes, first)
+    # Blosc is not told where its input ends, and believes the sizes that stand in its header.
+    if (
+        len(frame) != n_bytes
+        or crc32c(frame) != _RESIDUE
+        or _HEADER.unpack_from(frame) != (room.nbytes, n_bytes - _CHECKSUM_BYTES)
+    ):
+        return _what_is_wrong(frame, n_bytes)
+    try:
+        blosc.decompress(frame, room)
+    except (RuntimeError, ValueError) as error:
+        return f"cannot be decoded ({error})"
+    return None
 
 
 def _what_is_wrong(frame: bytes, n_bytes: int) -> str:
@@ -283,11 +371,19 @@ def _what_is_wrong(frame: bytes, n_bytes: int) -> str:
 
 
 def _read_index(path: Path, file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex:
+    index = _find_index(file, n_chunks, file_bytes)
+    if isinstance(index, str):
+        raise _damage(path, index)
+    return index
+
+
+def _find_index(file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex | str:
+    """Return the index of a shard, or what is wrong with it."""
     index_bytes = 16 * n_chunks + _CHECKSUM_BYTES
     data_bytes = file_bytes - index_bytes
     stored = _read(file.fileno(), index_bytes, data_bytes) if data_bytes >= 0 else b""
     if len(stored) != index_bytes or crc32c(stored) != _RESIDUE:
-        raise _damage(path, "its index does not match its checksum")
+        return "its index does not match its checksum"
     index: ShardIndex = np.frombuffer(stored, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
     first, n_bytes = index[(index != _MISSING).any(axis=1)].T
     least = _HEADER.size + _CHECKSUM_BYTES
@@ -296,7 +392,7 @@ def _read_index(path: Path, file: FileIO, n_chunks: int, file_bytes: int) -> Sha
         or (n_bytes > data_bytes - first).any()
         or (n_bytes < least).any()
     ):
-        raise _damage(path, "its index points out of the file")
+        return "its index points out of the file"
     return index
 
 

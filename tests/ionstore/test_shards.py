@@ -1,7 +1,9 @@
 """The plan of a block against every cell one by one; shards that are damaged in every way."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import struct
 import threading
@@ -20,7 +22,7 @@ from numcodecs import blosc
 from ionstore.conversion import Conversion, convert, slices
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.layout import Corner, Layout
-from ionstore.shards import ShardIndexes, plan_block
+from ionstore.shards import ShardIndexes, check_shard, plan_block
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 
@@ -353,3 +355,81 @@ def test_indexes_are_read_once_and_forgotten_in_order(store: CubeStore) -> None:
     small = ShardIndexes(max_bytes=1)
     with open(paths[0], "rb", buffering=0) as file:
         assert small.index_of(paths[0], file, 8) is small.index_of(paths[0], file, 8)
+
+
+def check_all(store: CubeStore, shard: Corner) -> list[tuple[Corner, Corner, str | None]]:
+    """The blocks of a shard of xHII; values of those that are whole are compared."""
+    path, dtype = store.shard_path("xhii", 0, shard), store.dtype("xhii")
+    expected = cubes_at(12, [9.0])["xhii"][0]
+    found = []
+    for block in check_shard(path, shard, layout=store.layout, dtype=dtype):
+        assert (block.values is None) == (block.damage is not None)
+        if block.values is not None:
+            np.testing.assert_array_equal(block.values, expected[slices(block.start, block.shape)])
+        found.append((block.start, block.shape, block.damage))
+    return found
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, Layout(12, 5, 10), Layout(12, 12, 36)])
+def test_every_chunk_on_the_mesh_is_checked_once(tmp_path: Path, layout: Layout) -> None:
+    store = write_store(tmp_path / "cubes.zarr", cubes_at(12, [9.0]), [9.0], layout=layout)
+    seen = np.zeros((12, 12, 12), int)
+    for shard in layout.shard_indices():
+        for start, shape, damage in check_all(store, shard):
+            assert damage is None
+            assert all(first % layout.chunk_cells == 0 for first in start)
+            assert max(shape) <= layout.chunk_cells
+            seen[slices(start, shape)] += 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_told_with_the_chunk_that_has_it(store: CubeStore, name: str) -> None:
+    damage, said = DAMAGES[name]
+    path = store.shard_path("xhii", 0, (0, 0, 0))
+    path.write_bytes(damage(path.read_bytes()))
+    found = check_all(store, (0, 0, 0))
+    if len(found) == 1:
+        ((start, shape, what),) = found
+        assert (start, shape) == ((0, 0, 0), (8, 8, 8))
+        assert re.search(said, f"its index: {what}")
+        return
+    assert len(found) == 8
+    wrong = [block for block in found if block[2] is not None]
+    assert ((4, 0, 4), (4, 4, 4)) in [(start, shape) for start, shape, _ in wrong]
+    assert name == "cut at the front" or len(wrong) == 1
+    assert all(re.search(said, f"chunk 5 {what}") for _, _, what in wrong)
+
+
+def test_what_cannot_be_read_is_told(store: CubeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.shard_path("xhii", 0, (1, 0, 0))
+    whole = ((8, 0, 0), (4, 8, 8))
+    content = path.read_bytes()
+    path.unlink()
+    assert check_all(store, (1, 0, 0)) == [(*whole, "is missing")]
+    path.mkdir()
+    assert check_all(store, (1, 0, 0)) == [(*whole, "is missing")]
+    path.rmdir()
+    path.write_bytes(content)
+    pread = os.pread
+
+    def failing(descriptor: int, n_bytes: int, first: int) -> bytes:
+        if first in bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, n_bytes, first)
+
+    said = "cannot be read (Input/output error)"
+    monkeypatch.setattr(os, "pread", failing)
+    bad = {first_byte(content, 2)}
+    assert [block for block in check_all(store, (1, 0, 0)) if block[2]] == [
+        ((8, 4, 0), (4, 4, 4), said)
+    ]
+    bad = {len(content) - (8 * 16 + 4)}
+    assert check_all(store, (1, 0, 0)) == [(*whole, said)]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all files")
+def test_files_that_may_not_be_read_are_told(store: CubeStore) -> None:
+    path = store.shard_path("xhii", 0, (0, 0, 0))
+    path.chmod(0)
+    assert check_all(store, (0, 0, 0))[0][2] == "cannot be read (Permission denied)"
