@@ -11,7 +11,7 @@ from ionstore.readers import fortran_records
 from ionstore.readers.base import FieldSource
 from ionstore.readers.flat_array import FlatArray
 from ionstore.readers.fortran_records import SplitArray, open_imitated_records, open_records
-from tests.ionstore.readers.fortran_files import check_source, record, record_mesh
+from tests.ionstore.readers.mesh_files import check_source, record, record_mesh
 
 SAMPLES = Path(__file__).parents[2] / "data" / "c2ray"
 CUBE = np.random.default_rng(1).random((5, 6, 7))

@@ -1,4 +1,4 @@
-"""Fortran's sequential unformatted files as gfortran writes them, for tests."""
+"""Files of meshes as the codes write them, and what is asked of all that is read from them."""
 
 import struct
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ionstore.cube import Array
-from ionstore.readers.base import FieldSource
+from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField
 
 
 def record(content: bytes, byte_order: str = "<", max_bytes: int = 2147483639) -> bytes:
@@ -65,3 +65,18 @@ def check_source(source: FieldSource | None, cube: Array, path: Path) -> None:
         cut = tuple(slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
         np.testing.assert_array_equal(block, cube[cut])
         assert block.flags.c_contiguous
+
+
+def inspected(reader: FileReader, path: Path, content: bytes | None = None) -> FileContents | None:
+    """What a reader says of a file, of the given content if any."""
+    if content is not None:
+        path.write_bytes(content)
+    with path.open("rb") as file:
+        return reader.inspect(path, file.read(64))
+
+
+def the_field(contents: FileContents | None) -> FoundField:
+    """The only field of a file."""
+    assert contents is not None
+    (found,) = contents.fields
+    return found
