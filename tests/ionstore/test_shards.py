@@ -22,6 +22,7 @@ from numcodecs import blosc
 from ionstore.conversion import Conversion, convert, slices
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.layout import Corner, Layout
+from ionstore.places import open_file
 from ionstore.shards import ShardIndexes, check_shard, plan_block
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -92,9 +93,15 @@ def test_the_chunks_of_a_run_fit_a_cache(chunk_cells: int, longest: int) -> None
     assert sum(run.shape[2] for part in parts for run in part.runs) == side
 
 
+@pytest.fixture(scope="module")
+def whole_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "cubes.zarr"
+    return write_store(path, cubes_at(12, [9.0]), [9.0], layout=LAYOUT).path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> CubeStore:
-    return write_store(tmp_path / "cubes.zarr", cubes_at(12, [9.0]), [9.0], layout=LAYOUT)
+def store(tmp_path: Path, whole_store: Path) -> CubeStore:
+    return CubeStore.open(shutil.copytree(whole_store, tmp_path / "cubes.zarr"))
 
 
 def shard_index(content: bytes) -> np.ndarray:
@@ -353,7 +360,7 @@ def test_indexes_are_read_once_and_forgotten_in_order(store: CubeStore) -> None:
     assert index_of(paths[2]) is third
     assert index_of(paths[1]) is not second
     small = ShardIndexes(max_bytes=1)
-    with open(paths[0], "rb", buffering=0) as file:
+    with open_file(paths[0]) as file:
         assert small.index_of(paths[0], file, 8) is small.index_of(paths[0], file, 8)
 
 
