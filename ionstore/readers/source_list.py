@@ -228,9 +228,10 @@ class C2RaySources(FileReader):
             If it cannot be read.
         """
         named = "sources" in path.name and path.name.endswith((".dat", ".dat.gz"))
-        if named and not head:
+        if named and (not head.strip() or head == _GZIP_MAGIC[:1]):
             raise SourceDataError(
-                f"{path}: expected a list of sources, the file is empty; copy it again"
+                f"{path}: expected a list of sources, the file is empty or begins with "
+                "blanks; copy it again"
             )
         if not (head.startswith(_GZIP_MAGIC) or head.lstrip()[:1].isdigit()):
             return None
@@ -241,7 +242,7 @@ class C2RaySources(FileReader):
             if named:
                 raise
             return None
-        if not _begins_as_list(text, is_cut=len(text) == _HEAD_BYTES, is_named=named):
+        if not _begins_as_list(text, is_named=named):
             return None
         # Column 4 of the sources that a run has used is a mass times their efficiency.
         quantity: Quantity = "sources" if "wfgamma" in path.name else "grid_mass"
@@ -304,12 +305,12 @@ def _whole_lines(path: Path, on_bytes: OnBytes) -> Iterator[bytes]:
         )
 
 
-def _begins_as_list(text: bytes, *, is_cut: bool, is_named: bool) -> bool:
+def _begins_as_list(text: bytes, *, is_named: bool) -> bool:
     """Tell whether a text begins with a number of sources, and the position and mass of one."""
     first_line, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
     count, words = first_line.split()[:1], rest.split()
-    if is_cut:
-        words = words[:-1]
+    if not text[-1:].isspace():
+        words = words[:-1]  # the end of the last one may be missing
     if is_named and len(words) <= _POSITION_COLUMNS:
         return all(map(_COUNT.fullmatch, [*count, *words]))
     *position, mass = words[: _POSITION_COLUMNS + 1] or [b""]
