@@ -32,6 +32,7 @@ from ionstore.conversion import convert, slices
 from ionstore.cube import Array
 from ionstore.layout import Corner
 from ionstore.normalize import fit_normalization
+from ionstore.places import open_file
 from ionstore.shards import ShardIndexes, plan_block
 from ionstore.split import Region
 from ionstore.store import CubeStore
@@ -129,7 +130,7 @@ def chunks_of(store: CubeStore, field: str, redshift: float, block: Block) -> li
     chunks = []
     for part in plan_block(store.layout, *block):
         path = store.shard_path(field, store.redshift_index(redshift), part.shard)
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path) as file:
             index = ShardIndexes().index_of(path, file, per_shard).tolist()
         content = path.read_bytes()
         for run in part.runs:

@@ -1,13 +1,13 @@
 """What a run needs of its stores, checked before any field is read."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.datasets import split_cells
 from ionmodel.errors import ConfigError
 from ionstore.fields import N_IGM, N_SRC
 from ionstore.normalize import DEFAULT_TRANSFORMS
+from ionstore.places import StorePath
 from ionstore.store import CubeStore
 
 _EDIT_OPTIONS = {
@@ -36,7 +36,7 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
     NotInStoreError
         If a store does not hold a redshift.
     """
-    paths: dict[str, Path] = {}
+    paths: dict[str, StorePath] = {}
     for store in stores:
         if store.uuid in paths:
             raise ConfigError(
@@ -61,7 +61,7 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
             _check_agreement(name, "frame", {store.path: store.frame for store in stores})
 
 
-def _check_agreement(field: str, what: str, told: Mapping[Path, str]) -> None:
+def _check_agreement(field: str, what: str, told: Mapping[StorePath, str]) -> None:
     (first, one), *others = told.items()
     for path, another in others:
         if another == one:

@@ -6,12 +6,14 @@ import platform
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from ionstore.cosmology import Cosmology
 from ionstore.errors import StoreFormatError
+from ionstore.objects import ObjectPath
+from ionstore.places import StorePath
 from ionstore.statistics import FieldStatistics
 
 ATTRIBUTE = "ionstore"
@@ -109,14 +111,25 @@ def software_versions() -> dict[str, str]:
     }
 
 
-def partial_folder(path: Path) -> Path:
+@overload
+def partial_folder(path: Path) -> Path: ...
+@overload
+def partial_folder(path: ObjectPath) -> ObjectPath: ...
+def partial_folder(path: StorePath) -> StorePath:
     """Return where a store is built: beside its real folder, which `path` may be a link to."""
+    if isinstance(path, ObjectPath):
+        return path.with_name(f"{path.name}{_BUILD_SUFFIX}")
     real = Path(os.path.realpath(path))
     return real.parent / f"{real.name}{_BUILD_SUFFIX}"
 
 
-def read_root_metadata(path: Path) -> dict[str, Any]:
+def read_root_metadata(path: StorePath) -> dict[str, Any]:
     """Return the parsed root metadata of a store: attributes and consolidated metadata.
+
+    Parameters
+    ----------
+    path : Path or ObjectPath
+        Where the store lies.
 
     Raises
     ------
@@ -125,6 +138,17 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
     OSError
         If its metadata cannot be read.
     """
+    try:
+        root = json.loads((path / ROOT_METADATA).read_text())
+        root["attributes"][ATTRIBUTE]["format_version"]
+    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
+        raise StoreFormatError(f"{path}: {_what_is_there(path)}") from error
+    parsed: dict[str, Any] = root
+    return parsed
+
+
+def _what_is_there(path: StorePath) -> str:
+    """Return the second half of a sentence about a path that is no store."""
     if not path.exists():
         building = partial_folder(path)
         hint = (
@@ -132,23 +156,19 @@ def read_root_metadata(path: Path) -> dict[str, Any]:
             if building.exists()
             else "check the path"
         )
-        raise StoreFormatError(f"{path}: expected an ionstore store, found nothing; {hint}")
-    try:
-        root = json.loads((path / ROOT_METADATA).read_text())
-        root["attributes"][ATTRIBUTE]["format_version"]
-    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
+        return f"expected an ionstore store, found nothing; {hint}"
+    found, way_on = "none", "make one with `ionstore ingest SIM STORE`"
+    if isinstance(path, ObjectPath):
+        if partial_folder(path).exists():
+            found, way_on = "one that is being built", "run the same ingest again to finish it"
+    else:
         real = Path(os.path.realpath(path))
-        found, way_on = "none", "make one with `ionstore ingest SIM STORE`"
         if real.suffix == _BUILD_SUFFIX and (real / BUILD_LOCK).exists():
             found, way_on = f"the unfinished build of {real.stem}", "run the same ingest again"
-        raise StoreFormatError(
-            f"{path}: expected a store made by ionstore, found {found}; {way_on}"
-        ) from error
-    parsed: dict[str, Any] = root
-    return parsed
+    return f"expected a store made by ionstore, found {found}; {way_on}"
 
 
-def parse_attributes(path: Path, root: Mapping[str, Any]) -> StoreAttributes:
+def parse_attributes(path: StorePath, root: Mapping[str, Any]) -> StoreAttributes:
     """Return the ``ionstore`` attribute out of root metadata.
 
     Raises

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ionstore.cube import Array
 from ionstore.errors import StoreFormatError
+from ionstore.places import StorePath
 
 if TYPE_CHECKING:
     from numcodecs import Blosc
@@ -60,6 +60,19 @@ def default_compression(dtype: np.dtype[Any]) -> Compression:
     return Compression("zstd", 1, "shuffle" if dtype.kind == "f" else "bitshuffle")
 
 
+def stored_compression(metadata: Mapping[str, Any]) -> Compression:
+    """Return the settings with which the chunks of a field were compressed.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Metadata of its Zarr array, which pass `check_storage`.
+    """
+    codecs = metadata["codecs"][0]["configuration"]["codecs"]
+    (settings,) = (codec["configuration"] for codec in codecs if codec["name"] == "blosc")
+    return Compression(settings["cname"], settings["clevel"], settings["shuffle"])
+
+
 def chunk_codecs(compression: Compression, dtype: np.dtype[Any]) -> list["BytesBytesCodec"]:
     """Return the codecs of a chunk: Blosc, then a checksum of its output.
 
@@ -79,13 +92,13 @@ def chunk_codecs(compression: Compression, dtype: np.dtype[Any]) -> list["BytesB
     return [blosc, Crc32cCodec()]
 
 
-def check_storage(path: Path, metadata: Mapping[str, Any]) -> None:
+def check_storage(path: StorePath, metadata: Mapping[str, Any]) -> None:
     """Check that a field is stored as this format says, so that its chunks can be decoded here.
 
     Parameters
     ----------
-    path : Path
-        Folder of the field.
+    path : Path or ObjectPath
+        Where the field lies.
     metadata : mapping
         Metadata of its Zarr array.
 

@@ -1,12 +1,13 @@
 """`Inventory`: what a store holds and how much space it takes, to be shown or parsed."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from ionstore.attributes import SourceFile
 from ionstore.cosmology import Cosmology
+from ionstore.places import StorePath, bytes_below
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.units import Frame
@@ -51,8 +52,8 @@ class Inventory(BaseModel):
 
     Parameters
     ----------
-    path : Path
-        Folder of the store.
+    path : Path or ObjectPath
+        Where the store lies.
     uuid : str
         Name of the store for good.
     format_version : int
@@ -81,9 +82,9 @@ class Inventory(BaseModel):
         Command that wrote the store.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
-    path: Path
+    path: Annotated[StorePath, PlainSerializer(str, return_type=str, when_used="json")]
     uuid: str
     format_version: int
     mesh_cells: int
@@ -127,7 +128,7 @@ def take_inventory(store: CubeStore) -> Inventory:
             long_name=store.long_name(name),
             statistics=tuple(store.statistics(name, redshift) for redshift in store.redshifts),
             uncompressed_bytes=mesh.n_cells * len(store.redshifts) * store.dtype(name).itemsize,
-            stored_bytes=_folder_bytes(store.path / name),
+            stored_bytes=bytes_below(store.path / name),
         )
         for name in store.field_names
     }
@@ -150,7 +151,3 @@ def take_inventory(store: CubeStore) -> Inventory:
         versions=store.attributes.versions,
         command_line=store.attributes.command_line,
     )
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

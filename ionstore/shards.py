@@ -1,16 +1,13 @@
 """Shards of chunks: which chunks a block needs, and how they are read, checked and decoded."""
 
-import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google_crc32c import value as crc32c
@@ -20,12 +17,16 @@ from numpy.typing import NDArray
 from ionstore.cube import Array
 from ionstore.errors import StoreDamageError
 from ionstore.layout import Corner, Layout
+from ionstore.objects import ObjectStoreError, OpenObject, Stamp
+from ionstore.places import OpenFile, StorePath, open_file
 
 ShardIndex = NDArray[np.uint64]
 """Where the chunks of a shard lie in its file, shape (chunk, 2): first byte, number of bytes."""
 
 Place = Callable[[Array, Corner, Corner, Corner], None]
 """Takes decoded chunks, and the `source`, `target` and `shape` of their run."""
+
+Item = TypeVar("Item")
 
 _Run = tuple[int, int, int, int, int]
 """Along one axis: place of the first chunk, chunks, first cell in it and in the block, cells."""
@@ -37,6 +38,7 @@ _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
 _HEADER = struct.Struct("<4xI4xI")  # of Blosc: size of the values, size of the frame
 _RUN_CELLS = 2**18  # a megabyte of float32
 _CACHE_BYTES = 8 * 2**20  # indexes of half a million chunks
+_FETCH_BYTES = 32 * 2**20  # of chunks of an object, held until they are decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,43 +156,56 @@ class ShardIndexes:
 
     Notes
     -----
-    A shard that was written again since its index was read is noticed by its size, time or inode.
+    A shard that was written again since its index was read is noticed by its size, time or inode;
+    one in an object store only where what its index says is not there any more.
     """
 
     def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._n_bytes = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Path, tuple[tuple[int, int, int], ShardIndex]] = OrderedDict()
+        self._kept: OrderedDict[StorePath, tuple[Stamp, ShardIndex]] = OrderedDict()
 
-    def index_of(self, path: Path, file: FileIO, n_chunks: int) -> ShardIndex:
+    def index_of(self, path: StorePath, file: OpenFile | OpenObject, n_chunks: int) -> ShardIndex:
         """Return the checked index of an open shard.
 
         Raises
         ------
         StoreDamageError
             If the index does not match its checksum, or points out of the file.
+        OSError
+            If it cannot be read.
         """
-        status = os.fstat(file.fileno())
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
             kept = self._kept.get(path)
-            if kept is not None and kept[0] == stamp:
+            if kept is not None and file.is_still(kept[0]):
                 self._kept.move_to_end(path)
                 return kept[1]
-        index = _read_index(path, file, n_chunks, status.st_size)
+        index, stamp = _find_index(file, n_chunks)
+        if isinstance(index, str):
+            raise _damage(path, index)
         with self._lock:
-            before = self._kept.pop(path, None)
+            self._drop(path)
             self._kept[path] = (stamp, index)
-            self._n_bytes += index.nbytes - (before[1].nbytes if before else 0)
+            self._n_bytes += index.nbytes
             while self._n_bytes > self._max_bytes and len(self._kept) > 1:
                 _, (_, dropped) = self._kept.popitem(last=False)
                 self._n_bytes -= dropped.nbytes
         return index
 
+    def forget(self, path: StorePath) -> None:
+        """Drop the index of a shard, if it is kept."""
+        with self._lock:
+            self._drop(path)
+
+    def _drop(self, path: StorePath) -> None:
+        dropped = self._kept.pop(path, None)
+        if dropped is not None:
+            self._n_bytes -= dropped[1].nbytes
+
 
 def read_chunks(
-    path_of: Callable[[Corner], Path],
+    path_of: Callable[[Corner], StorePath],
     parts: tuple[ShardPart, ...],
     place: Place,
     *,
@@ -203,7 +218,7 @@ def read_chunks(
     Parameters
     ----------
     path_of : callable
-        Returns the file of a shard.
+        Returns the file or the object of a shard.
     parts : tuple of ShardPart
         The chunks, from `plan_block`.
     place : callable
@@ -227,20 +242,31 @@ def read_chunks(
     Notes
     -----
     Blosc runs in the calling thread alone, without the global interpreter lock. Memory: one run of
-    decoded chunks, and one chunk that is not.
+    decoded chunks, and one chunk that is not; of an object store up to 32 MiB that are not, so that
+    a part takes few requests.
     """
     n_chunks = (layout.shard_cells // layout.chunk_cells) ** 3
     longest = max(run.n_chunks for part in parts for run in part.runs)
     chunks = np.empty((longest, *(layout.chunk_cells,) * 3), dtype)
     rooms = list(chunks.reshape(longest, -1))
+
+    def read_part(path: StorePath, file: OpenFile | OpenObject, runs: Sequence[ChunkRun]) -> None:
+        index = indexes.index_of(path, file, n_chunks)
+        for run in _at_hand(file, index, runs, _chunks_of_run):
+            _decode_run(path, file, index, run, rooms)
+            place(chunks, run.source, run.target, run.shape)
+
     with _one_thread_in_blosc():
         for part in parts:
             path = path_of(part.shard)
             with _open(path) as file:
-                index = indexes.index_of(path, file, n_chunks)
-                for run in part.runs:
-                    _decode_run(path, file.fileno(), index, run, rooms)
-                    place(chunks, run.source, run.target, run.shape)
+                try:
+                    read_part(path, file, part.runs)
+                except StoreDamageError:
+                    if not file.was_replaced():
+                        raise
+                    indexes.forget(path)
+                    read_part(path, file, part.runs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,14 +290,14 @@ class CheckedBlock:
 
 
 def check_shard(
-    path: Path, shard: Corner, *, layout: Layout, dtype: np.dtype[Any]
+    path: StorePath, shard: Corner, *, layout: Layout, dtype: np.dtype[Any]
 ) -> Iterator[CheckedBlock]:
     """Read, check and decode every chunk of a shard; damage is told, not raised.
 
     Parameters
     ----------
-    path : Path
-        File of the shard.
+    path : Path or ObjectPath
+        File or object of the shard.
     shard : tuple of three int
         Its indices.
     layout : Layout
@@ -285,33 +311,45 @@ def check_shard(
         Every chunk that has cells on the mesh, in C order; or the whole shard once, if it is
         missing, cannot be read, or its index is damaged. Nothing is expected off the mesh.
 
+    Raises
+    ------
+    ObjectStoreError
+        If an object store does not answer: that says nothing about the shard.
+
     Notes
     -----
-    Memory: one chunk, encoded and decoded.
+    Memory: one chunk, encoded and decoded; of an object store up to 32 MiB that are encoded.
     """
     start, shape = layout.shard_region(shard)
     side = layout.chunk_cells
     per_side = layout.shard_cells // side
     room = np.empty((side,) * 3, dtype)
     try:
-        file = FileIO(path)
+        file = open_file(path)
     except OSError as error:
         yield CheckedBlock(start, shape, None, _why_unreadable(error))
         return
     with file, _one_thread_in_blosc():
+        index: ShardIndex | str
         try:
-            index = _find_index(file, per_side**3, os.fstat(file.fileno()).st_size)
+            index, _ = _find_index(file, per_side**3)
         except OSError as error:
             index = _why_unreadable(error)
         if isinstance(index, str):
             yield CheckedBlock(start, shape, None, index)
             return
-        for place in product(*(range(-(-cells // side)) for cells in shape)):
+        places = [*product(*(range(-(-cells // side)) for cells in shape))]
+
+        def chunk_at(place: tuple[int, ...]) -> slice:
+            number = int(np.ravel_multi_index(place, (per_side,) * 3))
+            return slice(number, number + 1)
+
+        for place in _at_hand(file, index, places, chunk_at):
             x, y, z = (low + side * at for low, at in zip(start, place, strict=True))
             a, b, c = (min(side, cells - side * at) for cells, at in zip(shape, place, strict=True))
-            first, n_bytes = index[np.ravel_multi_index(place, (per_side,) * 3)].tolist()
+            ((first, n_bytes),) = index[chunk_at(place)].tolist()
             try:
-                damage = _decode(file.fileno(), first, n_bytes, room.reshape(-1))
+                damage = _decode(file, first, n_bytes, room.reshape(-1))
             except OSError as error:
                 damage = _why_unreadable(error)
             values = room[:a, :b, :c] if damage is None else None
@@ -319,33 +357,73 @@ def check_shard(
 
 
 def _why_unreadable(error: OSError) -> str:
+    if isinstance(error, ObjectStoreError):
+        raise error
     if isinstance(error, _NOT_THERE):
         return "is missing"
     return f"cannot be read ({error.strerror or error})"
 
 
-def _open(path: Path) -> FileIO:
+@contextmanager
+def _open(path: StorePath) -> Iterator[OpenFile | OpenObject]:
     try:
-        return FileIO(path)
+        with open_file(path) as file:
+            yield file
     except _NOT_THERE as error:
         raise StoreDamageError(
             f"{path}: this part of the field is missing; ingest the simulation again"
         ) from error
 
 
+def _at_hand(
+    file: OpenFile | OpenObject,
+    index: ShardIndex,
+    items: Sequence[Item],
+    chunks_of: Callable[[Item], slice],
+) -> Iterator[Item]:
+    """Yield items in their order, the chunks of each fetched before where requests take long."""
+    if isinstance(file, OpenFile):
+        yield from items
+        return
+    batch: list[Item] = []
+    ranges: list[tuple[int, int]] = []
+    ahead_bytes = 0
+    for item in items:
+        entries = index[chunks_of(item)]
+        there = [(first, n) for first, n in entries.tolist() if first != _MISSING]
+        item_bytes = sum(n for _, n in there)
+        if batch and ahead_bytes + item_bytes > _FETCH_BYTES:
+            file.fetch(ranges)
+            yield from batch
+            batch, ranges, ahead_bytes = [], [], 0
+        batch.append(item)
+        ranges += there
+        ahead_bytes += item_bytes
+    file.fetch(ranges)
+    yield from batch
+
+
+def _chunks_of_run(run: ChunkRun) -> slice:
+    return slice(run.chunk, run.chunk + run.n_chunks)
+
+
 def _decode_run(
-    path: Path, descriptor: int, index: ShardIndex, run: ChunkRun, rooms: list[Array]
+    path: StorePath,
+    file: OpenFile | OpenObject,
+    index: ShardIndex,
+    run: ChunkRun,
+    rooms: list[Array],
 ) -> None:
-    entries = index[run.chunk : run.chunk + run.n_chunks].tolist()
+    entries = index[_chunks_of_run(run)].tolist()
     for place, ((first, n_bytes), room) in enumerate(zip(entries, rooms, strict=False)):
-        damage = _decode(descriptor, first, n_bytes, room)
+        damage = _decode(file, first, n_bytes, room)
         if damage is not None:
             raise _damage(path, f"chunk {run.chunk + place} {damage}")
 
 
-def _decode(descriptor: int, first: int, n_bytes: int, room: Array) -> str | None:
+def _decode(file: OpenFile | OpenObject, first: int, n_bytes: int, room: Array) -> str | None:
     """Decode a chunk into its room; return what is wrong with it, None if nothing is."""
-    frame = b"" if first == _MISSING else _read(descriptor, n_bytes, first)
+    frame = b"" if first == _MISSING else file.read_at(n_bytes, first)
     # Blosc is not told where its input ends, and believes the sizes that stand in its header.
     if (
         len(frame) != n_bytes
@@ -370,19 +448,17 @@ def _what_is_wrong(frame: bytes, n_bytes: int) -> str:
     return "is not of the size of a chunk"
 
 
-def _read_index(path: Path, file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex:
-    index = _find_index(file, n_chunks, file_bytes)
-    if isinstance(index, str):
-        raise _damage(path, index)
-    return index
-
-
-def _find_index(file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex | str:
-    """Return the index of a shard, or what is wrong with it."""
+def _find_index(file: OpenFile | OpenObject, n_chunks: int) -> tuple[ShardIndex | str, Stamp]:
+    """Return the index of a shard, or what is wrong with it, and the stamp of its file."""
     index_bytes = 16 * n_chunks + _CHECKSUM_BYTES
-    data_bytes = file_bytes - index_bytes
-    stored = _read(file.fileno(), index_bytes, data_bytes) if data_bytes >= 0 else b""
-    if len(stored) != index_bytes or crc32c(stored) != _RESIDUE:
+    stored, file_bytes, stamp = file.read_end(index_bytes)
+    return _parse_index(stored, n_chunks, file_bytes - index_bytes), stamp
+
+
+def _parse_index(stored: bytes, n_chunks: int, data_bytes: int) -> ShardIndex | str:
+    """Return the index that lies behind chunks, or what is wrong with it."""
+    is_whole = data_bytes >= 0 and len(stored) == 16 * n_chunks + _CHECKSUM_BYTES
+    if not is_whole or crc32c(stored) != _RESIDUE:
         return "its index does not match its checksum"
     index: ShardIndex = np.frombuffer(stored, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
     first, n_bytes = index[(index != _MISSING).any(axis=1)].T
@@ -394,17 +470,6 @@ def _find_index(file: FileIO, n_chunks: int, file_bytes: int) -> ShardIndex | st
     ):
         return "its index points out of the file"
     return index
-
-
-def _read(descriptor: int, n_bytes: int, first: int) -> bytes:
-    """Return bytes of a file, fewer only where it ends."""
-    stored = os.pread(descriptor, n_bytes, first)
-    while len(stored) < n_bytes:  # some file systems give less than they have
-        more = os.pread(descriptor, n_bytes - len(stored), first + len(stored))
-        if not more:
-            break
-        stored += more
-    return stored
 
 
 @contextmanager
@@ -421,5 +486,5 @@ def _one_thread_in_blosc() -> Iterator[None]:
         blosc.use_threads = before
 
 
-def _damage(path: Path, what: str) -> StoreDamageError:
+def _damage(path: StorePath, what: str) -> StoreDamageError:
     return StoreDamageError(f"{path}: {what}; the file is damaged, ingest the simulation again")

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 
 from ionstore.attributes import parse_attributes, read_root_metadata
-from ionstore.codecs import check_storage
+from ionstore.codecs import Compression, check_storage, stored_compression
 from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion
 from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE, Array
@@ -17,6 +16,7 @@ from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, check_region
+from ionstore.places import StorePath, parse_place
 from ionstore.shards import ShardIndexes, plan_block, read_chunks
 from ionstore.statistics import FieldStatistics
 from ionstore.units import Frame
@@ -32,8 +32,8 @@ class CubeStore:
 
     Parameters
     ----------
-    path : Path
-        Folder of the store.
+    path : Path or ObjectPath
+        Where the store lies: its folder, or its key in an object store.
     root : mapping
         Parsed root metadata.
 
@@ -43,7 +43,7 @@ class CubeStore:
         If the metadata are newer than this format, damaged, or name no field.
     """
 
-    def __init__(self, path: Path, root: Mapping[str, Any]) -> None:
+    def __init__(self, path: StorePath, root: Mapping[str, Any]) -> None:
         self.path = path
         self.attributes = parse_attributes(path, root)
         self._indexes = ShardIndexes()
@@ -69,7 +69,7 @@ class CubeStore:
         Parameters
         ----------
         path : str or path-like
-            Folder of the store.
+            Folder of the store, or ``s3://bucket/key``.
 
         Raises
         ------
@@ -78,14 +78,14 @@ class CubeStore:
         OSError
             If its metadata cannot be read.
         """
-        folder = Path(path)
-        root = read_root_metadata(folder)
-        if parse_attributes(folder, root).status != "complete":
+        place = parse_place(path)
+        root = read_root_metadata(place)
+        if parse_attributes(place, root).status != "complete":
             raise StoreFormatError(
-                f"{folder}: this store is still being built; finish it by running the same "
+                f"{place}: this store is still being built; finish it by running the same "
                 "ingest again"
             )
-        return cls(folder, root)
+        return cls(place, root)
 
     def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
         return type(self).open, (str(self.path),)
@@ -149,6 +149,29 @@ class CubeStore:
         """
         dtype: np.dtype[Any] = np.dtype(self._field(field)["data_type"])
         return dtype
+
+    def keep_bits(self, field: str) -> int | None:
+        """Return the bits of the mantissa that a field was rounded to, None where it was not.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field.
+        """
+        return cast(int | None, self._field(field)["attributes"].get("keep_bits"))
+
+    def compression(self, field: str) -> Compression:
+        """Return the settings with which a field is compressed.
+
+        Raises
+        ------
+        NotInStoreError
+            If there is no such field.
+        StoreFormatError
+            If the field is not stored as this format says.
+        """
+        self._field_layout(field)
+        return stored_compression(self._field(field))
 
     @property
     def frame(self) -> Frame:
@@ -289,8 +312,8 @@ class CubeStore:
         converter = BlockConverter(self.dtype(field), out, conversion)
         return self._decode(field, redshift, start, out.shape, converter)
 
-    def shard_path(self, field: str, redshift_index: int, shard: Corner) -> Path:
-        """Return the file that holds a shard of a field."""
+    def shard_path(self, field: str, redshift_index: int, shard: Corner) -> StorePath:
+        """Return the file or the object that holds a shard of a field."""
         return self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
 
     def _field(self, field: str) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ def info(store: Path, as_json: bool) -> None:
     \b
     Example:
       ionstore info cubes.zarr
+      ionstore info s3://bucket/cubes.zarr
       ionstore info cubes.zarr --json | jq .redshifts
     """
     from ioncli.inventory_text import inventory_lines, source_lines, statistics_lines

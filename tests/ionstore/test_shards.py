@@ -348,7 +348,7 @@ def test_indexes_are_read_once_and_forgotten_in_order(store: CubeStore) -> None:
     paths = [store.shard_path("xhii", 0, shard) for shard in ((0, 0, 0), (0, 0, 1), (0, 1, 0))]
 
     def index_of(path: Path) -> np.ndarray:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path) as file:
             return indexes.index_of(path, file, 8)
 
     first, second = index_of(paths[0]), index_of(paths[1])

@@ -1,0 +1,409 @@
+"""Objects in buckets of an object store that speaks S3: named, read, put and listed."""
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ionstore.errors import UserError
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+Stamp = tuple[Any, ...]
+"""Tells whether a file is still the one that was read."""
+
+_RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
+_CONNECT_TIMEOUT = timedelta(seconds=10)
+_WORDS = 160  # characters of what a server says that are passed on
+
+
+class ObjectStoreError(UserError, OSError):
+    """An object store that cannot be reached, or refuses what is asked of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPath:
+    """A key in a bucket, which behaves as the path of a file as far as stores need it.
+
+    Parameters
+    ----------
+    bucket : str
+        Name of the bucket.
+    key : str
+        Key of an object, or what the keys of several begin with, before a slash.
+
+    Notes
+    -----
+    Connections belong to the process that reads: a path is pickled as its two names. Where the
+    server is and who asks is told by the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so
+    on), read when a bucket is first used.
+    """
+
+    bucket: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.key}"
+
+    def __fspath__(self) -> str:
+        return str(self)
+
+    def __truediv__(self, name: str) -> "ObjectPath":
+        return ObjectPath(self.bucket, f"{self.key}/{name}")
+
+    @property
+    def name(self) -> str:
+        """Last part of the key."""
+        return self.key.rpartition("/")[2]
+
+    def joinpath(self, *names: str) -> "ObjectPath":
+        """Return a key below this one."""
+        return ObjectPath(self.bucket, "/".join((self.key, *names)))
+
+    def with_name(self, name: str) -> "ObjectPath":
+        """Return the key beside this one."""
+        return ObjectPath(self.bucket, self.key[: len(self.key) - len(self.name)] + name)
+
+    def exists(self) -> bool:
+        """Tell whether there is an object at this key or below it.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        return self.is_file() or next(self.sizes(), None) is not None
+
+    def is_file(self) -> bool:
+        """Tell whether there is an object at this very key.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        try:
+            with _asking(self) as client:
+                client.head(self.key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read_bytes(self) -> bytes:
+        """Return all bytes of the object.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        with _asking(self) as client:
+            return bytes(client.get(self.key).bytes())
+
+    def read_text(self) -> str:
+        """Return the object as text, as `read_bytes` does."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, content: bytes) -> None:
+        """Put an object, which is there as a whole or not at all.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not take it.
+        """
+        with _asking(self) as client:
+            client.put(self.key, content)
+
+    def create(self, content: bytes) -> str | None:
+        """Put an object where there is none; return its stamp, None where there is one.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not take it.
+        """
+        return self._put_if(content, "create")
+
+    def replace(self, content: bytes, stamp: str) -> str | None:
+        """Put an object in place of the one with a stamp; return its own, None if that is gone.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not take it.
+        """
+        return self._put_if(content, {"e_tag": stamp})
+
+    def read_stamped(self) -> tuple[bytes, str]:
+        """Return all bytes of the object, and its stamp.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        with _asking(self) as client:
+            got = client.get(self.key)
+            return bytes(got.bytes()), str(got.meta["e_tag"])
+
+    def sizes(self) -> "Iterator[tuple[ObjectPath, int]]":
+        """Yield every key below this one with the bytes of its object.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        with _asking(self) as client:
+            for some in client.list(self.key):
+                for one in some:
+                    yield ObjectPath(self.bucket, one["path"]), one["size"]
+
+    def unlink(self) -> None:
+        """Remove the object; there need not be one.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store refuses.
+        """
+        with _asking(self) as client:
+            client.delete(self.key)
+
+    def remove_below(self) -> None:
+        """Remove all objects whose keys lie below this one.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store refuses.
+        """
+        keys = [path.key for path, _ in self.sizes()]
+        with _asking(self) as client:
+            if keys:
+                client.delete(keys)
+
+    def _put_if(self, content: bytes, mode: Any) -> str | None:
+        with _asking(self) as client:
+            from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+            try:
+                return str(client.put(self.key, content, mode=mode)["e_tag"])
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except FileNotFoundError as error:
+                if mode == "create" or "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+
+class OpenObject:
+    """An object that is read piece by piece: every request takes as long as a whole megabyte.
+
+    Parameters
+    ----------
+    path : ObjectPath
+        Its key. Whether there is such an object shows when it is read.
+
+    Notes
+    -----
+    To ask for the stamp before every piece would double the requests. Instead what is read is
+    doubted only where it is damaged: see `was_replaced`.
+    """
+
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+        self._stamp: Stamp = ()
+        self._fetched: dict[tuple[int, int], bytes] = {}
+
+    def __enter__(self) -> "OpenObject":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._fetched.clear()
+
+    def is_still(self, stamp: Stamp) -> bool:
+        """Take the object for the one that had a stamp, until it is doubted."""
+        self._stamp = stamp
+        return True
+
+    def was_replaced(self) -> bool:
+        """Tell whether another object has taken the place of the one that had the stamp.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none any more.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        with _asking(self._path) as client:
+            meta = client.head(self._path.key)
+        return (meta["e_tag"], meta["size"]) != self._stamp
+
+    def read_end(self, n_bytes: int) -> tuple[bytes, int, Stamp]:
+        """Return the last bytes, fewer where there are not as many, the size and a stamp.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        try:
+            with _asking(self._path) as client:
+                got = client.get(self._path.key, options={"range": {"suffix": n_bytes}})
+                stored, size = bytes(got.bytes()), got.meta["size"]
+                self._stamp = (got.meta["e_tag"], size)
+        except _OutOfRangeError:  # of an empty object no range can be asked for
+            self._stamp = ()
+            return b"", 0, self._stamp
+        return stored, size, self._stamp
+
+    def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Read pieces in as few requests as there are wide gaps between them, several at a time.
+
+        Parameters
+        ----------
+        ranges : iterable of two int
+            First byte and number of bytes of each piece, kept until `read_at` takes it.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        wanted = list(ranges)
+        self._fetched.clear()
+        if not wanted:
+            return
+        firsts, lengths = map(list, zip(*wanted, strict=True))
+        try:
+            with _asking(self._path) as client:
+                pieces = client.get_ranges(self._path.key, starts=firsts, lengths=lengths)
+        except _OutOfRangeError:  # the object is shorter than it was: one by one
+            return
+        self._fetched.update(zip(wanted, map(bytes, pieces), strict=True))
+
+    def read_at(self, n_bytes: int, first: int) -> bytes:
+        """Return bytes from a place on, fewer only where the object ends.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such object.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        fetched = self._fetched.pop((first, n_bytes), None)
+        if fetched is not None:
+            return fetched
+        try:
+            with _asking(self._path) as client:
+                return bytes(client.get_range(self._path.key, start=first, length=n_bytes))
+        except _OutOfRangeError:
+            return b""
+
+
+class _OutOfRangeError(Exception):
+    """Bytes that were asked for begin where the object ends."""
+
+
+@lru_cache(maxsize=16)
+def _client(bucket: str, process: int) -> "S3Store":
+    """Return the connection of a process to a bucket, set up from the environment."""
+    from obstore.store import S3Store
+
+    return S3Store(
+        bucket,
+        client_options={"connect_timeout": _CONNECT_TIMEOUT},
+        retry_config=_RETRIES,  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def _asking(path: ObjectPath) -> Iterator["S3Store"]:
+    """Yield the connection to a bucket; what goes wrong with it becomes a sentence."""
+    try:
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+    except ImportError as error:
+        raise ObjectStoreError(
+            f'{path}: object stores need the package obstore; pip install "ionstore[s3]"'
+        ) from error
+    try:
+        yield _client(path.bucket, os.getpid())
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise _no_bucket(path) from error
+        raise FileNotFoundError(errno.ENOENT, "no such object", str(path)) from error
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise ObjectStoreError(
+            f"{path}: the object store refuses the credentials{_code(error)}; check "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do with the bucket "
+            f"{path.bucket}"
+        ) from error
+    except BaseError as error:
+        said = str(error)
+        if "NoSuchBucket" in said:
+            raise _no_bucket(path) from error
+        if "416 Range Not Satisfiable" in said:
+            raise _OutOfRangeError from error
+        raise ObjectStoreError(f"{path}: {_what_happened(said)}") from error
+
+
+def _no_bucket(path: ObjectPath) -> ObjectStoreError:
+    return ObjectStoreError(
+        f"{path}: there is no bucket {path.bucket} at {_endpoint()}; create it, or check its name "
+        "and AWS_ENDPOINT_URL"
+    )
+
+
+def _what_happened(said: str) -> str:
+    """Return the second half of a sentence about an error that has no name."""
+    if "169.254.169.254" in said:  # where machines of a cloud ask for theirs
+        return (
+            "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_SKIP_SIGNATURE=true for a bucket that is open to all"
+        )
+    if "builder error" in said:
+        return (
+            f"{_endpoint()} is not encrypted; set AWS_ALLOW_HTTP=true if that is meant, or "
+            "AWS_ENDPOINT_URL to an address that begins with https://"
+        )
+    if "HTTP error" in said:
+        return (
+            f"{_endpoint()} cannot be reached; check the network and AWS_ENDPOINT_URL, and run "
+            "the same command again"
+        )
+    words = said.split("\n", 1)[0]
+    short = words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+    return (
+        f"the object store answered with an error ({short}); check AWS_REGION and "
+        "AWS_ENDPOINT_URL, or try again later"
+    )
+
+
+def _code(error: Exception) -> str:
+    found = re.search(r"<Code>(\w+)</Code>", str(error))
+    return f" ({found[1]})" if found else ""
+
+
+def _endpoint() -> str:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return "Amazon S3"
