@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ Stamp = tuple[Any, ...]
 """Tells whether a file is still the one that was read."""
 
 _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
-_CONNECT_TIMEOUT = timedelta(seconds=10)
+_GAP_BYTES = 2**20  # takes about as long as another request
 _WORDS = 160  # characters of what a server says that are passed on
 
 
@@ -267,8 +267,15 @@ class OpenObject:
                 got = client.get(self._path.key, options={"range": {"suffix": n_bytes}})
                 stored, size = bytes(got.bytes()), got.meta["size"]
                 self._stamp = (got.meta["e_tag"], size)
-        except _OutOfRangeError:  # of an empty object no range can be asked for
-            self._stamp = ()
+        except _OutOfRangeError as error:  # of an empty object there is no part
+            with _asking(self._path) as client:
+                meta = client.head(self._path.key)
+            if meta["size"]:
+                raise ObjectStoreError(
+                    f"{self._path}: the object store does not give parts of objects, which "
+                    "reading needs; use another one"
+                ) from error
+            self._stamp = (meta["e_tag"], 0)
             return b"", 0, self._stamp
         return stored, size, self._stamp
 
@@ -287,17 +294,21 @@ class OpenObject:
         ObjectStoreError
             If the object store does not answer.
         """
-        wanted = list(ranges)
         self._fetched.clear()
-        if not wanted:
+        spans = _spans(sorted(ranges))
+        if not spans:
             return
-        firsts, lengths = map(list, zip(*wanted, strict=True))
+        starts, ends = [first for first, _, _ in spans], [end for _, end, _ in spans]
         try:
+            # Obstore would join ranges itself, but ends the thread where an object turns out short.
             with _asking(self._path) as client:
-                pieces = client.get_ranges(self._path.key, starts=firsts, lengths=lengths)
+                read = client.get_ranges(self._path.key, starts=starts, ends=ends, coalesce=0)
         except _OutOfRangeError:  # the object is shorter than it was: one by one
             return
-        self._fetched.update(zip(wanted, map(bytes, pieces), strict=True))
+        for (start, _, pieces), stored in zip(spans, map(memoryview, read), strict=True):
+            for first, n_bytes in pieces:
+                piece = stored[first - start : first - start + n_bytes]
+                self._fetched[first, n_bytes] = bytes(piece)
 
     def read_at(self, n_bytes: int, first: int) -> bytes:
         """Return bytes from a place on, fewer only where the object ends.
@@ -319,8 +330,27 @@ class OpenObject:
             return b""
 
 
+def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Return first byte, end and ranges of what is read at once: gaps below a megabyte with it.
+
+    Examples
+    --------
+    >>> _spans([(0, 10), (20, 5), (9_000_000, 7)])
+    [(0, 25, [(0, 10), (20, 5)]), (9000000, 9000007, [(9000000, 7)])]
+    """
+    spans: list[tuple[int, int, list[tuple[int, int]]]] = []
+    for first, n_bytes in ranges:
+        if spans and first - spans[-1][1] < _GAP_BYTES:
+            start, end, within = spans[-1]
+            within.append((first, n_bytes))
+            spans[-1] = (start, max(end, first + n_bytes), within)
+        else:
+            spans.append((first, first + n_bytes, [(first, n_bytes)]))
+    return spans
+
+
 class _OutOfRangeError(Exception):
-    """Bytes that were asked for begin where the object ends."""
+    """There is nothing where bytes of an object were asked for."""
 
 
 @lru_cache(maxsize=16)
@@ -330,7 +360,6 @@ def _client(bucket: str, process: int) -> "S3Store":
 
     return S3Store(
         bucket,
-        client_options={"connect_timeout": _CONNECT_TIMEOUT},
         retry_config=_RETRIES,  # type: ignore[arg-type]
     )
 
@@ -360,7 +389,7 @@ def _asking(path: ObjectPath) -> Iterator["S3Store"]:
         said = str(error)
         if "NoSuchBucket" in said:
             raise _no_bucket(path) from error
-        if "416 Range Not Satisfiable" in said:
+        if "416 Range Not Satisfiable" in said or "non-partial response" in said:
             raise _OutOfRangeError from error
         raise ObjectStoreError(f"{path}: {_what_happened(said)}") from error
 
