@@ -1,7 +1,8 @@
 """Numbers of one array lying one after the other in a file, from some offset on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +13,8 @@ from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.layout import Corner
 from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
+
+_GAP_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -68,22 +71,100 @@ class FlatArray(FieldSource):
                 done += len(piece)
                 yield np.frombuffer(piece, self.dtype)
             if done != self.n_bytes:
-                raise SourceDataError(f"{self.path}: the file shrank while it was read; try again")
+                raise shrunk(self.path)
             for piece in pieces(file):
                 on_bytes(piece)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block, copied out of the memory-mapped file."""
-        cube = np.memmap(
-            self.path,
-            self.dtype,
-            "r",
-            self.offset,
-            self.shape,
-            order="F" if self.fortran_order else "C",
-        )
-        x, y, z = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
-        return np.array(cube[x, y, z], order="C")
+        """Return a block.
+
+        Raises
+        ------
+        SourceDataError
+            If the file has become too short.
+        OSError
+            If it cannot be read.
+        """
+        with naming(self.path), self.path.open("rb", buffering=0) as file:
+
+            def fill(first: int, out: memoryview) -> None:
+                fill_from(self.path, file, self.offset + first, out)
+
+            return read_rows(fill, self.shape, self.dtype, (start, shape), self.fortran_order)
+
+
+def read_rows(
+    fill: Callable[[int, memoryview], object],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    block: tuple[Corner, Corner],
+    fortran_order: bool,
+) -> Array:
+    """Return a block of an array out of its bytes.
+
+    Parameters
+    ----------
+    fill : callable
+        Called with a place in bytes from the beginning of the array, and memory to fill from there.
+    shape : tuple of three int
+        Shape of the array.
+    dtype : numpy.dtype
+        Its dtype.
+    block : tuple of two tuples of three int
+        First cell and cells along x, y, z.
+    fortran_order : bool
+        Whether the first index runs fastest.
+
+    Returns
+    -------
+    ndarray
+        New array, indexed [x, y, z], C-contiguous.
+
+    Notes
+    -----
+    Files are not memory-mapped: the system kills a process when a mapped file shrinks or fails.
+    """
+    axes = (2, 1, 0) if fortran_order else (0, 1, 2)  # the slowest one first
+    mesh, start, cells = ([sizes[axis] for axis in axes] for sizes in (shape, *block))
+    item = dtype.itemsize
+    row, pitch = cells[2] * item, mesh[2] * item
+    # Rows near to each other are read with what lies between them, others one by one.
+    together = pitch - row <= _GAP_BYTES
+    stride = pitch if together else row
+    plane = memoryview(bytearray((cells[1] - 1) * stride + row))
+    plane_values = np.ndarray(cells[1:], dtype, plane, 0, (stride, item))
+    values = np.empty(block[1], dtype)
+    for index in range(cells[0]):
+        first = ((start[0] + index) * mesh[1] + start[1]) * pitch + start[2] * item
+        if together:
+            fill(first, plane)
+        else:
+            for line in range(cells[1]):
+                fill(first + line * pitch, plane[line * row : (line + 1) * row])
+        values.transpose(axes)[index] = plane_values
+    return values
+
+
+def fill_from(path: Path, file: FileIO, offset: int, out: memoryview) -> None:
+    """Fill memory with the bytes of a file from an offset on.
+
+    Raises
+    ------
+    SourceDataError
+        If the file ends before.
+    """
+    file.seek(offset)
+    done = 0
+    while done < len(out):
+        n_read = file.readinto(out[done:])
+        if not n_read:
+            raise shrunk(path)
+        done += n_read
+
+
+def shrunk(path: Path) -> SourceDataError:
+    """Return the error of a file that is shorter than it was when it was opened first."""
+    return SourceDataError(f"{path}: the file shrank while it was read; try again")
 
 
 def read_pieces(path: Path, on_bytes: OnBytes) -> None:

@@ -21,7 +21,7 @@ from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.layout import Corner
 from ionstore.readers.base import FieldSource, OnBytes, naming
-from ionstore.readers.flat_array import FlatArray, pieces
+from ionstore.readers.flat_array import FlatArray, fill_from, pieces, read_rows, shrunk
 
 ByteOrder = Literal["<", ">"]
 
@@ -82,65 +82,33 @@ class SplitArray(FieldSource):
                         yield np.frombuffer(begun, self.dtype, n_values)
                         begun = begun[n_values * self.dtype.itemsize :]
                 if file.tell() != sub_record.offset + sub_record.n_bytes:
-                    raise SourceDataError(
-                        f"{self.path}: the file shrank while it was read; try again"
-                    )
+                    raise shrunk(self.path)
             for piece in pieces(file):
                 on_bytes(piece)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block, copied out of the memory-mapped file."""
-        file = np.memmap(self.path, np.uint8, "r")
-        begins = self._begins
-        item, row, plane = self._strides
-        corner = start[0] * item + start[1] * row
-        reach = (shape[1] - 1) * row + shape[0] * item  # of the block within one plane
-        block = np.empty(shape[::-1], self.dtype)  # (z, y, x), as in the file
-        done = 0
-        while done < shape[2]:
-            first = corner + (start[2] + done) * plane
-            index = bisect_right(begins, first) - 1
-            room = begins[index + 1] - first
-            if room >= reach:
-                n_planes = min(shape[2] - done, (room - reach) // plane + 1)
-                block[done : done + n_planes] = np.ndarray(
-                    (n_planes, *block.shape[1:]),
-                    self.dtype,
-                    file.data,
-                    self.sub_records[index].offset + first - begins[index],
-                    (plane, row, item),
-                )
-                done += n_planes
-                continue
-            for j in range(shape[1]):
-                values = self._bytes(file, first + j * row, shape[0] * item)
-                block[done, j] = np.frombuffer(values, self.dtype)
-            done += 1
-        return np.ascontiguousarray(block.T)
+        """Return a block.
 
-    @property
-    def _begins(self) -> list[int]:
-        """Bytes of the array before each sub-record, and those of the whole array."""
-        return [0, *accumulate(sub_record.n_bytes for sub_record in self.sub_records)]
+        Raises
+        ------
+        SourceDataError
+            If the file has become too short.
+        OSError
+            If it cannot be read.
+        """
+        begins = [0, *accumulate(sub_record.n_bytes for sub_record in self.sub_records)]
+        with naming(self.path), self.path.open("rb", buffering=0) as file:
 
-    @property
-    def _strides(self) -> tuple[int, int, int]:
-        """Bytes from a value to the next one along x, y and z, without markers."""
-        item = self.dtype.itemsize
-        return item, item * self.shape[0], item * self.shape[0] * self.shape[1]
+            def fill(first: int, out: memoryview) -> None:
+                done = 0
+                while done < len(out):
+                    index = bisect_right(begins, first + done) - 1
+                    n_here = min(len(out) - done, begins[index + 1] - first - done)
+                    offset = self.sub_records[index].offset + first + done - begins[index]
+                    fill_from(self.path, file, offset, out[done : done + n_here])
+                    done += n_here
 
-    def _bytes(self, file: Array, first: int, n_bytes: int) -> bytes:
-        """Return bytes of the array that markers may interrupt."""
-        begins = self._begins
-        found = b""
-        while len(found) < n_bytes:
-            index = bisect_right(begins, first + len(found)) - 1
-            skipped = first + len(found) - begins[index]
-            sub_record = self.sub_records[index]
-            n_here = min(n_bytes - len(found), sub_record.n_bytes - skipped)
-            offset = sub_record.offset + skipped
-            found += file[offset : offset + n_here].tobytes()
-        return found
+            return read_rows(fill, self.shape, self.dtype, (start, shape), fortran_order=True)
 
 
 def open_records(path: Path, head: bytes) -> FieldSource | None:

@@ -49,7 +49,7 @@ def test_a_mesh_of_one_cell(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("max_bytes", [3, 7, 16, 101, 239, 240, 241, 400, 839])
+@pytest.mark.parametrize("max_bytes", [1, 3, 7, 16, 101, 239, 240, 241, 400, 839])
 def test_values_are_put_together_across_sub_records(
     tmp_path: Path, max_bytes: int, dtype: str, byte_order: str
 ) -> None:
@@ -189,6 +189,8 @@ def test_a_split_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(content[:-200])
     with pytest.raises(SourceDataError, match="shrank"):
         list(source.stream(lambda piece: None))
+    with pytest.raises(SourceDataError, match="shrank"):
+        source.read_block((0, 0, 0), CUBE.shape)
 
 
 def test_nothing_else_is_said_to_begin_as_a_record() -> None:
