@@ -1,0 +1,90 @@
+"""Files of 21cmFAST 3: ``IonizedBox_<hash>_r<seed>.h5`` and others of its cache, Coeval files."""
+
+from pathlib import Path
+
+from ionstore.cosmology import Cosmology
+from ionstore.readers.base import FileContents, FileReader, FoundField
+from ionstore.readers.file_names import redshift_in
+from ionstore.readers.hdf5_field import HDF5_MAGIC, opened_hdf5
+from ionstore.readers.py21cmfast import (
+    OTHER_SOURCES,
+    attributes,
+    density_cube,
+    halo_fields,
+    ionization_cubes,
+    number,
+    read_box,
+    refuse_lightcone,
+)
+
+_PARAMETERS = {"user_params", "cosmo_params"}
+_LAGRANGIAN = (
+    "HaloField tells where the matter of halos came from, not where they are, so it gives no "
+    f"n_src; compute a PerturbHaloField with perturb_halo_list, {OTHER_SOURCES}"
+)
+
+
+class Py21cmFast3(FileReader):
+    """Reads HDF5 files whose parameters are attributes of groups of their own."""
+
+    name = "21cmfast-v3"
+    description = "21cmFAST 3: PerturbedField_*.h5, IonizedBox_*.h5, PerturbHaloField_*.h5, Coeval"
+
+    def inspect(self, path: Path, head: bytes) -> FileContents | None:
+        """Return density, ionized fraction, temperature and halos of a file, as far as it has them.
+
+        Parameters
+        ----------
+        path : Path
+            The file; its redshift is an attribute, or else in its name.
+        head : bytes
+            Its first bytes, at most 64.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is truncated or damaged, a lightcone, or of a box that is not a cube, or
+            h5py is not installed.
+        OSError
+            If it cannot be read.
+        """
+        if not head.startswith(HDF5_MAGIC):
+            return None
+        with opened_hdf5(path) as file:
+            if not _PARAMETERS & set(file):
+                return None
+            if "lightcones" in file:
+                raise refuse_lightcone(path)
+            redshift = number(file.attrs, "redshift")
+            if redshift is None:
+                redshift = redshift_in(path.name)
+            parameters = attributes(file, "cosmo_params")
+            cosmology = Cosmology(
+                h=number(parameters, "hlittle"),
+                omega_m=number(parameters, "OMm"),
+                omega_b=number(parameters, "OMb"),
+                sigma_8=number(parameters, "SIGMA_8"),
+                n_s=number(parameters, "POWER_INDEX"),
+            )
+            box = read_box(path, attributes(file, "user_params"), cosmology)
+            fields: list[FoundField] = []
+            notes: list[str] = []
+            if "PerturbedField" in file:
+                fields += density_cube(path, file["PerturbedField"], redshift)
+            if "IonizedBox" in file:
+                fields += ionization_cubes(
+                    path,
+                    file["IonizedBox"],
+                    redshift,
+                    neutral_fraction="xH_box",
+                    temperature="temp_kinetic_all_gas",
+                )
+            if "PerturbHaloField" in file:
+                found, note = halo_fields(
+                    path, file["PerturbHaloField"], redshift, box, in_cells=True
+                )
+                fields += found
+                notes += [note] if note else []
+            elif "HaloField" in file:
+                notes.append(_LAGRANGIAN)
+        return FileContents(tuple(fields), box.length_cmpc, box.cosmology, tuple(notes))

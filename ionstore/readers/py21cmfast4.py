@@ -1,0 +1,117 @@
+"""Files of 21cmFAST 4: ``IonizedBox.h5`` and others of its cache tree, Coeval files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ionstore.cosmology import Cosmology
+from ionstore.readers.base import FileContents, FileReader, FoundField
+from ionstore.readers.file_names import redshift_in
+from ionstore.readers.hdf5_field import HDF5_MAGIC, opened_hdf5
+from ionstore.readers.py21cmfast import (
+    OTHER_SOURCES,
+    Box,
+    attributes,
+    density_cube,
+    halo_fields,
+    ionization_cubes,
+    number,
+    read_box,
+    refuse_lightcone,
+)
+
+_INPUTS, _OUTPUTS = "InputParameters", "OutputFields"
+_PERTURBED = f"compute a PerturbedHaloCatalog with perturb_halo_catalog, {OTHER_SOURCES}"
+_NO_SOURCES = {
+    "HaloCatalog": (
+        "HaloCatalog tells where the matter of halos came from (Lagrangian positions), not where "
+        f"they are, so it gives no n_src; {_PERTURBED}"
+    ),
+    "HaloBox": (
+        "HaloBox holds expected numbers of halos, those too small for the catalog among them, so "
+        f"it gives no n_src; {_PERTURBED}"
+    ),
+}
+
+
+class Py21cmFast4(FileReader):
+    """Reads HDF5 files with a group for each kind of output, which holds its inputs as well."""
+
+    name = "21cmfast-v4"
+    description = "21cmFAST 4: PerturbedField.h5, IonizedBox.h5, PerturbedHaloCatalog.h5, Coeval"
+
+    def inspect(self, path: Path, head: bytes) -> FileContents | None:
+        """Return density, ionized fraction, temperature and halos of a file, as far as it has them.
+
+        Parameters
+        ----------
+        path : Path
+            The file; redshifts are attributes, or else in its name.
+        head : bytes
+            Its first bytes, at most 64.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is truncated or damaged, a lightcone, or of a box that is not a cube, or
+            h5py is not installed.
+        OSError
+            If it cannot be read.
+        """
+        if not head.startswith(HDF5_MAGIC):
+            return None
+        with opened_hdf5(path) as file:
+            if file.attrs.get("lightcone", False) and "lightcones" in file:
+                raise refuse_lightcone(path)
+            kinds = dict(_kinds(file))
+            if not kinds:
+                return None
+            boxes = {name: _box(path, kind) for name, kind in kinds.items()}
+            fields: list[FoundField] = []
+            notes: list[str] = []
+            for name, kind in kinds.items():
+                redshift = number(kind.attrs, "redshift")
+                if redshift is None:
+                    redshift = redshift_in(path.name)
+                outputs = kind[_OUTPUTS]
+                if name == "PerturbedField":
+                    fields += density_cube(path, outputs, redshift)
+                elif name == "IonizedBox":
+                    fields += ionization_cubes(
+                        path,
+                        outputs,
+                        redshift,
+                        neutral_fraction="neutral_fraction",
+                        temperature="kinetic_temperature",
+                    )
+                elif name == "PerturbedHaloCatalog":
+                    found, note = halo_fields(path, outputs, redshift, boxes[name], in_cells=False)
+                    fields += found
+                    notes += [note] if note else []
+                elif name in _NO_SOURCES and "PerturbedHaloCatalog" not in kinds:
+                    notes.append(_NO_SOURCES[name])
+        box = next(iter(boxes.values()))
+        return FileContents(tuple(fields), box.length_cmpc, box.cosmology, tuple(notes))
+
+
+def _kinds(file: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the groups of outputs by their kinds."""
+    for name in file:
+        group = file[name]
+        if hasattr(group, "keys") and _INPUTS in group and _OUTPUTS in group:
+            yield name, group
+
+
+def _box(path: Path, kind: Any) -> Box:
+    inputs = kind[_INPUTS]
+    parameters, tables = attributes(inputs, "cosmo_params"), attributes(inputs, "cosmo_tables")
+    # The fluctuations are normalized by their amplitude at 8 Mpc/h or in another way.
+    sigma_8 = number(tables, "ps_norm") if tables.get("USE_SIGMA_8", False) else None
+    cosmology = Cosmology(
+        h=number(parameters, "hlittle"),
+        omega_m=number(parameters, "OMm"),
+        omega_b=number(parameters, "OMb"),
+        sigma_8=sigma_8,
+        n_s=number(parameters, "POWER_INDEX"),
+    )
+    return read_box(path, attributes(inputs, "simulation_options"), cosmology)
