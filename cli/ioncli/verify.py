@@ -1,0 +1,79 @@
+"""``ionstore verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ioncli import options
+from ioncli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ionstore.damage import Damage
+    from ionstore.verify import Verification
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
+@click.option(
+    "--sources",
+    metavar="SIM",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Compare the files of the simulation, too, with what was recorded of them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+def verify(store: Path, sources: Path | None, as_json: bool) -> None:
+    """Check that STORE is whole and intact: every chunk, statistics, coordinates, metadata.
+
+    Everything that is damaged is listed, with field, redshift and cells; the exit code is then 1.
+    Files that are no part of the store are listed too, and do no harm.
+
+    \b
+    Example:
+      ionstore verify cubes.zarr --sources sim/
+    """
+    from ionstore.store import CubeStore
+    from ionstore.verify import verify_store
+
+    with options.errors_as_messages(), progress_bar(f"Verifying {store.name}") as report:
+        found = verify_store(CubeStore.open(store), sources=sources, on_progress=report)
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+    else:
+        for damage in found.damage:
+            click.echo(_in_words(damage))
+        for file in found.stray_files:
+            click.echo(f"Stray file, no part of the store: {file}")
+        click.echo(_summary(found, sources))
+    if not found.is_intact:
+        raise click.exceptions.Exit(1)
+
+
+def _in_words(damage: Damage) -> str:
+    """Return where the damage is, and what it is."""
+    if damage.field is None:
+        return f"{damage.file}: {damage.what}"
+    where = damage.field
+    if damage.redshift is not None:
+        where += f" at redshift {damage.redshift:g}"
+    if damage.start is not None and damage.shape is not None:
+        where += f", block {damage.start} of shape {damage.shape}"
+    return f"{where}: {damage.what} ({damage.file})"
+
+
+def _summary(found: Verification, sources: Path | None) -> str:
+    files = (
+        "" if sources is None else f" and {options.counted(found.n_source_files, 'source file')}"
+    )
+    verdict = (
+        "whole and intact"
+        if found.is_intact
+        else f"damaged, {options.counted(len(found.damage), 'finding')}"
+    )
+    return (
+        f"{found.path}: {options.counted(found.n_chunks, 'chunk')} with "
+        f"{options.bytes_in_words(found.value_bytes)} of values{files} checked in "
+        f"{options.seconds_in_words(found.seconds)}: {verdict}"
+    )
