@@ -5,14 +5,15 @@ from pathlib import Path
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.c2ray_names import is_named_as_results, results
+from ionstore.readers.cbin import open_mesh
 from ionstore.readers.fortran_records import (
     begins_as_record,
     imitated_sizes,
     open_imitated_records,
     open_records,
+    sizes_in_record,
 )
 
-_SMALLEST_BYTES = 32  # one cell in float32
 _MARKER_BYTES = 4
 
 
@@ -45,16 +46,21 @@ class C2Ray(FileReader):
         source = open_records(path, head) or open_imitated_records(path, head)
         if source is not None:
             return results(path, source)
-        if is_named_as_results(path.name) and _is_truncated(head):
+        if is_named_as_results(path.name) and sizes_in_record(head) is not None:
+            note = "its records are not the sizes of a mesh and one number for each cell"
+            return FileContents((), notes=(f"{path.name} is left out: {note}",))
+        # A mesh without records may have 12 cells along x, as many as a record has bytes.
+        if is_named_as_results(path.name) and _is_damaged(head) and not open_mesh(path, head):
             raise SourceDataError(
-                f"{path}: expected the sizes of a mesh and its values, the file has "
-                f"{path.stat().st_size} bytes; it is truncated, copy it again"
+                f"{path}: expected a record of the sizes of a mesh and one of its values, got "
+                f"others in {path.stat().st_size} bytes; the file is truncated or damaged, "
+                "copy it again"
             )
         return None
 
 
-def _is_truncated(head: bytes) -> bool:
-    """Tell whether a file that holds no mesh is the beginning of one that does."""
+def _is_damaged(head: bytes) -> bool:
+    """Tell whether a file that holds no mesh begins as one that does."""
     if imitated_sizes(head) is not None or len(head) < _MARKER_BYTES:
         return True
-    return begins_as_record(head) and len(head) < _SMALLEST_BYTES
+    return begins_as_record(head) and sizes_in_record(head) is None

@@ -134,7 +134,7 @@ def open_records(path: Path, head: bytes) -> FieldSource | None:
     OSError
         If it cannot be read.
     """
-    found = _sizes_in_record(head)
+    found = sizes_in_record(head)
     if found is None:
         return None
     byte_order, shape = found
@@ -197,12 +197,8 @@ def imitated_sizes(head: bytes) -> Corner | None:
     return (x, y, z) if before == after == values == 0 and min(x, y, z) > 0 else None
 
 
-def begins_as_record(head: bytes) -> bool:
-    """Tell whether a file begins with the marker of a record of three sizes."""
-    return head[:4] in (struct.pack("<i", _SIZES_BYTES), struct.pack(">i", _SIZES_BYTES))
-
-
-def _sizes_in_record(head: bytes) -> tuple[ByteOrder, Corner] | None:
+def sizes_in_record(head: bytes) -> tuple[ByteOrder, Corner] | None:
+    """Return byte order and sizes of a mesh, if a file begins with a whole record of them."""
     if len(head) < _VALUES_MARKER:
         return None
     byte_orders: tuple[ByteOrder, ByteOrder] = ("<", ">")
@@ -211,6 +207,11 @@ def _sizes_in_record(head: bytes) -> tuple[ByteOrder, Corner] | None:
         if before == after == _SIZES_BYTES and min(x, y, z) > 0:
             return byte_order, (x, y, z)
     return None
+
+
+def begins_as_record(head: bytes) -> bool:
+    """Tell whether a file begins with the marker of a record of three sizes."""
+    return head[:4] in (struct.pack("<i", _SIZES_BYTES), struct.pack(">i", _SIZES_BYTES))
 
 
 def _dtype(byte_order: ByteOrder, n_bytes: int, shape: Corner) -> np.dtype[Any] | None:

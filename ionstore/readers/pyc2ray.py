@@ -5,6 +5,7 @@ from pathlib import Path
 from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.c2ray_names import is_named_as_results, results
 from ionstore.readers.cbin import check_complete, open_mesh
+from ionstore.readers.fortran_records import sizes_in_record
 from ionstore.readers.numpy_file import open_numpy_file
 
 _NPY_MAGIC = b"\x93NUMPY"
@@ -39,6 +40,7 @@ class PyC2Ray(FileReader):
             return results(path, open_numpy_file(path, path.stem))
         source = open_mesh(path, head)
         if source is None:
-            check_complete(path, head)
+            if sizes_in_record(head) is None:
+                check_complete(path, head)
             return None
         return results(path, source)

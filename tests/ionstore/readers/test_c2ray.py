@@ -91,7 +91,7 @@ def test_tools21cm_reads_the_same_from_records(shared_data: Path) -> None:
 @pytest.mark.parametrize("content", [record_mesh(CUBE), record_mesh(CUBE, ">", 101)])
 def test_every_truncation_of_results_is_refused(tmp_path: Path, content: bytes) -> None:
     for kept in [*range(33), 100, len(content) - 1]:
-        with pytest.raises(SourceDataError, match=r"xfrac3d_8\.397\.bin: .*truncated, copy it"):
+        with pytest.raises(SourceDataError, match=r"xfrac3d_8\.397\.bin: .*truncated.*, copy it"):
             inspected(C2Ray(), tmp_path / "xfrac3d_8.397.bin", content[:kept])
 
 
@@ -108,7 +108,6 @@ def test_truncated_results_of_tools21cm_are_refused(tmp_path: Path, kept: int) -
         plain_mesh(CUBE),
         b"z mean\n8.397 0.5\n9.000 0.4\n11.000 0.1\n",
         b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, }",
-        record(struct.pack("<3i", 5, 5, 5)) + record(bytes(12 * 125)),
     ],
 )
 @pytest.mark.parametrize("name", ["xfrac3d_8.397.bin", "other.bin"])
@@ -120,3 +119,32 @@ def test_other_files_are_not_claimed(tmp_path: Path, name: str, content: bytes) 
 def test_short_files_of_other_names_are_not_claimed(tmp_path: Path, content: bytes) -> None:
     for name in ("other.bin", "xfrac3d_8.397.png", "xfrac.bin"):
         assert inspected(C2Ray(), tmp_path / name, content) is None
+
+
+@pytest.mark.parametrize("place", [1, 7, 16, 19])
+def test_a_damaged_record_of_sizes_is_refused(tmp_path: Path, place: int) -> None:
+    content = bytearray(record_mesh(CUBE))
+    content[place] ^= 255
+    with pytest.raises(SourceDataError, match="copy it again"):
+        inspected(C2Ray(), tmp_path / "xfrac3d_8.397.bin", bytes(content))
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_a_mesh_of_12_cells_without_records_is_none_in_records(
+    tmp_path: Path, byte_order: str
+) -> None:
+    cube = np.random.default_rng(1).random((12, 12, 12))
+    path = tmp_path / "xfrac_z8.397.dat"
+    assert inspected(C2Ray(), path, plain_mesh(cube, byte_order)) is None
+    with pytest.raises(SourceDataError, match="truncated"):
+        inspected(C2Ray(), path, plain_mesh(cube, byte_order)[:-1])
+
+
+@pytest.mark.parametrize("content_bytes", [12 * 125, 4 * 124, 0])
+def test_records_of_another_size_are_left_out(tmp_path: Path, content_bytes: int) -> None:
+    content = record(struct.pack("<3i", 5, 5, 5)) + record(bytes(content_bytes))
+    contents = inspected(C2Ray(), tmp_path / "Temper3D_8.397.bin", content)
+    assert contents is not None
+    assert contents.fields == ()
+    assert contents.notes[0].startswith("Temper3D_8.397.bin is left out: its records are not")
+    assert inspected(C2Ray(), tmp_path / "other.bin", content) is None
