@@ -1,19 +1,42 @@
-"""``simulation.json``: what the files of a three-file set do not say themselves."""
+"""What is known of a simulation besides its cubes: by its files, ``simulation.json``, the user."""
 
+import difflib
 import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
-from ionstore.units import KnownFrame
+from ionstore.units import N_SRC_UNITS, KnownFrame
 
 FILE_NAME = "simulation.json"
 
+INPUT_OPTIONS = {
+    "box_length_cmpc": "--box-length",
+    "h": "--h",
+    "omega_m": "--omega-m",
+    "omega_b": "--omega-b",
+    "n_box": "--n-box",
+    "n_src_units": "--n-src-unit",
+}
+"""Options of the command line that say what files leave open."""
+
+_WORDS = {"box_length_cmpc": "box length (cMpc)", "n_src_units": "unit of n_src"}
+_RANGES = {
+    "box_length_cmpc": (float("inf"), "the box length must be positive, in cMpc"),
+    "h": (10.0, "h must lie between 0 and 10 (100 km/s/Mpc)"),
+    "omega_m": (2.0, "omega_m must lie between 0 and 2"),
+    "omega_b": (2.0, "omega_b must lie between 0 and 2"),
+    "n_box": (float("inf"), "n_box must be positive, cells along a side of the N-body mesh"),
+}
+_ROUNDING = 1e-5  # numbers that went through float32 or a printed table
+
 
 class SimulationDescription(BaseModel):
-    """What `FILE_NAME` beside a three-file set tells; every entry may be missing.
+    """What is known of a simulation; every entry may be missing. `FILE_NAME` holds it as JSON.
 
     Parameters
     ----------
@@ -25,6 +48,8 @@ class SimulationDescription(BaseModel):
         Frame of the gas density in g/cm3.
     n_src_units : str, optional
         Unit of the sources: "1" for counts, "Msun", "grid_mass".
+    n_box : int, optional
+        Cells along a side of the finest mesh of the N-body run, whose mean mass is the grid mass.
     seed : int, optional
         Seed of the initial conditions.
     """
@@ -35,11 +60,71 @@ class SimulationDescription(BaseModel):
     cosmology: Cosmology | None = None
     density_frame: KnownFrame | None = None
     n_src_units: str | None = None
+    n_box: int | None = None
     seed: int | None = None
 
     def write(self, folder: Path) -> None:
         """Write `FILE_NAME` into a folder."""
         (folder / FILE_NAME).write_text(self.model_dump_json(indent=1) + "\n")
+
+    def values(self) -> dict[str, float | int | str]:
+        """Return what is known by name, the parameters of the cosmology among them."""
+        own = {name: getattr(self, name) for name in type(self).model_fields if name != "cosmology"}
+        parameters = Cosmology.__dataclass_fields__ if self.cosmology else ()
+        own |= {name: getattr(self.cosmology, name) for name in parameters}
+        return {name: value for name, value in own.items() if value is not None}
+
+
+def from_values(values: Mapping[str, float | int | str | None]) -> SimulationDescription:
+    """Return the description of values by name, as `SimulationDescription.values` returns them."""
+    known = {name: value for name, value in values.items() if value is not None}
+    cosmology = {name: known.pop(name) for name in Cosmology.__dataclass_fields__ if name in known}
+    return SimulationDescription.model_validate(known | {"cosmology": cosmology or None})
+
+
+def describe(
+    told: Sequence[tuple[str, SimulationDescription]],
+    given: SimulationDescription,
+    on_note: Callable[[str], object],
+) -> SimulationDescription:
+    """Return all that is known of a simulation: what the user gives, else what its files tell.
+
+    Parameters
+    ----------
+    told : sequence of (str, SimulationDescription)
+        Names of files, and what each tells.
+    given : SimulationDescription
+        What the user says; it wins.
+    on_note : callable
+        Told of everything given that the files say otherwise.
+
+    Raises
+    ------
+    SourceDataError
+        If two files contradict each other where nothing is given, or a value is out of range.
+    """
+    known = given.values()
+    for name in (*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__):
+        says = [(file, values[name]) for file, what in told if name in (values := what.values())]
+        word = _WORDS.get(name, name)
+        if name in known:
+            others = [value for _, value in says if not _same(value, known[name])]
+            if others:
+                on_note(
+                    f"{word}: {known[name]} as given here is used, "
+                    f"the simulation's files say {others[0]}"
+                )
+        elif says:
+            known[name] = says[0][1]
+            for file, value in says:
+                # Two names of a cosmology contradict each other in its numbers or not at all.
+                if name != "name" and not _same(value, known[name]):
+                    raise SourceDataError(
+                        f"{says[0][0]} and {file} contradict each other: {word} {known[name]} and "
+                        f"{value}; {_way_on(name)}"
+                    )
+    _check(known)
+    return from_values(known)
 
 
 def read_description(folder: Path) -> SimulationDescription:
@@ -63,3 +148,41 @@ def read_description(folder: Path) -> SimulationDescription:
         raise SourceDataError(
             f"{path}: {where}: {first['msg']}; mend or remove the file"
         ) from error
+
+
+def unknown_keys(folder: Path) -> Iterator[str]:
+    """Yield a note for every key of `FILE_NAME` in a folder that nobody reads."""
+    path = folder / FILE_NAME
+    told = json.loads(path.read_text()) if path.exists() else {}
+    for where, keys, known in (
+        ("", told, SimulationDescription.model_fields),
+        ("cosmology.", told.get("cosmology") or {}, Cosmology.__dataclass_fields__),
+    ):
+        for key in sorted(set(keys) - set(known)):
+            (nearest,) = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0)
+            yield (
+                f"{FILE_NAME}: {where}{key} is no key that is known, so it is ignored; "
+                f"the nearest is {where}{nearest}"
+            )
+
+
+def _same(one: float | str, other: float | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return math.isclose(one, other, rel_tol=_ROUNDING)
+
+
+def _way_on(name: str) -> str:
+    if name in INPUT_OPTIONS:
+        return f"give {INPUT_OPTIONS[name]} if they are of one simulation"
+    return "ingest the files of one simulation"
+
+
+def _check(known: Mapping[str, float | int | str]) -> None:
+    for name, (below, required) in _RANGES.items():
+        value = known.get(name)
+        if value is not None and not 0 < float(value) < below:
+            raise SourceDataError(f"{required}, got {value}")
+    unit = known.get("n_src_units")
+    if unit is not None and unit not in N_SRC_UNITS:
+        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")

@@ -1,17 +1,19 @@
 """`ingest_cubes`: copy the coeval cubes of a simulation into a store."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 from ionstore.build import StoreBuild, full_disk_as_message
+from ionstore.description import from_values
+from ionstore.detection import Detection, detect
 from ionstore.errors import StoreExistsError
 from ionstore.ingest_parts import PartWriter, Sources, check_disk, merge_parts, require_space
-from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, describe, plan_as_json, plan_ingest
+from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, plan_as_json, plan_ingest
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout, plan_parts
-from ionstore.readers import find_simulation
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter, create_store
@@ -23,14 +25,22 @@ def ingest_cubes(
     folder: Path,
     target: Path,
     *,
+    format_name: str | None = None,
+    maps: Mapping[str, Sequence[Path]] | None = None,
+    redshifts: Sequence[float] = (),
+    source_columns: Sequence[int] = (),
     box_length_cmpc: float | None = None,
     h: float | None = None,
+    omega_m: float | None = None,
+    omega_b: float | None = None,
+    n_box: int | None = None,
     n_src_unit: str | None = None,
     keep_bits: Mapping[str, int] | None = None,
     overwrite: bool = False,
     max_shard_cells: int = SHARD_CELLS,
     chunk_cells: int = CHUNK_CELLS,
     command_line: str | None = None,
+    on_detection: Callable[[Detection], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: OnNote | None = None,
 ) -> Inventory:
@@ -42,8 +52,10 @@ def ingest_cubes(
         Folder of the simulation.
     target : Path
         Where the store goes; it is built beside, in ``<target>.partial``, and swapped in.
-    box_length_cmpc, h, n_src_unit : optional
-        As in `ionstore.ingest_plan.describe`; they win over what the files say.
+    format_name, maps, redshifts, source_columns : optional
+        Which files to take, as in `ionstore.detection.detect`.
+    box_length_cmpc, h, omega_m, omega_b, n_box, n_src_unit : optional
+        As in `ionstore.description.SimulationDescription`; they win over what the files say.
     keep_bits : mapping of str to int, optional
         Bits of the mantissa to keep, for fields that are to be rounded; all by default.
     overwrite : bool
@@ -52,6 +64,8 @@ def ingest_cubes(
         As in `ionstore.layout.plan_layout`.
     command_line : str, optional
         Recorded in the store, and named to finish its build with.
+    on_detection : callable, optional
+        Called with what was found, before any of it is read.
     on_progress : callable, optional
         Called with the bytes done and the total: each value counts twice, once per pass.
     on_note : callable, optional
@@ -86,22 +100,34 @@ def ingest_cubes(
     """
     note = on_note or (lambda line: None)
     with StoreBuild(target, overwrite=overwrite) as build, full_disk_as_message(build.folder):
-        simulation = find_simulation(folder)
-        for line in simulation.notes:
-            note(line)
-        simulation = describe(
-            simulation,
-            box_length_cmpc=box_length_cmpc,
-            h=h,
-            n_src_unit=n_src_unit,
-            on_note=note,
+        detection = detect(
+            folder,
+            format_name=format_name,
+            maps=maps,
+            redshifts=redshifts,
+            source_columns=source_columns,
+            given=from_values(
+                {
+                    "box_length_cmpc": box_length_cmpc,
+                    "h": h,
+                    "omega_m": omega_m,
+                    "omega_b": omega_b,
+                    "n_box": n_box,
+                    "n_src_units": n_src_unit,
+                }
+            ),
         )
+        simulation = detection.simulation()
+        if on_detection is not None:
+            on_detection(detection)
+        for line in detection.notes:
+            note(line)
         mesh = check_shapes(simulation)
         layout = plan_layout(
             mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
         )
         progress = Progress(2 * _source_bytes(simulation), on_progress)
-        sources, surveys = _survey(simulation, build, progress)
+        sources, surveys = _survey(simulation, detection.file_names(), build, progress)
         plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
         parts = plan_parts(tuple(sources), len(plan.redshifts), layout)
         done = _parts_done(build, plan, parts, note)
@@ -122,7 +148,7 @@ def ingest_cubes(
 
 
 def _survey(
-    simulation: Simulation, build: StoreBuild, progress: Progress
+    simulation: Simulation, names: Mapping[Path, str], build: StoreBuild, progress: Progress
 ) -> tuple[Sources, Surveys]:
     """Check all values; return sources that can be cut into blocks, and what was found."""
     require_space(build, sum(source.spool_bytes for _, _, source in _each_source(simulation)))
@@ -133,6 +159,8 @@ def _survey(
         if source.spool_bytes:
             spool = build.spool_path(name, simulation.redshifts.index(redshift))
         found = survey_source(name, source, spool=spool, on_values=progress.add)
+        file = found.file.model_copy(update={"name": names[source.path]})
+        found = replace(found, file=file)
         return (source if spool is None else source.from_spool(spool)), found
 
     items = _each_source(simulation)

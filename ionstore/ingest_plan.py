@@ -1,6 +1,5 @@
 """`IngestPlan`: all that decides the bytes of a store, so that two runs can be compared."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from ionstore.layout import Layout
 from ionstore.readers.base import Simulation
 from ionstore.store_writer import StoredField
 from ionstore.survey import SourceSurvey
-from ionstore.units import N_SRC_UNITS, Frame, decide_density_frame, decide_n_src
+from ionstore.units import Frame, decide_density_frame, decide_n_src
 
 Surveys = Mapping[str, Mapping[float, SourceSurvey]]
 """For every field what was found at every redshift."""
@@ -59,56 +58,6 @@ class IngestPlan(BaseModel):
     def mesh(self) -> Mesh:
         """Mesh of all fields."""
         return Mesh(self.layout.mesh_cells, self.box_length_cmpc)
-
-
-def describe(
-    simulation: Simulation,
-    *,
-    box_length_cmpc: float | None,
-    h: float | None,
-    n_src_unit: str | None,
-    on_note: OnNote,
-) -> Simulation:
-    """Return a simulation with what the user says in place of what its files say.
-
-    Parameters
-    ----------
-    simulation : Simulation
-        As the reader found it.
-    box_length_cmpc : float, optional
-        Comoving side of the box in cMpc.
-    h : float, optional
-        Hubble constant today in units of 100 km/s/Mpc.
-    n_src_unit : str, optional
-        Unit of the sources, one of `ionstore.units.N_SRC_UNITS`.
-    on_note : callable
-        Told of every contradiction between the two.
-
-    Raises
-    ------
-    SourceDataError
-        If a value is out of range.
-    """
-    found = simulation.cosmology
-    for name, given, told in (
-        ("box length (cMpc)", box_length_cmpc, simulation.box_length_cmpc),
-        ("h", h, found.h if found else None),
-        ("unit of n_src", n_src_unit, simulation.n_src_units),
-    ):
-        if None not in (given, told) and given != told:
-            on_note(f"{name}: {given} as given here is used, the simulation's files say {told}")
-    cosmology = found if h is None else dataclasses.replace(found or Cosmology(), h=h)
-    box = simulation.box_length_cmpc if box_length_cmpc is None else box_length_cmpc
-    unit = n_src_unit or simulation.n_src_units
-    if box is not None and not 0 < box < float("inf"):
-        raise SourceDataError(f"the box length must be positive, in cMpc, got {box}")
-    if cosmology is not None and cosmology.h is not None and not 0 < cosmology.h < 10:
-        raise SourceDataError(f"h must lie between 0 and 10 (100 km/s/Mpc), got {cosmology.h}")
-    if unit is not None and unit not in N_SRC_UNITS:
-        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")
-    return dataclasses.replace(
-        simulation, box_length_cmpc=box, cosmology=cosmology, n_src_units=unit
-    )
 
 
 def plan_ingest(

@@ -3,11 +3,15 @@
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ioncli import options
 from ioncli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ionstore.detection import Detection
 
 
 class KeepBits(click.ParamType[tuple[str, int]]):
@@ -27,11 +31,68 @@ class KeepBits(click.ParamType[tuple[str, int]]):
         return field, int(bits)
 
 
+class FieldPath(click.ParamType[tuple[str, Path]]):
+    """A field and where it lies, written as ``n_src=sim/sources``."""
+
+    name = "field=path"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        """Return the field and the path."""
+        from ionstore.fields import FIELDS
+
+        if isinstance(value, tuple):
+            return value
+        field, _, path = str(value).partition("=")
+        if field not in FIELDS or not path:
+            self.fail(
+                f"expected a field and a path such as n_src=sim/sources, got {value}; "
+                f"fields are {', '.join(FIELDS)}"
+            )
+        return field, Path(path).expanduser()
+
+
 @click.command()
 @click.argument("sim", metavar="SIM", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
+@click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    help="Read only files of this format in SIM, one of `ionstore formats`.",
+)
+@click.option(
+    "--map",
+    "maps",
+    type=FieldPath(),
+    multiple=True,
+    metavar="FIELD=PATH",
+    help="Take a field from this file, folder or 'pattern*.dat' alone. Repeatable.",
+)
+@click.option(
+    "--redshift",
+    "redshifts",
+    type=options.FiniteRange(min=0),
+    multiple=True,
+    metavar="Z",
+    help="Take only this redshift. Repeatable.",
+)
+@click.option(
+    "--source-column",
+    "source_columns",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="K",
+    help="Column of masses in text lists of sources, from 4 on. Repeatable: columns are summed. "
+    "[default: 4]",
+)
+@click.option("--dry-run", is_flag=True, help="Show what was found; read and write no cubes.")
 @options.box_length
 @options.hubble_constant
+@options.matter
+@options.baryons
+@options.n_body_cells
 @options.n_src_unit
 @click.option(
     "--keep-bits",
@@ -44,47 +105,98 @@ class KeepBits(click.ParamType[tuple[str, int]]):
 def ingest(
     sim: Path,
     store: Path,
+    format_name: str | None,
+    maps: tuple[tuple[str, Path], ...],
+    redshifts: tuple[float, ...],
+    source_columns: tuple[int, ...],
+    dry_run: bool,
     box_length_cmpc: float | None,
     h: float | None,
+    omega_m: float | None,
+    omega_b: float | None,
+    n_box: int | None,
     n_src_unit: str | None,
     keep_bits: tuple[tuple[str, int], ...],
     overwrite: bool,
 ) -> None:
     """Copy the coeval cubes in the folder SIM into one compressed, chunked STORE.
 
-    SIM holds rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy (or .npz) for every redshift:
-    gas density in g/cm3, sources and ionized fraction on one cubic mesh. What they do not say is
-    read from simulation.json beside them, if there is one; options given here win over it.
+    SIM holds, for every redshift, gas density, sources and ionized fraction on one cubic mesh, in
+    any of the formats that `ionstore formats` lists. The files directly in SIM are taken, or all
+    below it when those are no cubes. What they do not say is read from simulation.json in SIM, if
+    there is one; options given here win over both.
 
     \b
     Keys of simulation.json, each of which may be missing:
       box_length_cmpc  comoving side of the box in cMpc
       cosmology        name, h, omega_m, omega_b, sigma_8, n_s
-      density_frame    "proper" or "comoving"
+      density_frame    "proper" or "comoving", for densities that do not say it
       n_src_units      "1" (counts), "Msun" or "grid_mass"
+      n_box            cells along a side of the finest N-body mesh
       seed             of the initial conditions; marks what `ionstore simulate` wrote
 
     An ingest that was stopped goes on where it was when the same command is run again.
 
     \b
-    Example:
+    Examples:
       ionstore ingest sim/ cubes.zarr --box-length 714.3 --h 0.7
+    \b
+      # C2-Ray: each field in a folder of its own, masses in grid masses
+      ionstore ingest sim/ cubes.zarr --dry-run --map n_igm=sim/density \\
+        --map 'n_src=sim/sources/*_wsubgrid_sources.dat' --map xhii=sim/results \\
+        --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
     from ioncli.inventory_text import inventory_lines
     from ionstore.ingest import ingest_cubes
 
+    paths: dict[str, list[Path]] = {}
+    for field, path in maps:
+        paths.setdefault(field, []).append(path)
     with options.errors_as_messages():
+        if dry_run:
+            from ionstore.description import from_values
+            from ionstore.detection import detect
+
+            given = from_values(
+                {
+                    "box_length_cmpc": box_length_cmpc,
+                    "h": h,
+                    "omega_m": omega_m,
+                    "omega_b": omega_b,
+                    "n_box": n_box,
+                    "n_src_units": n_src_unit,
+                }
+            )
+            _show(
+                detect(
+                    sim,
+                    format_name=format_name,
+                    maps=paths,
+                    redshifts=redshifts,
+                    source_columns=source_columns,
+                    given=given,
+                )
+            )
+            return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:
                 inventory = ingest_cubes(
                     sim,
                     store,
+                    format_name=format_name,
+                    maps=paths,
+                    redshifts=redshifts,
+                    source_columns=source_columns,
                     box_length_cmpc=box_length_cmpc,
                     h=h,
+                    omega_m=omega_m,
+                    omega_b=omega_b,
+                    n_box=n_box,
                     n_src_unit=n_src_unit,
                     keep_bits=dict(keep_bits),
                     overwrite=overwrite,
                     command_line=shlex.join(["ionstore", *sys.argv[1:]]),
+                    on_detection=_echo_fields,
                     on_progress=report,
                     on_note=options.echo_note,
                 )
@@ -94,3 +206,28 @@ def ingest(
     for line in inventory_lines(inventory):
         click.echo(line)
     options.say_if_the_working_folder_is_gone()
+
+
+def _echo_fields(detection: "Detection") -> None:
+    """Print what was found for each field, above a progress bar where one is shown."""
+    from ioncli.detection_text import field_lines
+
+    for line in field_lines(detection):
+        click.echo(line, file=sys.stderr)
+
+
+def _show(detection: "Detection") -> None:
+    """Print what was found and what is missing; exit with 1 where an ingest would be refused."""
+    from ioncli.detection_text import detection_lines
+    from ionstore.survey import check_shapes
+
+    for line in detection_lines(detection):
+        click.echo(line)
+    for note in detection.notes:
+        options.echo_note(note)
+    for problem in detection.problems:
+        click.echo(f"Error: {problem}", err=True)
+    if detection.problems:
+        raise click.exceptions.Exit(1)
+    check_shapes(detection.simulation())
+    click.echo("nothing was read or written: leave out --dry-run to ingest")

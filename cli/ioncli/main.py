@@ -2,7 +2,7 @@
 
 import click
 
-from ioncli import edit, info, ingest, simulate, train, verify, view
+from ioncli import edit, formats, info, ingest, simulate, train, verify, view
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -29,6 +29,14 @@ def ionmodel() -> None:
     """
 
 
-for command in (simulate.simulate, ingest.ingest, info.info, verify.verify, view.view, edit.edit):
+for command in (
+    simulate.simulate,
+    ingest.ingest,
+    info.info,
+    verify.verify,
+    view.view,
+    edit.edit,
+    formats.formats,
+):
     ionstore.add_command(command)
 ionmodel.add_command(train.train)

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,11 +64,40 @@ hubble_constant = click.option(
     help="Hubble constant today in 100 km/s/Mpc.",
 )
 
+matter = click.option(
+    "--omega-m",
+    type=FiniteRange(min=0, min_open=True, max=2, max_open=True),
+    metavar="OMEGA",
+    help="Density parameter of all matter today.",
+)
+
+baryons = click.option(
+    "--omega-b",
+    type=FiniteRange(min=0, min_open=True, max=2, max_open=True),
+    metavar="OMEGA",
+    help="Density parameter of baryons today.",
+)
+
+n_body_cells = click.option(
+    "--n-box",
+    type=click.IntRange(min=1),
+    metavar="CELLS",
+    help="Cells along a side of the finest N-body mesh, for masses in grid masses.",
+)
+
 n_src_unit = click.option(
     "--n-src-unit",
     type=click.Choice(("Msun", "grid_mass", "1")),
     help="Unit of the sources where they are no counts.",
 )
+
+
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a table in columns as wide as what is in them."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield ("  " + "  ".join(cells)).rstrip()
 
 
 def say_if_the_working_folder_is_gone() -> None:

@@ -1,35 +1,30 @@
-"""Readers of simulation formats, one module each; `find_simulation` chooses among them."""
+"""Readers of simulation formats, one module each; `READERS` lists them."""
 
-from pathlib import Path
+from ionstore.readers.base import FileReader
+from ionstore.readers.c2ray import C2Ray
+from ionstore.readers.cbin import PlainMesh
+from ionstore.readers.cubep3m import CubeP3M
+from ionstore.readers.numpy_set import NumpySet
+from ionstore.readers.pickles import Pickle
+from ionstore.readers.pinion import Pinion
+from ionstore.readers.py21cmfast3 import Py21cmFast3
+from ionstore.readers.py21cmfast4 import Py21cmFast4
+from ionstore.readers.pyc2ray import PyC2Ray
+from ionstore.readers.pyc2ray_sources import PyC2RaySources
+from ionstore.readers.source_list import C2RaySources
 
-from ionstore.errors import SourceDataError
-from ionstore.readers.base import Simulation, SimulationReader
-from ionstore.readers.three_file_set import ThreeFileSet
-
-READERS: tuple[SimulationReader, ...] = (ThreeFileSet(),)
-
-
-def find_simulation(folder: Path) -> Simulation:
-    """Return the cubes of a folder, read by the first reader that recognizes it.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of a simulation.
-
-    Raises
-    ------
-    SourceDataError
-        If no reader recognizes the folder, or its files are not in order.
-    OSError
-        If the folder or a file cannot be read.
-    """
-    if not folder.is_dir():
-        raise SourceDataError(f"{folder}: expected a folder of simulation output; check the path")
-    for reader in READERS:
-        if reader.recognizes(folder):
-            return reader.find(folder)
-    raise SourceDataError(
-        f"{folder}: expected files such as rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy "
-        "(or .npz), found none; name the folder that holds them"
-    )
+# Results by their names come before all arrays and meshes of any name.
+READERS: tuple[FileReader, ...] = (
+    Py21cmFast4(),
+    Py21cmFast3(),
+    PyC2RaySources(),
+    C2Ray(),
+    CubeP3M(),
+    PyC2Ray(),
+    Pinion(),
+    NumpySet(),
+    PlainMesh(),
+    C2RaySources(),
+    Pickle(),
+)
+"""Formats in the order in which a file is tried: the first that knows it reads it."""

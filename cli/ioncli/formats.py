@@ -1,0 +1,23 @@
+"""``ionstore formats``."""
+
+import click
+
+from ioncli import options
+
+
+@click.command()
+def formats() -> None:
+    """List the formats that `ionstore ingest` reads, in the order in which a file is tried.
+
+    A file is known by its content; its name tells the redshift, and where it must the field.
+
+    \b
+    Example:
+      ionstore formats
+      ionstore ingest sim/ cubes.zarr --format c2ray
+    """
+    from ionstore.readers import READERS
+
+    rows = [(reader.name, reader.description) for reader in READERS]
+    for line in options.table_lines(("format", "files"), rows):
+        click.echo(line)

@@ -1,0 +1,265 @@
+"""Whether every field has one file at every redshift, and what to say where it has not."""
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.fields import EXTRA, FIELDS, REQUIRED
+from ionstore.readers.candidates import Candidate, FoundFiles, listed
+
+Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
+"""For every field and redshift the files that may be the one."""
+
+_ROUNDING = 1e-9
+_LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
+_DECIMAL_NUMBER = re.compile(r"\d+\.\d+")
+_HASH = re.compile("[0-9a-f]{32}")  # of its inputs, in the names of 21cmFAST
+
+
+def group_by_cube(candidates: Iterable[Candidate]) -> dict[str, dict[float, list[Candidate]]]:
+    """Return candidates by field and by the redshift of the cube that they belong to.
+
+    Parameters
+    ----------
+    candidates : iterable of Candidate
+        Of all fields.
+
+    Returns
+    -------
+    dict
+        Fields in their order, redshifts ascending. Redshifts that differ by no more than
+        `REDSHIFT_TOLERANCE` are one cube, and the one told with the most decimals is its redshift:
+        names of files round what attributes say.
+    """
+    found = sorted(candidates, key=lambda one: one.redshift)
+    redshifts = _redshifts_of_cubes([one.redshift for one in found])
+    grouped: dict[str, dict[float, list[Candidate]]] = {}
+    for name in FIELDS:
+        for one in found:
+            if one.field == name:
+                at = grouped.setdefault(name, {}).setdefault(redshifts[one.redshift], [])
+                at.append(one)
+    return grouped
+
+
+def choose_redshifts(
+    candidates: Candidates, wanted: Sequence[float]
+) -> tuple[dict[str, dict[float, Sequence[Candidate]]], list[str]]:
+    """Return the candidates at the wanted redshifts, and a problem for each that is not there."""
+    there = all_redshifts(candidates)
+    near = {z: [one for one in there if abs(one - z) <= REDSHIFT_TOLERANCE] for z in wanted}
+    problems = [
+        f"redshift {z:g} is wanted, but nothing is there; there is {redshifts_in_words(there)}"
+        for z, found in near.items()
+        if not found
+    ]
+    chosen = {one for found in near.values() for one in found} if wanted else set(there)
+    kept = {
+        name: {z: at for z, at in of_field.items() if z in chosen}
+        for name, of_field in candidates.items()
+    }
+    return {name: of_field for name, of_field in kept.items() if of_field}, problems
+
+
+def all_redshifts(candidates: Candidates) -> list[float]:
+    """Return the redshifts at which there is a file of any field, ascending."""
+    return sorted({z for of_field in candidates.values() for z in of_field})
+
+
+def redshifts_in_words(redshifts: Iterable[float]) -> str:
+    """Return redshifts for people, descending, the first few of many."""
+    return listed([f"{z:g}" for z in sorted(redshifts, reverse=True)])
+
+
+def leave_out_extras(
+    candidates: Mapping[str, Mapping[float, Sequence[Candidate]]], mapped: Collection[str]
+) -> tuple[dict[str, Mapping[float, Sequence[Candidate]]], list[str]]:
+    """Return the fields without extra ones that are not whole, and a note for each of those."""
+    kept, notes = dict(candidates), []
+    redshifts = all_redshifts(candidates)
+    for field in EXTRA:
+        of_field = candidates.get(field.name)
+        if of_field is None:
+            continue
+        lacking = [z for z in redshifts if z not in of_field]
+        twice = [z for z, at in of_field.items() if len(at) > 1]
+        if lacking:
+            prefixed = all(_is_in_three_file_set(one) for at in of_field.values() for one in at)
+            what = field.file_prefix if prefixed else "it"
+            notes.append(
+                f"{field.name} is left out: {what} is missing at redshift "
+                + redshifts_in_words(lacking)
+            )
+        elif twice and field.name not in mapped:
+            notes.append(
+                f"{field.name} is left out: at redshift {twice[0]:g} it is there "
+                f"{_choice(of_field, twice[0])}"
+            )
+        else:
+            continue
+        del kept[field.name]
+    return kept, notes
+
+
+def there_twice(folder: Path, candidates: Candidates) -> Iterator[str]:
+    """Yield a sentence for every field that is there more than once at a redshift."""
+    for name, of_field in candidates.items():
+        again = [z for z, at in of_field.items() if len(at) > 1]
+        if not again:
+            continue
+        more = f" and at {len(again) - 1} more" if len(again) > 1 else ""
+        yield (
+            f"{folder}: {name} at redshift {again[-1]:g}{more} is there "
+            f"{_choice(of_field, again[-1])}, or remove the others"
+        )
+
+
+def redshifts_too_close(folder: Path, candidates: Candidates) -> Iterator[str]:
+    """Yield a sentence for redshifts that names of files cannot tell apart."""
+    for lower, upper in pairwise(all_redshifts(candidates)):
+        if upper - lower <= 2 * REDSHIFT_TOLERANCE:
+            yield (
+                f"{folder}: redshifts must differ by more than {2 * REDSHIFT_TOLERANCE:g}, "
+                f"got {lower} and {upper}; rename the files of one of them"
+            )
+
+
+def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> Iterator[str]:
+    """Yield a sentence for every required field that is missing at a redshift.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the simulation.
+    candidates : mapping
+        Files by field and redshift.
+    found : FoundFiles
+        What else was found.
+    """
+    redshifts = all_redshifts(candidates)
+    of_required = {field.name: candidates.get(field.name, {}) for field in REQUIRED}
+    complete = [z for z in redshifts if all(z in of_field for of_field in of_required.values())]
+    for name, of_field in of_required.items():
+        lacking = [z for z in redshifts if z not in of_field]
+        if not lacking:
+            continue
+        others = [other for other_name, other in of_required.items() if other_name != name]
+        alone = [
+            one.name
+            for z, at in of_field.items()
+            for one in at
+            if any(z not in other for other in others)
+        ]
+        expected = _expected_name(name, lacking[0], candidates)
+        near = difflib.get_close_matches(
+            expected or "", [*alone, *found.spare], n=1, cutoff=_LIKENESS
+        )
+        if near:
+            way_on = f"{near[0]} is there: rename it if it is the one"
+        elif not of_field:
+            way_on = f"add it, or say where it is with --map {name}=PATH"
+        else:
+            way_on = "add it, or move the other files of this redshift away"
+        if complete:
+            options = [f"--redshift {z:g}" for z in reversed(complete)]
+            way_on += f", or take what is complete alone: {listed(options)}"
+        said = dict.fromkeys(
+            line for lines in found.said.values() for line in lines if name in line
+        )
+        if any("--map" in line for line in said):  # they say how to go on
+            way_on = ""
+        yield (
+            f"{folder}: {_what_is_missing(name, lacking, of_field, expected)} is required at every "
+            f"redshift; {'; '.join(filter(None, [way_on, *said]))}"
+        )
+
+
+def _what_is_missing(
+    name: str, lacking: Sequence[float], of_field: Collection[float], expected: str | None
+) -> str:
+    if expected and len(lacking) == 1:
+        return f"{expected} is missing: {name}"
+    if of_field:
+        such = f" ({expected} and so on)" if expected else ""
+        return f"{name} is missing at redshift {redshifts_in_words(lacking)}{such}: it"
+    return f"{name} is missing: it"
+
+
+def _expected_name(name: str, redshift: float, candidates: Candidates) -> str | None:
+    """Return how a file would be called, going by those of other redshifts or other fields."""
+    of_field = candidates.get(name, {})
+    # A file that stands alone at its redshift may be a misnamed one.
+    accompanied = sorted(of_field, key=lambda z: -sum(z in other for other in candidates.values()))
+    for at in map(of_field.__getitem__, accompanied):
+        for one in at:
+            expected = _renamed(one.name, one.redshift, redshift)
+            if expected != one.name:
+                return expected
+    at_redshift = (one for of_field in candidates.values() for one in of_field.get(redshift, ()))
+    if any(map(_is_in_three_file_set, at_redshift)):
+        return f"{FIELDS[name].file_prefix}_z{redshift:.3f}.npy"
+    return None
+
+
+def _renamed(name: str, redshift: float, to: float | None) -> str:
+    """Return a name with another redshift in it, or with an asterisk in its place."""
+
+    def replace(match: re.Match[str]) -> str:
+        if abs(float(match[0]) - redshift) > 2 * REDSHIFT_TOLERANCE:
+            return match[0]
+        return "*" if to is None else f"{to:.{len(match[0].partition('.')[2])}f}"
+
+    return _DECIMAL_NUMBER.sub(replace, name)
+
+
+def _pattern(path: str, redshift: float) -> str:
+    """Return a pattern of the files at all redshifts that are named as one is."""
+    pattern = _renamed(path, redshift, None)
+    if pattern != path:
+        return pattern
+    folder, name = os.path.split(path)
+    return os.path.join(folder, _HASH.sub("*", name))
+
+
+def _is_in_three_file_set(one: Candidate) -> bool:
+    return PurePath(one.name).name.startswith(f"{FIELDS[one.field].file_prefix}_z")
+
+
+def _redshifts_of_cubes(ascending: Sequence[float]) -> dict[float, float]:
+    """Return the redshift of the cube that each redshift belongs to."""
+    cubes: list[list[float]] = []
+    for redshift in ascending:
+        if cubes and redshift - cubes[-1][0] <= REDSHIFT_TOLERANCE + _ROUNDING:
+            cubes[-1].append(redshift)
+        else:
+            cubes.append([redshift])
+    exact = [max(map(_as_written, cube), key=lambda z: len(repr(z))) for cube in cubes]
+    return {z: of_cube for cube, of_cube in zip(cubes, exact, strict=True) for z in cube}
+
+
+def _as_written(redshift: float) -> float:
+    """Return a redshift that went through float32 as it was before: 8.397, not 8.39699935."""
+    single = np.float32(redshift)
+    return float(str(single)) if float(single) == redshift else redshift
+
+
+def _choice(of_field: Mapping[float, Sequence[Candidate]], redshift: float) -> str:
+    """Say which files there are for a field at a redshift, and how to choose one."""
+    at = of_field[redshift]
+    names = [one.name for one in at]
+    formats = [one.format_name for one in at]
+    path = str(at[0].source.path)
+    pattern = _pattern(path, at[0].redshift) if len(of_field) > 1 else path
+    chosen = f"{at[0].field}={pattern}"
+    ways = [f"--map {chosen if pattern == path else repr(chosen)}"]
+    if len(set(formats)) == len(formats):
+        ways += [f"--format {name}" for name in formats]
+    times = "twice" if len(at) == 2 else f"{len(at)} times"
+    joined = f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{times}, {joined}; choose with {' or '.join(ways)}"

@@ -1,0 +1,325 @@
+"""From files to one simulation: which file holds which field at which redshift."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from ionstore.completeness import (
+    Candidates,
+    choose_redshifts,
+    group_by_cube,
+    leave_out_extras,
+    missing_fields,
+    redshifts_too_close,
+    there_twice,
+)
+from ionstore.description import (
+    FILE_NAME,
+    SimulationDescription,
+    describe,
+    read_description,
+    unknown_keys,
+)
+from ionstore.errors import SourceDataError
+from ionstore.quantities import (
+    QUANTITY_WORDS,
+    check_inputs,
+    convert,
+    plan_conversion,
+    stored_as,
+)
+from ionstore.readers import READERS
+from ionstore.readers.base import FieldSource, FileReader, PointList, Quantity, Simulation
+from ionstore.readers.candidates import Candidate, FoundFiles, find_candidates
+from ionstore.readers.gridded_points import GriddedPoints
+from ionstore.readers.source_list import C2RaySources
+from ionstore.units import KnownFrame
+
+_UNITS_THAT_FIT: Mapping[Quantity, tuple[str, ...]] = {
+    "counts": ("1",),
+    "msun": ("Msun",),
+    "grid_mass": ("Msun", "grid_mass"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSummary:
+    """Files of one field that hold the same kind of numbers.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    redshifts : tuple of float
+        Redshifts, descending; one file for each.
+    format_name : str
+        Name of their format.
+    file_name : str
+        Name of the first file.
+    shape : tuple of int, optional
+        Shape of the arrays; None for lists of sources.
+    dtype : numpy.dtype, optional
+        Dtype in the files; None for lists of sources.
+    quantity : Quantity
+        What the numbers are.
+    units : str, optional
+        Unit in which they are going to be stored; None where their values decide.
+    frame : {"proper", "comoving"}, optional
+        Frame of a gas density; None where its mean decides.
+    """
+
+    field: str
+    redshifts: tuple[float, ...]
+    format_name: str
+    file_name: str
+    shape: tuple[int, ...] | None
+    dtype: np.dtype[Any] | None
+    quantity: Quantity
+    units: str | None
+    frame: KnownFrame | None
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What was found of a simulation, to be looked at before anything is written.
+
+    Parameters
+    ----------
+    candidates : mapping
+        For every field and redshift the files that may be the one; a single one where all is well.
+    known : SimulationDescription
+        What is known besides, from the files and from the user.
+    notes : tuple of str
+        What the user should know, one line each.
+    problems : tuple of str
+        What stands in the way of an ingest, one sentence each; empty where nothing does.
+    """
+
+    candidates: Candidates
+    known: SimulationDescription
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def summary(self) -> tuple[FieldSummary, ...]:
+        """Return one entry for every field and kind of files, in the order of the fields."""
+        groups: dict[tuple[Any, ...], list[tuple[float, Candidate]]] = {}
+        for field, cubes in self.candidates.items():
+            for redshift in sorted(cubes, reverse=True):
+                for place, candidate in enumerate(cubes[redshift]):
+                    source = candidate.source
+                    array = source if isinstance(source, FieldSource) else None
+                    kind = (
+                        *(field, candidate.format_name, candidate.quantity, place),
+                        *((array.shape, array.dtype) if array else ()),
+                    )
+                    groups.setdefault(kind, []).append((redshift, candidate))
+        return tuple(self._summarize(group) for group in groups.values())
+
+    def simulation(self) -> Simulation:
+        """Return the cubes, converted to what is stored.
+
+        Raises
+        ------
+        SourceDataError
+            If something stands in the way, with the first of `problems`.
+        """
+        if self.problems:
+            raise SourceDataError(self.problems[0])
+        mesh_cells = next(
+            candidate.source.shape[0]
+            for candidate in _each(self.candidates)
+            if isinstance(candidate.source, FieldSource) and candidate.source.shape
+        )
+        cubes: dict[str, dict[float, FieldSource]] = {}
+        for field, found in self.candidates.items():
+            cubes[field] = {}
+            for redshift in sorted(found, reverse=True):
+                (candidate,) = found[redshift]
+                source = candidate.source
+                if isinstance(source, PointList):
+                    source = GriddedPoints(source, mesh_cells)
+                conversion = plan_conversion(
+                    *(field, candidate.quantity),
+                    redshift=redshift,
+                    mesh_cells=mesh_cells,
+                    known=self.known,
+                )
+                cubes[field][redshift] = convert(source, conversion)
+        stored = {
+            candidate.field: self._stored_as(candidate) for candidate in _each(self.candidates)
+        }
+        return Simulation(
+            cubes,
+            box_length_cmpc=self.known.box_length_cmpc,
+            cosmology=self.known.cosmology,
+            density_frame=stored["n_igm"][1],
+            n_src_units=stored["n_src"][0],
+            notes=self.notes,
+        )
+
+    def file_names(self) -> Mapping[Path, str]:
+        """Return the names of all files, as they are recorded."""
+        return {candidate.source.path: candidate.name for candidate in _each(self.candidates)}
+
+    def _stored_as(self, candidate: Candidate) -> tuple[str | None, KnownFrame | None]:
+        return stored_as(candidate.field, candidate.quantity, self.known)
+
+    def _summarize(self, group: Sequence[tuple[float, Candidate]]) -> FieldSummary:
+        _, first = group[0]
+        array = first.source if isinstance(first.source, FieldSource) else None
+        return FieldSummary(
+            first.field,
+            tuple(redshift for redshift, _ in group),
+            first.format_name,
+            first.name,
+            array.shape if array else None,
+            array.dtype if array else None,
+            first.quantity,
+            *self._stored_as(first),
+        )
+
+
+def detect(
+    folder: Path,
+    *,
+    format_name: str | None = None,
+    maps: Mapping[str, Sequence[Path]] | None = None,
+    redshifts: Sequence[float] = (),
+    source_columns: Sequence[int] = (),
+    given: SimulationDescription | None = None,
+    readers: Sequence[FileReader] = READERS,
+) -> Detection:
+    """Find the files of a simulation, and what stands in the way of ingesting them.
+
+    Parameters
+    ----------
+    folder, format_name, maps : optional
+        As in `ionstore.readers.candidates.find_candidates`.
+    redshifts : sequence of float
+        Redshifts to take; all by default.
+    source_columns : sequence of int
+        Columns of text lists of sources that are summed up, counted from 1; the first column of
+        masses by default.
+    given : SimulationDescription, optional
+        What the user says of the simulation; it wins over what files say.
+    readers : sequence of FileReader
+        Formats that are known, in the order in which they are tried.
+
+    Raises
+    ------
+    SourceDataError
+        If there is nothing at a path, a field, a format or a column is not known, or a file is
+        truncated or damaged.
+    OSError
+        If a file cannot be read.
+
+    Notes
+    -----
+    Reads the beginnings of files, and no cubes.
+    """
+    maps = maps or {}
+    if source_columns:
+        readers = [
+            replace(reader, columns=tuple(source_columns))
+            if isinstance(reader, C2RaySources)
+            else reader
+            for reader in readers
+        ]
+    found = find_candidates(folder, maps, format_name=format_name, readers=readers)
+    chosen, unfound = choose_redshifts(group_by_cube(found.candidates), redshifts)
+    candidates, left_out = leave_out_extras(chosen, maps)
+    problems = [*found.problems, *unfound]
+    if not (candidates or problems):
+        problems.append(_nothing(folder, found))
+    problems += there_twice(folder, candidates)
+    problems += redshifts_too_close(folder, candidates)
+    problems += missing_fields(folder, candidates, found)
+    notes = [*left_out, *_said(found, problems), *found.notes]
+    given = given or SimulationDescription()
+    known = given
+    try:
+        beside = read_description(folder)
+        notes += unknown_keys(folder)
+        known = describe([*_told(candidates), (FILE_NAME, beside)], given, notes.append)
+        problems += _of_several_kinds(candidates, known)
+        check_inputs(((one.name, one.field, one.quantity) for one in _each(candidates)), known)
+    except SourceDataError as error:
+        problems.append(str(error))
+    notes += _overruled(candidates, known)
+    return Detection(candidates, known, tuple(notes), tuple(problems))
+
+
+def _each(candidates: Candidates) -> Iterator[Candidate]:
+    return (one for of_field in candidates.values() for at in of_field.values() for one in at)
+
+
+def _told(candidates: Candidates) -> list[tuple[str, SimulationDescription]]:
+    """Return what each file tells of the simulation."""
+    return [
+        (
+            one.name,
+            SimulationDescription(box_length_cmpc=one.box_length_cmpc, cosmology=one.cosmology),
+        )
+        for one in _each(candidates)
+    ]
+
+
+def _said(found: FoundFiles, problems: Sequence[str] = ()) -> Iterator[str]:
+    """Yield what readers said about files and no problem repeats, once where it is the same."""
+    alike: dict[str, list[str]] = {}
+    for name, lines in found.said.items():
+        own = PurePath(name).name
+        for line in lines:
+            if not any(line in problem for problem in problems):
+                said = line if own in line else f"{own}: {line}"
+                alike.setdefault(said.replace(own, ""), []).append(said)
+    for said, *others in alike.values():
+        yield said + (f" (and {len(others)} more such files)" if others else "")
+
+
+def _nothing(folder: Path, found: FoundFiles) -> str:
+    said = next(_said(found), "`ionstore formats` lists what is read")
+    return (
+        f"{folder}: expected files such as rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy, "
+        f"or those of another format, found none; name the folder that holds them; {said}"
+    )
+
+
+def _of_several_kinds(candidates: Candidates, known: SimulationDescription) -> Iterator[str]:
+    """Yield a sentence for every field whose files would be stored in different units or frames."""
+    for name, of_field in candidates.items():
+        single = [at[0] for at in of_field.values() if len(at) == 1]
+        kinds = {stored_as(name, one.quantity, known): one for one in single}
+        if len(kinds) > 1:
+            one, other, *_ = kinds.values()
+            yield (
+                f"{name} must be of one kind at all redshifts, got {QUANTITY_WORDS[one.quantity]} "
+                f"in {one.name} and {QUANTITY_WORDS[other.quantity]} in {other.name}; "
+                f"choose files of one kind with --map {name}=PATH"
+            )
+
+
+def _overruled(candidates: Candidates, known: SimulationDescription) -> Iterator[str]:
+    """Yield a note for what is said of sources and densities against their files."""
+    for one in _firsts(candidates, "n_src"):
+        units = _UNITS_THAT_FIT.get(one.quantity)
+        if units and known.n_src_units not in (None, *units):
+            yield (
+                f"n_src is stored in the unit {known.n_src_units}, as it is said to have, "
+                f"although {one.name} holds {QUANTITY_WORDS[one.quantity]}"
+            )
+    for one in _firsts(candidates, "n_igm"):
+        _, frame = stored_as(one.field, one.quantity, known)
+        if known.density_frame not in (None, frame):
+            yield (
+                f"n_igm is stored as {frame} density, which {one.name} gives as "
+                f"{QUANTITY_WORDS[one.quantity]}; density_frame {known.density_frame} is not used"
+            )
+
+
+def _firsts(candidates: Candidates, name: str) -> list[Candidate]:
+    """Return the first candidate of a field, none where there is none."""
+    return [one for one in _each(candidates) if one.field == name][:1]

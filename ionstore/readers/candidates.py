@@ -1,0 +1,299 @@
+"""Which files may hold which field: those of a folder, and those that a user names for a field."""
+
+import glob
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ionstore.cosmology import Cosmology
+from ionstore.errors import SourceDataError
+from ionstore.fields import FIELDS
+from ionstore.readers.base import FieldSource, FileReader, FoundField, PointList, Quantity
+from ionstore.readers.inspection import InspectedFile, inspect_file, inspect_folder
+
+_FIELDS_OF_SOURCES = ("n_src", "src_mass")
+_UNNAMED_QUANTITIES: Mapping[str, Quantity] = {
+    "n_igm": "density",
+    "n_src": "sources",
+    "xhii": "ionized_fraction",
+}
+_NAMES_SHOWN = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that may be the one for a field at a redshift.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    redshift : float
+        Its redshift.
+    quantity : Quantity
+        What the numbers in the file are.
+    source : FieldSource or PointList
+        The numbers.
+    name : str
+        Name of the file, relative to the folder of the simulation where it lies in it.
+    format_name : str
+        Name of its format.
+    box_length_cmpc : float, optional
+        Comoving side of the box in cMpc, where the file tells it.
+    cosmology : Cosmology, optional
+        Cosmology, where the file tells it.
+    """
+
+    field: str
+    redshift: float
+    quantity: Quantity
+    source: FieldSource | PointList
+    name: str
+    format_name: str
+    box_length_cmpc: float | None = None
+    cosmology: Cosmology | None = None
+
+
+@dataclass(slots=True)
+class FoundFiles:
+    """What was found in files, and what was not.
+
+    Parameters
+    ----------
+    candidates : list of Candidate
+        Files that may be the ones for a field.
+    spare : list of str
+        Names of files of data in the folder that say no field, or that no reader knows.
+    said : dict of str to tuple of str
+        What readers said about files, by their names.
+    notes : list of str
+        What else the user should know, one line each.
+    problems : list of str
+        What stands in the way, one sentence each.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    spare: list[str] = field(default_factory=list)
+    said: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_candidates(
+    folder: Path,
+    maps: Mapping[str, Sequence[Path]],
+    *,
+    format_name: str | None,
+    readers: Sequence[FileReader],
+) -> FoundFiles:
+    """Look for the fields of a simulation; only the beginnings of files are read.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the simulation. The files directly in it are taken, or all below it when none of
+        those is a field.
+    maps : mapping of str to sequence of Path
+        For a field the files, folders, or patterns such as ``sources/*_used.dat``, that hold it:
+        nothing else is considered for it.
+    format_name : str, optional
+        The one format to look for in `folder`; what is mapped is tried as this one first.
+    readers : sequence of FileReader
+        Formats that are known, in the order in which they are tried.
+
+    Raises
+    ------
+    SourceDataError
+        If `folder` or a path of `maps` is not there, a field or the format is not known, or a file
+        is truncated or damaged.
+    OSError
+        If a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise SourceDataError(f"{folder}: expected a folder of simulation output; check the path")
+    chosen = _of_format(format_name, readers)
+    preferred = (*chosen, *(reader for reader in readers if reader not in chosen))
+    found = FoundFiles()
+    mapped: list[str] = []
+    for name, paths in maps.items():
+        if name not in FIELDS:
+            raise SourceDataError(f"a map names one of {', '.join(FIELDS)}, got {name}")
+        for path in _existing(name, paths):
+            files = _files_at(path, name, preferred)
+            _claim(found, folder, name, path, files)
+            mapped += [os.path.abspath(one) for one in (path, *(file.path for file in files))]
+    _take_folder(found, folder, chosen, maps, mapped)
+    found.candidates = list(
+        {
+            (one.field, one.redshift, os.path.abspath(one.source.path)): one
+            for one in found.candidates
+        }.values()
+    )
+    return found
+
+
+def file_name(path: Path, folder: Path) -> str:
+    """Return the name of a file for people and for the books of a store.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Folder of the simulation.
+
+    Returns
+    -------
+    str
+        Relative to the folder where the file lies in it, else as the path was given, or absolute
+        where the folder holds another file of that name.
+    """
+    absolute, inside = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    if absolute.is_relative_to(inside):
+        return str(absolute.relative_to(inside))
+    return str(absolute if (folder / path).exists() and not path.is_absolute() else path)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first few of many names in one line."""
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _of_format(name: str | None, readers: Sequence[FileReader]) -> tuple[FileReader, ...]:
+    chosen = tuple(reader for reader in readers if name in (None, reader.name))
+    if not chosen:
+        known = ", ".join(reader.name for reader in readers)
+        raise SourceDataError(f"the format must be one of {known}, got {name}")
+    return chosen
+
+
+def _existing(field_name: str, paths: Sequence[Path]) -> Iterator[Path]:
+    for path in paths:
+        there = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path)))]
+        if not there:
+            raise SourceDataError(
+                f"{path}: expected a file, a folder or a pattern of files with {field_name}, "
+                "found nothing; check the path, which starts from the working folder"
+            )
+        yield from there
+
+
+def _files_at(
+    path: Path, field_name: str, readers: Sequence[FileReader]
+) -> tuple[InspectedFile, ...]:
+    """Return what readers find in a file, or in the files of a folder."""
+    if path.is_dir():
+        return inspect_folder(path, readers, lambda file: bool(_claims(file, field_name))).files
+    file = inspect_file(path, readers)
+    return () if file is None else (file,)
+
+
+def _claim(
+    found: FoundFiles, folder: Path, name: str, path: Path, files: Sequence[InspectedFile]
+) -> None:
+    """Take the files at a path that a user names for a field: the best that they offer for it."""
+    ranks = {rank for file in files for rank, _ in _claims(file, name)}
+    if not ranks:
+        fields = {one.field for file in files for one in file.contents.fields if one.field}
+        said = [
+            f"{file_name(file.path, folder)}: {line}"
+            for file in files
+            for line in file.contents.notes
+        ]
+        found.problems.append(
+            f"{path}: {name} was expected here, found {listed(sorted(fields)) or 'no field'}"
+            + "".join(f"; {line}" for line in said[:1] or ["`ionstore formats` lists what is read"])
+        )
+        return
+    for file in files:
+        for rank, one in _claims(file, name):
+            if rank > min(ranks):
+                continue
+            if one.redshift is None:
+                found.problems.append(_without_redshift([file_name(file.path, folder)]))
+                continue
+            found.candidates.append(_candidate(name, one.redshift, one, file, folder))
+
+
+def _claims(file: InspectedFile, name: str) -> list[tuple[int, FoundField]]:
+    """Return what a file offers for a field: itself, what has no name, one kind of source."""
+    claims = []
+    for one in file.contents.fields:
+        if isinstance(one.source, PointList) and name not in _FIELDS_OF_SOURCES:
+            continue
+        if one.field == name:
+            claims.append((0, one))
+        elif one.field is None:
+            claims.append((1, one))
+        elif {name, one.field} == set(_FIELDS_OF_SOURCES):
+            claims.append((2, one))
+    return claims
+
+
+def _take_folder(
+    found: FoundFiles,
+    folder: Path,
+    readers: Sequence[FileReader],
+    maps: Collection[str],
+    mapped: Sequence[str],
+) -> None:
+    """Take the files of the simulation's own folder."""
+    inside = inspect_folder(folder, readers, _says_a_field)
+    undated = []
+    for file in inside.files:
+        name = file_name(file.path, folder)
+        if file.contents.notes:
+            found.said[name] = file.contents.notes
+        named = [one for one in file.contents.fields if one.field]
+        for one in named:
+            if one.field is None or one.field in maps:
+                continue
+            if one.redshift is None:
+                undated.append(name)
+                continue
+            found.candidates.append(_candidate(one.field, one.redshift, one, file, folder))
+        if not (named or file.contents.notes or os.path.abspath(file.path) in mapped):
+            found.spare.append(name)
+    found.spare += [
+        file_name(path, folder) for path in inside.unknown if os.path.abspath(path) not in mapped
+    ]
+    if found.spare:
+        found.notes.append(f"ignored files: {listed(sorted(found.spare))}")
+    if undated:
+        found.notes.append(_without_redshift(undated))
+    unread = [
+        path.name
+        for path in inside.unread
+        if not any(Path(there).is_relative_to(os.path.abspath(path)) for there in mapped)
+    ]
+    if unread:
+        found.notes.append(f"subfolders are not read: {listed(unread)}")
+
+
+def _says_a_field(file: InspectedFile) -> bool:
+    return any(one.field for one in file.contents.fields)
+
+
+def _candidate(
+    name: str, redshift: float, one: FoundField, file: InspectedFile, folder: Path
+) -> Candidate:
+    quantity = one.quantity if one.field else _UNNAMED_QUANTITIES.get(name, "as_is")
+    return Candidate(
+        name,
+        redshift,
+        quantity,
+        one.source,
+        file_name(file.path, folder),
+        file.format_name,
+        file.contents.box_length_cmpc,
+        file.contents.cosmology,
+    )
+
+
+def _without_redshift(names: Sequence[str]) -> str:
+    return (
+        f"{listed(names)}: no redshift is told, neither inside nor in the name; "
+        "put it there, such as in xfrac_8.397.npy"
+    )
