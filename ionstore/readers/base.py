@@ -258,29 +258,3 @@ class Simulation:
     def redshifts(self) -> tuple[float, ...]:
         """Redshifts, descending: the order of cosmic time."""
         return tuple(sorted(next(iter(self.cubes.values())), reverse=True))
-
-
-class SimulationReader(ABC):
-    """Finds the coeval cubes of one format in a folder.
-
-    Attributes
-    ----------
-    name : str
-        Name of the format for people.
-    """
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def recognizes(self, folder: Path) -> bool:
-        """Tell whether a folder holds files of this format, without reading their values."""
-
-    @abstractmethod
-    def find(self, folder: Path) -> Simulation:
-        """Return the cubes of a folder.
-
-        Raises
-        ------
-        SourceDataError
-            If files are missing, named twice, or no arrays of numbers.
-        """
