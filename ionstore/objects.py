@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,19 @@ class ObjectPath:
             got = client.get(self.key)
             return bytes(got.bytes()), str(got.meta["e_tag"])
 
+    def modified(self) -> datetime:
+        """Return when the object was put, by the clock of the object store.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        with _asking(self) as client:
+            return client.head(self.key)["last_modified"]
+
     def sizes(self) -> "Iterator[tuple[ObjectPath, int]]":
         """Yield every key below this one with the bytes of its object.
 
@@ -305,7 +318,8 @@ class OpenObject:
                 read = client.get_ranges(self._path.key, starts=starts, ends=ends, coalesce=0)
         except _OutOfRangeError:  # the object is shorter than it was: one by one
             return
-        for (start, _, pieces), stored in zip(spans, map(memoryview, read), strict=True):
+        for (start, _, pieces), span in zip(spans, read, strict=True):
+            stored = memoryview(span)
             for first, n_bytes in pieces:
                 piece = stored[first - start : first - start + n_bytes]
                 self._fetched[first, n_bytes] = bytes(piece)

@@ -20,25 +20,10 @@ from ionstore.places import bytes_below, open_file
 from ionstore.shards import check_shard
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
-from tests.object_server import (
-    environment,
-    make_bucket,
-    refused_credentials,
-    running_object_server,
-    upload,
-)
+from tests.object_server import refused_credentials, upload
 
 REDSHIFTS = (9.0, 7.5)
 LAYOUT = Layout(16, 4, 8)
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    with running_object_server() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment(address).items():
-            patch.setenv(name, value)
-        make_bucket(address, "box")
-        yield address
 
 
 @pytest.fixture(scope="session")

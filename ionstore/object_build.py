@@ -1,0 +1,276 @@
+"""`ObjectBuild`: a store being built below a key of an object store, where nothing is renamed.
+
+Keys are final: shards are put where they belong, and the metadata of the root, which say that the
+store is complete, are put last. Until then readers find no store. The books lie beside it, below
+``STORE.partial/``.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from ionstore.attributes import (
+    BUILD_LOCK,
+    ROOT_METADATA,
+    parse_attributes,
+    partial_folder,
+    read_root_metadata,
+)
+from ionstore.build import StoreBuild
+from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.layout import Part
+from ionstore.object_lock import ObjectLock
+from ionstore.object_writer import ObjectWriter
+from ionstore.objects import ObjectPath
+from ionstore.places import parse_place
+from ionstore.store_writer import StoreWriter
+
+_PLAN = "plan.json"
+_PARTS = "parts"
+_SKELETON = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectBooks:
+    """Records of the parts that are done, one object each.
+
+    Parameters
+    ----------
+    folder : ObjectPath
+        Key below which the records lie.
+    """
+
+    folder: ObjectPath
+
+    def record(self, part: Part, result: dict[str, Any]) -> None:
+        """Record a part as done, with what is to be known of it."""
+        (self.folder / f"{part.name}.json").write_bytes(json.dumps(result).encode())
+
+    def result(self, part: Part) -> dict[str, Any] | None:
+        """Return what was recorded of a part, None while it is not done."""
+        return _read_json(self.folder / f"{part.name}.json")
+
+
+class ObjectBuild:
+    """The objects below ``STORE.partial/`` while a store is built, locked against other builds.
+
+    Parameters
+    ----------
+    target : ObjectPath
+        Key of the store.
+    overwrite : bool
+        Whether a store there may be replaced.
+    on_note : callable, optional
+        Called with each line that the user should read.
+
+    Raises
+    ------
+    StoreExistsError
+        On entering: if something stands there already, or another build of it is running.
+    ObjectStoreError
+        On entering: if the object store does not answer.
+
+    Notes
+    -----
+    A store without values is made in a temporary folder of this machine, `store_path`, by the same
+    code as any other; its metadata and coordinates are what is put. Spooled values lie there too.
+    Leaving keeps the books when a plan has been recorded, so that the build can be resumed.
+    """
+
+    def __init__(
+        self,
+        target: ObjectPath,
+        *,
+        overwrite: bool = False,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.target = self.place = target
+        self.overwrite = overwrite
+        self._note = on_note or (lambda line: None)
+        self._partial = partial_folder(target)
+        self.books = ObjectBooks(self._partial / _PARTS)
+        self._lock = ObjectLock(self._partial / BUILD_LOCK, target)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            temporary = tempfile.TemporaryDirectory(
+                prefix="ionstore-ingest-", ignore_cleanup_errors=True
+            )
+            self.folder = Path(stack.enter_context(temporary))
+            self.store_path = self.folder / _SKELETON
+            if self.plan() is None:
+                self._check_target()  # before anything is put
+            stack.enter_context(self._lock)
+            stack.callback(self._tidy)
+            if self._is_leftover():
+                self._clear()
+            self._check_target()
+            self._fetch_skeleton()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the recorded plan, None when there is none."""
+        return _read_json(self._partial / _PLAN)
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Start afresh with a plan: whatever was built before, and an old store, is removed."""
+        # The plan stands before anything is removed: what a killed removal leaves is a build.
+        (self._partial / _PLAN).write_bytes(json.dumps(plan).encode())
+        self._remove_built()
+
+    def discard(self) -> None:
+        """Remove the plan and what was built, but keep spooled values."""
+        self._remove_built()
+        (self._partial / _PLAN).unlink()
+
+    def spool_path(self, field: str, redshift_index: int) -> Path:
+        """Return where the values of a source that cannot be cut are kept."""
+        return self.folder / f"{field}-{redshift_index}.spool"
+
+    def writer(self, skeleton: StoreWriter) -> ObjectWriter:
+        """Return what puts the shards of a store that was made at `store_path`, without values.
+
+        Notes
+        -----
+        The store without values is kept with the books: a resumed build goes on with the same.
+        """
+        for path in _files(self.store_path):
+            parts = path.relative_to(self.store_path).parts
+            self._partial.joinpath(_SKELETON, *parts).write_bytes(path.read_bytes())
+        names = (path.parent.name for path in self.store_path.glob(f"*/{ROOT_METADATA}"))
+        metadata = {name: (self.store_path / name / ROOT_METADATA).read_bytes() for name in names}
+        return ObjectWriter(self.place, skeleton.layout, metadata)
+
+    def publish(self) -> None:
+        """Put metadata and coordinates, the root last: from then on there is a store.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        """
+        root = self.store_path / ROOT_METADATA
+        for path in _files(self.store_path):
+            if path != root:
+                parts = path.relative_to(self.store_path).parts
+                self.place.joinpath(*parts).write_bytes(path.read_bytes())
+        self._lock.check()
+        (self.place / ROOT_METADATA).write_bytes(root.read_bytes())
+        self._clear()
+
+    def _check_target(self) -> None:
+        root = self._complete_root()
+        if root is None and (self.plan() is not None or not self.place.exists()):
+            return
+        if not self.overwrite:
+            raise StoreExistsError(
+                f"{self.target}: already exists; choose another store or give --overwrite"
+            )
+        if root is None:
+            raise StoreExistsError(
+                f"{self.target}: --overwrite replaces stores of ionstore only, and this is none; "
+                "remove it or choose another store"
+            )
+
+    def _complete_root(self) -> dict[str, Any] | None:
+        try:
+            return read_root_metadata(self.place)
+        except StoreFormatError:
+            return None
+
+    def _fetch_skeleton(self) -> None:
+        kept = self._partial / _SKELETON
+        for path, _ in kept.sizes():
+            local = self.store_path.joinpath(*path.key.removeprefix(f"{kept.key}/").split("/"))
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.write_bytes(path.read_bytes())
+
+    def _remove_built(self) -> None:
+        self._lock.check()
+        if self._complete_root() is not None:
+            self._note(
+                "an object store has no rename: the old store is removed now, and there is none "
+                "to read until the new one is complete"
+            )
+        # Records go before what they tell of; the root goes first of a store.
+        self.books.folder.remove_below()
+        (self.place / ROOT_METADATA).unlink()
+        self.place.remove_below()
+        (self._partial / _SKELETON).remove_below()
+        shutil.rmtree(self.store_path, ignore_errors=True)
+
+    def _is_leftover(self) -> bool:
+        """Tell whether this build had put its root when it was killed."""
+        plan, root = self.plan(), self._complete_root()
+        if plan is None or root is None:
+            return False
+        return parse_attributes(self.place, root).uuid == plan.get("uuid")
+
+    def _clear(self) -> None:
+        """Remove the books, the plan last: by it a killed removal is known."""
+        for name in (_PARTS, _SKELETON):
+            (self._partial / name).remove_below()
+        (self._partial / _PLAN).unlink()
+
+    def _tidy(self) -> None:
+        (self._partial / "clock").unlink()
+        if self.plan() is None:
+            self._clear()
+
+
+def start_build(
+    target: Path | ObjectPath,
+    *,
+    overwrite: bool = False,
+    append: bool = False,
+    on_note: Callable[[str], None] | None = None,
+) -> StoreBuild | ObjectBuild:
+    """Return the build of a store, to be entered: in a folder, or in an object store.
+
+    Parameters
+    ----------
+    target : Path or ObjectPath
+        Where the store goes.
+    overwrite : bool
+        Whether a store there may be replaced.
+    append : bool
+        Whether redshifts are to be added to it.
+    on_note : callable, optional
+        Called with each line that the user should read.
+
+    Raises
+    ------
+    StoreFormatError
+        If the address is not that of a key, or redshifts are to be added in an object store.
+    """
+    place = parse_place(target)
+    if isinstance(place, Path):
+        return StoreBuild(place, overwrite=overwrite or append)
+    if append:
+        raise StoreFormatError(
+            f"{place}: redshifts cannot be added in an object store, which has no rename; ingest "
+            "all of them into a new store, or add them to a copy in a folder"
+        )
+    return ObjectBuild(place, overwrite=overwrite, on_note=on_note)
+
+
+def _read_json(path: ObjectPath) -> dict[str, Any] | None:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
