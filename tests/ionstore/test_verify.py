@@ -25,12 +25,14 @@ from ionstore.grid import Mesh
 from ionstore.ingest import ingest_cubes
 from ionstore.layout import Corner, Layout
 from ionstore.loading import NeighborhoodLoader
+from ionstore.objects import ObjectPath
 from ionstore.split import Region
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, create_store, write_attributes
 from ionstore.verify import Verification, statistics_damage, verify_store
 from tests.conftest import cubes_at, write_store
+from tests.object_server import environment, make_bucket, running_object_server, upload
 from tests.three_file_sets import write_set
 
 FORMAT_1 = Path(__file__).parents[1] / "data" / "format_1.zarr"
@@ -678,3 +680,33 @@ def test_what_was_found_is_read_back_from_json(store: CubeStore) -> None:
     del told["is_intact"]
     assert Verification.model_validate(told) == found
     assert found.damage[0] == Damage.model_validate(told["damage"][0])
+
+
+def test_a_store_in_an_object_store_is_verified(
+    store: CubeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_object_server() as address:
+        for name, value in environment(address).items():
+            monkeypatch.setenv(name, value)
+        make_bucket(address, "verified")
+        place = ObjectPath("verified", "runs/cubes.zarr")
+        upload(file_of(store), place)
+        stored = CubeStore.open(str(place))
+        found = verify_store(stored)
+        assert found.is_intact
+        assert found.path == "s3://verified/runs/cubes.zarr"
+        assert (found.n_chunks, found.stray_files) == (3 * 2 * 3**3, ())
+        for name in ("n_igm", "x"):
+            key = place.joinpath(name, "c", *("0" if name == "x" else "0011"))
+            content = bytearray(key.read_bytes())
+            content[9] ^= 1
+            key.write_bytes(bytes(content))
+        (place / "n_src" / "zarr.json").unlink()
+        (place / "notes.txt").write_bytes(b"?")
+        found = verify_store(stored)
+        assert [(one.file, one.what) for one in found.damage] == [
+            ("n_src/zarr.json", "is missing"),
+            ("x/c/0", "does not match its checksum"),
+            ("n_igm/c/0/0/1/1", "does not match its checksum"),
+        ]
+        assert found.stray_files == ("notes.txt",)
