@@ -116,7 +116,7 @@ def describe(
                 )
         elif says:
             known[name] = says[0][1]
-            for file, value in says:
+            for file, value in says[1:]:
                 # Two names of a cosmology contradict each other in its numbers or not at all.
                 if name != "name" and not _same(value, known[name]):
                     raise SourceDataError(

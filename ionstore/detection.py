@@ -237,7 +237,7 @@ def detect(
     problems += there_twice(folder, candidates)
     problems += redshifts_too_close(folder, candidates)
     problems += missing_fields(folder, candidates, found)
-    notes = [*left_out, *_said(found, problems), *found.notes]
+    notes = [*left_out, *_said(found, candidates, problems), *found.notes]
     given = given or SimulationDescription()
     known = given
     try:
@@ -267,13 +267,17 @@ def _told(candidates: Candidates) -> list[tuple[str, SimulationDescription]]:
     ]
 
 
-def _said(found: FoundFiles, problems: Sequence[str] = ()) -> Iterator[str]:
-    """Yield what readers said about files and no problem repeats, once where it is the same."""
+def _said(found: FoundFiles, candidates: Candidates, problems: Sequence[str] = ()) -> Iterator[str]:
+    """Yield what readers said about files, once for files that they said the same about.
+
+    What a problem repeats is left out, and how to find a field that is there.
+    """
     alike: dict[str, list[str]] = {}
     for name, lines in found.said.items():
         own = PurePath(name).name
         for line in lines:
-            if not any(line in problem for problem in problems):
+            is_moot = any(f"--map {field}=" in line for field in candidates)
+            if not is_moot and not any(line in problem for problem in problems):
                 said = line if own in line else f"{own}: {line}"
                 alike.setdefault(said.replace(own, ""), []).append(said)
     for said, *others in alike.values():
@@ -281,7 +285,7 @@ def _said(found: FoundFiles, problems: Sequence[str] = ()) -> Iterator[str]:
 
 
 def _nothing(folder: Path, found: FoundFiles) -> str:
-    said = next(_said(found), "`ionstore formats` lists what is read")
+    said = next(_said(found, {}), "`ionstore formats` lists what is read")
     return (
         f"{folder}: expected files such as rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy, "
         f"or those of another format, found none; name the folder that holds them; {said}"

@@ -30,7 +30,7 @@ QUANTITY_WORDS: Mapping[Quantity, str] = {
     "sources": "sources of an open unit",
     "ionized_fraction": "ionized fraction",
     "neutral_fraction": "neutral fraction",
-    "as_is": "as stored",
+    "as_is": "values in its unit",
 }
 """What numbers are, for people."""
 

@@ -1,0 +1,106 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from ionstore.errors import SourceDataError
+from ionstore.readers.inspection import InspectedFile, inspect_file, inspect_folder
+from tests.toy_format import TOYS, toy_field, write_toy
+
+
+def _holds_a_field(file: InspectedFile) -> bool:
+    return any(one.field for one in file.contents.fields)
+
+
+def _names(folder: Path, paths: tuple[Path, ...]) -> list[str]:
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def test_the_first_reader_that_knows_a_file_reads_it(tmp_path: Path) -> None:
+    path = write_toy(tmp_path / "a.dat", toy_field("xhii", 9.0))
+    inspected = inspect_file(path, TOYS)
+    assert inspected is not None
+    assert (inspected.path, inspected.format_name) == (path, "toy")
+    other = inspect_file(path.rename(tmp_path / "a.other"), TOYS)
+    assert other is not None
+    assert other.format_name == "other"
+    (tmp_path / "b.dat").write_bytes(b"")
+    assert inspect_file(tmp_path / "b.dat", TOYS) is None
+
+
+def test_files_directly_in_a_folder_hide_those_below(tmp_path: Path) -> None:
+    write_toy(tmp_path / "a.dat", toy_field("xhii", 9.0))
+    write_toy(tmp_path / "old" / "deep" / "b.dat", toy_field("xhii", 9.0))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.png").touch()
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert _names(tmp_path, tuple(file.path for file in found.files)) == ["a.dat"]
+    assert _names(tmp_path, found.unread) == ["old"]
+
+
+def test_all_files_below_are_read_when_none_above_is_wanted(tmp_path: Path) -> None:
+    write_toy(tmp_path / "a.dat", toy_field(None, 9.0))
+    write_toy(tmp_path / "x" / "y" / "b.dat", toy_field("xhii", 9.0))
+    write_toy(tmp_path / "x" / "c.dat", toy_field("n_igm", 9.0))
+    (tmp_path / "x" / "d.bin").write_bytes(b"?")
+    (tmp_path / "x" / "README").write_bytes(b"?")
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert _names(tmp_path, tuple(file.path for file in found.files)) == [
+        "a.dat",
+        "x/c.dat",
+        "x/y/b.dat",
+    ]
+    assert _names(tmp_path, found.unknown) == ["x/d.bin"]
+    assert found.unread == ()
+
+
+def test_hidden_files_and_stores_are_passed_over(tmp_path: Path) -> None:
+    for name in (".a.dat", ".git/a.dat", "cubes.zarr/a.dat", "out.partial/a.dat", "store/a.dat"):
+        write_toy(tmp_path / "sim" / name, toy_field("xhii", 9.0))
+        write_toy(tmp_path / "sim" / "x" / name, toy_field("xhii", 9.0))
+    (tmp_path / "sim" / "store" / "zarr.json").touch()
+    (tmp_path / "sim" / "x" / "store" / "zarr.json").touch()
+    write_toy(tmp_path / "sim" / "simulation.json", toy_field("xhii", 9.0))
+    found = inspect_folder(tmp_path / "sim", TOYS, _holds_a_field)
+    assert found.files == found.unknown == found.unread == ()
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write_toy(tmp_path / "scratch" / "a.dat", toy_field("xhii", 9.0))
+    (tmp_path / "sim").mkdir()
+    (tmp_path / "sim" / "density").symlink_to(tmp_path / "scratch")
+    (tmp_path / "scratch" / "back").symlink_to(tmp_path / "scratch")
+    found = inspect_folder(tmp_path / "sim", TOYS, _holds_a_field)
+    assert _names(tmp_path, tuple(file.path for file in found.files)) == ["sim/density/a.dat"]
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    write_toy(tmp_path / "a.dat", toy_field("xhii", 9.0))
+    write_toy(tmp_path / "b.dat", damaged=True)
+    with pytest.raises(SourceDataError, match=r"b\.dat: it is truncated"):
+        inspect_folder(tmp_path, TOYS, _holds_a_field)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that is no file")
+def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.dat")
+    (tmp_path / "b.dat").symlink_to(tmp_path / "nowhere")
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert found.files == found.unknown == ()
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("a.dat", True), ("notes.txt", False)])
+def test_a_file_that_may_not_be_read_is_named_if_it_looks_like_data(
+    tmp_path: Path, name: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy(tmp_path / name, toy_field("xhii", 9.0))
+
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    if not is_refused:
+        assert inspect_folder(tmp_path, TOYS, _holds_a_field).files == ()
+        return
+    with pytest.raises(PermissionError, match=name):
+        inspect_folder(tmp_path, TOYS, _holds_a_field)
