@@ -9,9 +9,10 @@ from pathlib import Path
 from ionstore.atomic import link_or_copy
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
-from ionstore.errors import SourceDataError, StoreExistsError
+from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.fields import N_IGM, N_SRC
 from ionstore.grid import Mesh
+from ionstore.objects import ObjectPath
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes, write_cell_centers
 from ionstore.units import N_SRC_UNITS, KnownFrame
@@ -49,7 +50,7 @@ def edit_store(
     Raises
     ------
     StoreFormatError
-        If there is no complete store.
+        If there is no complete store, or it lies in an object store.
     SourceDataError
         If a value is not positive, or the unit is not one that the stored sources can have.
     NotInStoreError
@@ -70,6 +71,11 @@ def edit_store(
         if value is not None and not 0 < value < float("inf"):
             raise SourceDataError(f"the {name} must be positive, got {value}")
     store = CubeStore.open(path)
+    if isinstance(store.path, ObjectPath):
+        raise StoreFormatError(
+            f"{store.path}: only a store in a folder can be edited; edit a copy, or ingest again "
+            "with what is known now"
+        )
     attributes = {}
     if n_src_unit is not None:
         attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ioncli.main import ionstore
+from ioncli.main import ionmodel, ionstore
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.inventory import take_inventory
 from ionstore.layout import Layout
@@ -125,7 +125,7 @@ def test_a_store_is_pickled_as_its_address(store: CubeStore) -> None:
     assert str(store.path).encode() in pickle.dumps(store)
     again = pickle.loads(pickle.dumps(store))
     assert (again.path, again.uuid) == (store.path, store.uuid)
-    assert CubeStore.open(store.path).uuid == store.uuid  # type: ignore[arg-type]
+    assert CubeStore.open(store.path).uuid == store.uuid
 
 
 def test_the_chunks_of_a_shard_are_one_request(
@@ -368,3 +368,21 @@ def test_the_commands_take_addresses(store: CubeStore, tmp_path: Path) -> None:
     refused = CliRunner().invoke(ionstore, ["info", "s3://box/none.zarr"])
     assert refused.exit_code == 1
     assert "s3://box/none.zarr: expected an ionstore store, found nothing" in refused.output
+
+
+def test_a_store_in_a_bucket_is_not_edited(store: CubeStore) -> None:
+    before = store.attributes
+    refused = CliRunner().invoke(ionstore, ["edit", str(store.path), "--box-length", "30"])
+    assert refused.exit_code == 1
+    assert f"{store.path}: only a store in a folder can be edited" in refused.output
+    assert CubeStore.open(store.path).attributes == before
+
+
+def test_a_network_is_trained_on_a_store_in_a_bucket(store: CubeStore, tmp_path: Path) -> None:
+    settings = ["radius=1", "channels=[2]", "batch_size=50", "samples_per_epoch=200", "epochs=1"]
+    settings += ["validation_samples=50", "device=cpu", "num_workers=0", "split=random"]
+    options = [word for setting in settings for word in ("-o", setting)]
+    command = ["train", "--store", str(store.path), "--run", str(tmp_path / "run"), *options]
+    result = CliRunner().invoke(ionmodel, command)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "best.pt").is_file()
