@@ -154,7 +154,7 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
             one.name
             for z, at in of_field.items()
             for one in at
-            if any(z not in other for other in others)
+            if any(other and z not in other for other in others)
         ]
         expected = _expected_name(name, lacking[0], candidates)
         near = difflib.get_close_matches(
@@ -168,7 +168,7 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
             way_on = "add it, or move the other files of this redshift away"
         if complete:
             options = [f"--redshift {z:g}" for z in reversed(complete)]
-            way_on += f", or take what is complete alone: {listed(options)}"
+            way_on += f", or take what is complete alone: {listed(options).replace(',', '')}"
         said = dict.fromkeys(
             line for lines in found.said.values() for line in lines if name in line
         )

@@ -1,5 +1,6 @@
 """From files to one simulation: which file holds which field at which redshift."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -108,14 +109,16 @@ class Detection:
         groups: dict[tuple[Any, ...], list[tuple[float, Candidate]]] = {}
         for field, cubes in self.candidates.items():
             for redshift in sorted(cubes, reverse=True):
-                for place, candidate in enumerate(cubes[redshift]):
+                seen: Counter[tuple[Any, ...]] = Counter()
+                for candidate in cubes[redshift]:
                     source = candidate.source
                     array = source if isinstance(source, FieldSource) else None
                     kind = (
-                        *(field, candidate.format_name, candidate.quantity, place),
+                        *(field, candidate.format_name, candidate.quantity),
                         *((array.shape, array.dtype) if array else ()),
                     )
-                    groups.setdefault(kind, []).append((redshift, candidate))
+                    groups.setdefault((*kind, seen[kind]), []).append((redshift, candidate))
+                    seen[kind] += 1
         return tuple(self._summarize(group) for group in groups.values())
 
     def simulation(self) -> Simulation:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -6,10 +7,29 @@ import numpy as np
 import pytest
 
 from ionstore.cosmology import Cosmology
+from ionstore.cube import Array
 from ionstore.description import SimulationDescription
-from ionstore.detection import detect
+from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError
+from ionstore.readers.gridded_points import GriddedPoints
 from tests.three_file_sets import write_set
+from tests.toy_format import TOYS, toy_field, write_toy, write_toys
+
+C2RAY = SimulationDescription(
+    box_length_cmpc=500 / 0.7,
+    cosmology=Cosmology(h=0.7, omega_m=0.27, omega_b=0.044),
+    n_box=13824,
+)
+
+
+def _toys(folder: Path, **options: object) -> Detection:
+    return detect(folder, readers=TOYS, **options)  # type: ignore[arg-type]
+
+
+def _values(detection: Detection, field: str, redshift: float) -> Array:
+    """All values of a cube, in the order of its file."""
+    source = detection.simulation().cubes[field][redshift]
+    return np.concatenate(list(source.stream(lambda piece: None)))
 
 
 def test_every_field_and_redshift_is_found(tmp_path: Path) -> None:
@@ -130,3 +150,256 @@ def test_folders_without_a_set_are_refused(tmp_path: Path) -> None:
         detect(tmp_path).simulation()
     with pytest.raises(SourceDataError, match="expected a folder"):
         detect(tmp_path / "none").simulation()
+
+
+def test_cubes_are_converted_with_what_their_files_tell(tmp_path: Path) -> None:
+    write_toy(
+        tmp_path / "coeval.dat",
+        toy_field("n_igm", 9.0, quantity="overdensity", value=-0.5),
+        toy_field("n_src", 9.0, quantity="counts", value=3.0),
+        toy_field("xhii", 9.0, quantity="neutral_fraction", value=0.25),
+        box=20.0,
+        cosmology={"h": 0.7, "omega_b": 0.044, "n_s": 0.96},
+    )
+    detection = _toys(tmp_path)
+    simulation = detection.simulation()
+    assert detection.problems == detection.notes == simulation.notes == ()
+    assert simulation.redshifts == (9.0,)
+    assert simulation.box_length_cmpc == 20.0
+    assert simulation.cosmology == Cosmology(h=0.7, omega_b=0.044, n_s=0.96)
+    assert simulation.density_frame == "proper"
+    assert simulation.n_src_units == "1"
+    mean = 0.044 * 1.87834e-29 * 0.49 * 1000
+    assert _values(detection, "n_igm", 9.0) == pytest.approx(mean / 2, rel=1e-4)
+    assert set(_values(detection, "xhii", 9.0)) == {0.75}
+    assert set(_values(detection, "n_src", 9.0)) == {3.0}
+    assert detection.file_names() == {tmp_path / "coeval.dat": "coeval.dat"}
+
+
+def test_lists_of_sources_take_the_mesh_of_the_other_fields(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0, 8.0, fields=("n_igm", "xhii"))
+    for z in (9.0, 8.0):
+        source = toy_field("n_src", z, quantity="grid_mass", value=2.0, mesh=None)
+        write_toy(tmp_path / f"sources_{z:.3f}.dat", source)
+    detection = _toys(tmp_path, given=C2RAY)
+    source = detection.simulation().cubes["n_src"][9.0]
+    assert source.shape == (4, 4, 4)
+    first, *others = _values(detection, "n_src", 9.0)
+    grid_mass = 0.27 * 2.77536627e11 * 0.49 * (500 / 0.7 / 13824) ** 3
+    assert first == pytest.approx(2 * grid_mass, rel=1e-4)
+    assert set(others) == {0.0}
+    assert detection.simulation().n_src_units == "Msun"
+    kept = _toys(tmp_path, given=SimulationDescription(n_src_units="grid_mass"))
+    assert isinstance(kept.simulation().cubes["n_src"][9.0], GriddedPoints)
+    assert _values(kept, "n_src", 9.0)[0] == 2.0
+    assert kept.simulation().n_src_units == "grid_mass"
+    assert kept.notes == ()
+
+
+def test_all_that_conversions_lack_is_one_problem(tmp_path: Path) -> None:
+    write_toy(tmp_path / "n_igm.dat", toy_field("n_igm", 9.0, quantity="gas_grid_mass"))
+    write_toy(tmp_path / "n_src.dat", toy_field("n_src", 9.0, quantity="grid_mass"))
+    write_toys(tmp_path, 9.0, fields=("xhii",))
+    (problem,) = _toys(tmp_path).problems
+    assert "give --box-length, --h, --omega-m, --omega-b and --n-box" in problem
+    with pytest.raises(SourceDataError, match="--n-box"):
+        _toys(tmp_path).simulation()
+    SimulationDescription(cosmology=Cosmology(h=0.7), n_box=13824).write(tmp_path)
+    (problem,) = _toys(tmp_path).problems
+    assert "give --box-length, --omega-m and --omega-b, or --n-src-unit grid_mass" in problem
+
+
+def test_a_box_length_is_never_missing(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0)
+    detection = _toys(tmp_path)
+    assert detection.problems == ()
+    assert detection.simulation().box_length_cmpc is None
+
+
+def test_boxes_of_files_that_are_taken_must_agree(tmp_path: Path) -> None:
+    for z, box in ((9.0, 20.0), (8.0, 20.0), (7.0, 30.0)):
+        fields = [toy_field(name, z) for name in ("n_igm", "n_src", "xhii")]
+        write_toy(tmp_path / f"coeval_{z:.3f}.dat", *fields, box=box)
+    (problem,) = _toys(tmp_path).problems
+    assert "coeval_7.000.dat and coeval_8.000.dat contradict each other" in problem
+    assert "box length (cMpc) 30.0 and 20.0" in problem
+    assert _toys(tmp_path, redshifts=[8.0, 9.0]).known.box_length_cmpc == 20.0
+    given = _toys(tmp_path, given=SimulationDescription(box_length_cmpc=20.0))
+    assert given.problems == ()
+    assert given.notes == (
+        "box length (cMpc): 20.0 as given here is used, the simulation's files say 30.0",
+    )
+
+
+def test_the_description_goes_with_any_format(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0)
+    (tmp_path / "simulation.json").write_text('{"box_length_cmpc": 20.0, "n_bx": 3}')
+    detection = _toys(tmp_path, given=SimulationDescription(cosmology=Cosmology(h=0.7)))
+    assert detection.simulation().box_length_cmpc == 20.0
+    assert detection.simulation().cosmology == Cosmology(h=0.7)
+    (note,) = detection.notes
+    assert "n_bx is no key that is known" in note
+    assert "the nearest is n_box" in note
+    write_toy(tmp_path / "xhii_9.000.dat", toy_field("xhii", 9.0), box=21.0)
+    (problem,) = _toys(tmp_path).problems
+    assert "xhii_9.000.dat and simulation.json contradict each other" in problem
+    (tmp_path / "simulation.json").write_text("{")
+    (problem,) = _toys(tmp_path).problems
+    assert "expected JSON" in problem
+
+
+def test_a_field_is_of_one_kind_at_all_redshifts(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0, 8.0)
+    other = toy_field("n_igm", 8.0, quantity="comoving_density")
+    write_toy(tmp_path / "n_igm_8.000.dat", other)
+    (problem,) = _toys(tmp_path).problems
+    assert "n_igm must be of one kind at all redshifts" in problem
+    assert "comoving gas density in g/cm3 in n_igm_8.000.dat" in problem
+    assert "proper gas density in g/cm3 in n_igm_9.000.dat" in problem
+
+
+def test_what_is_said_against_the_files_is_noted(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0)
+    said = SimulationDescription(n_src_units="1", density_frame="comoving")
+    detection = _toys(tmp_path, given=said)
+    assert detection.notes == (
+        "n_src is stored in the unit 1, as it is said to have, although n_src_9.000.dat holds "
+        "mass in Msun",
+        "n_igm is stored as proper density, which n_igm_9.000.dat gives as proper gas density in "
+        "g/cm3; density_frame comoving is not used",
+    )
+    assert detection.simulation().n_src_units == "1"
+    assert detection.simulation().density_frame == "proper"
+    agreed = SimulationDescription(n_src_units="Msun", density_frame="proper")
+    assert _toys(tmp_path, given=agreed).notes == ()
+
+
+def test_what_was_found_can_be_shown_before_all_is_there(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0, 8.0, fields=("n_igm", "xhii"))
+    write_toy(tmp_path / "list.dat", toy_field("n_src", 9.0, quantity="grid_mass", mesh=None))
+    write_toy(tmp_path / "again.dat", toy_field("xhii", 9.0, quantity="neutral_fraction"))
+    detection = _toys(tmp_path)
+    shown = [
+        (one.field, one.redshifts, one.file_name, one.shape, one.quantity, one.units, one.frame)
+        for one in detection.summary()
+    ]
+    cube = (4, 4, 4)
+    assert shown == [
+        *[("n_igm", (9, 8), "n_igm_9.000.dat", cube, "proper_density", "g cm-3", "proper")],
+        *[("n_src", (9,), "list.dat", None, "grid_mass", "Msun", None)],
+        *[("xhii", (9,), "again.dat", cube, "neutral_fraction", "1", None)],
+        *[("xhii", (9, 8), "xhii_9.000.dat", cube, "ionized_fraction", "1", None)],
+    ]
+    twice, missing, unknown = detection.problems
+    assert twice == (
+        f"{tmp_path}: xhii at redshift 9 is there twice, again.dat and xhii_9.000.dat; choose with "
+        f"--map xhii={tmp_path}/again.dat, or remove the others"
+    )
+    assert "n_src is missing at redshift 8" in missing
+    assert "--n-box" in unknown
+
+
+def test_lists_of_one_kind_are_shown_one_below_the_other(tmp_path: Path) -> None:
+    for name in ("all", "used"):
+        for z in (9.0, 8.0):
+            write_toy(tmp_path / f"{z:.3f}-{name}.dat", toy_field("n_src", z, mesh=None))
+    shown = [(one.file_name, one.redshifts) for one in _toys(tmp_path).summary()]
+    assert shown == [("9.000-all.dat", (9.0, 8.0)), ("9.000-used.dat", (9.0, 8.0))]
+
+
+def test_what_readers_say_is_told_once(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0)
+    for z in (9.0, 8.0, 7.0):
+        name = f"heat_{z:.3f}.dat"
+        write_toy(tmp_path / name, notes=[f"{name} is left out: heating rates are not stored"])
+    write_toy(tmp_path / "halos.dat", notes=["no n_src here; give --map n_src=PATH"])
+    write_toy(tmp_path / "notes.dat", notes=["it is odd"])
+    assert _toys(tmp_path).notes == (
+        "heat_7.000.dat is left out: heating rates are not stored (and 2 more such files)",
+        "notes.dat: it is odd",
+    )
+    (tmp_path / "n_src_9.000.dat").unlink()
+    detection = _toys(tmp_path)
+    (problem,) = detection.problems
+    assert "n_src is missing" in problem
+    assert "no n_src here; give --map n_src=PATH" in problem
+    assert not any("n_src" in note for note in detection.notes)
+
+
+def test_a_folder_without_fields_is_refused_with_what_readers_say(tmp_path: Path) -> None:
+    with pytest.raises(SourceDataError, match=r"expected files such as.*`ionstore formats`"):
+        detect(tmp_path).simulation()
+    (tmp_path / "xHII_64_model_z07.72").write_bytes(b"\x80\x04\x95\x00")
+    with pytest.raises(SourceDataError, match=r"xHII_64_model_z07\.72: a pickle can run any code"):
+        detect(tmp_path).simulation()
+
+
+def test_redshifts_told_with_more_digits_are_those_of_all_fields(tmp_path: Path) -> None:
+    write_toys(tmp_path, 8.29, fields=("n_src", "xhii"))
+    write_toys(tmp_path, 8.289925, fields=("n_igm",))
+    assert _toys(tmp_path).simulation().redshifts == (8.289925,)
+
+
+def test_source_columns_are_summed(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0, fields=("n_igm", "xhii"))
+    write_set(tmp_path, 4, ("9.000",))
+    (tmp_path / "nsrc_z9.000.npy").unlink()
+    (tmp_path / "9.000-coarsest_sources.dat").write_text("2\n1 1 1 3.0 4.0\n4 4 4 5.0 6.0\n")
+    kept = SimulationDescription(n_src_units="grid_mass")
+    for columns, expected in (((), (3, 5)), ((5,), (4, 6)), ((4, 5), (7, 11))):
+        detection = detect(tmp_path, source_columns=columns, given=kept)
+        values = _values(detection, "n_src", 9.0)
+        assert (values[0], values[-1]) == expected
+        assert values.sum() == sum(expected)
+    with pytest.raises(SourceDataError, match="choose from 4 on"):
+        detect(tmp_path, source_columns=[3])
+
+
+def test_real_source_lists_of_one_redshift_are_refused_until_one_is_chosen(
+    shared_data: Path,
+) -> None:
+    folder = shared_data / "dev" / "c2ray_container"
+    problem, *_ = detect(folder, given=C2RAY).problems
+    assert "n_src at redshift 8.7 is there 3 times" in problem
+    assert f"--map n_src={folder}/8.700-coarsest_sources.dat" in problem
+    masses = []
+    for name in ("sources.dat", "wsubgrid_sources.dat", "wsubgrid_sources.hdf5"):
+        maps = {"n_src": [folder / f"8.700-coarsest_{name}"]}
+        detection = detect(folder, given=C2RAY, maps=maps)
+        assert detection.problems == ()
+        assert detection.simulation().n_src_units == "Msun"
+        masses.append(_values(detection, "n_src", 8.7))
+    np.testing.assert_allclose(masses[0], masses[2], rtol=2e-5)
+    np.testing.assert_array_equal(masses[0], masses[1])
+    n_igm = _values(detection, "n_igm", 8.7)
+    assert n_igm.mean(dtype="f8") == pytest.approx(4.0495e-31, rel=1e-3)
+    assert detection.simulation().density_frame == "comoving"
+
+
+def test_real_cache_trees_give_the_cubes_of_the_set_made_from_them(shared_data: Path) -> None:
+    dev = shared_data / "dev"
+    (problem,) = detect(dev / "21cmfast_v4_cache").problems
+    assert "HaloBox" in problem
+    maps = {"n_src": [dev / "nsrc_z8.397.npy"]}
+    detection = detect(dev / "21cmfast_v4_cache", maps=maps)
+    assert detection.problems == ()
+    assert detection.simulation().redshifts == (8.397,)
+    assert detection.simulation().box_length_cmpc == pytest.approx(152.384)
+    xhii = np.load(dev / "xHII_z8.397.npy").ravel()
+    np.testing.assert_array_equal(_values(detection, "xhii", 8.397), xhii)
+    rho = np.load(dev / "rho_z8.397.npy").ravel()
+    np.testing.assert_allclose(_values(detection, "n_igm", 8.397), rho, rtol=1e-6)
+
+
+def test_a_real_cache_and_a_coeval_file_are_chosen_between_by_patterns(shared_data: Path) -> None:
+    folder = shared_data / "dev" / "21cmfast_v3"
+    problems = detect(folder).problems
+    patterns = [re.search(r"--map '([^=]*)=([^']*)'", problem) for problem in problems]
+    maps = {found[1]: [Path(found[2])] for found in patterns if found}
+    assert set(maps) == {"n_igm", "xhii"}
+    detection = detect(folder, maps=maps)
+    assert detection.problems == ()
+    assert detection.simulation().redshifts == (8.0, 7.0)
+    assert detection.simulation().n_src_units == "1"
+    assert _values(detection, "xhii", 8.0).mean() == pytest.approx(0.4847, abs=5e-5)
+    assert detect(folder, redshifts=[7.0]).problems == ()
