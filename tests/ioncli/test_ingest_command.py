@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,3 +269,156 @@ def test_help_shows_an_example_and_waits_for_nothing(command: str) -> None:
     )
     assert f"  ionstore {command} " in done.stdout
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_dry_run_shows_what_was_found_and_writes_nothing(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 16)
+    (tmp_path / "sim" / "movie.npy").write_bytes((tmp_path / "sim" / "rho_z9.000.npy").read_bytes())
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run", "--h", "0.7")
+    assert result.exit_code == 0, result.output
+    head, n_igm, n_src, xhii, known, end = result.stdout.splitlines()
+    assert head.split()[:3] == ["field", "redshifts", "format"]
+    found = r"9, 7\.5 +three-file-set +{}_z9\.000\.npy and 1 more +16³ +float32 +{} +{}"
+    density = found.format("rho", "gas density in g/cm3", r"g cm-3 \(frame by its mean\)")
+    sources = found.format("nsrc", "sources of an open unit", r"1 \(counts\) or unknown")
+    assert re.fullmatch(rf" +n_igm +{density}", n_igm)
+    assert re.fullmatch(rf" +n_src +{sources}", n_src)
+    assert re.fullmatch(rf" +xhii +{found.format('xHII', 'ionized fraction', '1')}", xhii)
+    assert known == "known: h = 0.7"
+    assert end == "nothing was read or written: leave out --dry-run to ingest"
+    assert result.stderr == "Note: ignored files: movie.npy\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+def test_a_dry_run_says_all_that_an_ingest_would_be_refused_for(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 4)
+    (tmp_path / "sim" / "rho_z7.500.npy").unlink()
+    shutil.copy(tmp_path / "sim" / "xHII_z9.000.npy", tmp_path / "sim" / "xHII_z9.0.npy")
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run")
+    assert result.exit_code == 1
+    assert result.stdout.count("three-file-set") == 4
+    twice, missing = result.stderr.splitlines()
+    assert twice.startswith("Error: ")
+    assert "xhii at redshift 9 is there twice" in twice
+    assert "Error: " in missing
+    assert "rho_z7.500.npy is missing" in missing
+    refused = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert (refused.exit_code, refused.stderr) == (1, f"{twice}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+def test_a_dry_run_sees_meshes_that_differ(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "sim", 4)
+    np.save(tmp_path / "sim" / "xHII_z9.000.npy", cubes["9.000"]["xhii"][:3, :3, :3])
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run")
+    assert result.exit_code == 1
+    assert "expected the shape (4, 4, 4)" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_an_ingest_says_in_a_line_what_each_field_is_made_of(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 16)
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
+    assert result.stderr.splitlines()[:3] == [
+        "n_igm: rho_z9.000.npy and 1 more (three-file-set): gas density in g/cm3 → "
+        "g cm-3 (frame by its mean)",
+        "n_src: nsrc_z9.000.npy and 1 more (three-file-set): sources of an open unit → "
+        "1 (counts) or unknown",
+        "xhii: xHII_z9.000.npy and 1 more (three-file-set): ionized fraction → 1",
+    ]
+
+
+def test_fields_are_taken_from_where_the_user_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim", 4)
+    other = write_set(tmp_path / "other", 4, ("9.000", "8.000"))
+    monkeypatch.chdir(tmp_path)
+    result = _run("sim", *("--map", "n_src=other/nsrc*.npy", "--redshift", "9"))
+    assert result.exit_code == 0, result.output
+    store = CubeStore.open("cubes.zarr")
+    assert store.redshifts == (9.0,)
+    np.testing.assert_array_equal(store.read_field("n_src", 9.0), other["9.000"]["n_src"])
+    assert [file.name for file in store.attributes.sources] == [
+        "other/nsrc_z9.000.npy",
+        "rho_z9.000.npy",
+        "xHII_z9.000.npy",
+    ]
+
+
+def test_a_folder_of_c2ray_is_ingested_in_units_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    grid_masses, xhii = rng.lognormal(size=(2, 6, 6, 6))
+    sizes = np.full(3, 6, "<i4").tobytes()
+    for folder in ("density", "sources", "results"):
+        (tmp_path / "sim" / folder).mkdir(parents=True)
+    values = grid_masses.astype("<f4")
+    (tmp_path / "sim/density/8.700n_all.dat").write_bytes(sizes + values.tobytes(order="F"))
+    xhii = xhii / xhii.max()
+    (tmp_path / "sim/results/xfrac_z8.700.dat").write_bytes(sizes + xhii.tobytes(order="F"))
+    for name in ("all", "used"):
+        path = tmp_path / f"sim/sources/8.700-{name}_sources.dat"
+        path.write_text("2\n1 2 3 10.0 1.5\n6 6 6 20.0 2.5\n")
+    monkeypatch.chdir(tmp_path)
+    refused = _run("sim")
+    assert refused.exit_code == 1
+    assert "n_src at redshift 8.7 is there twice" in refused.stderr
+    chosen = ("--map", "n_src=sim/sources/*-used_sources.dat", "--source-column", "5")
+    refused = _run("sim", *chosen)
+    assert refused.exit_code == 1
+    assert "give --box-length, --h, --omega-m, --omega-b and --n-box" in refused.stderr
+    known = ("--box-length", "100", "--h", "0.7", "--omega-m", "0.27", "--omega-b", "0.044")
+    result = _run("sim", *chosen, *known, "--n-box", "60")
+    assert result.exit_code == 0, result.output
+    store = CubeStore.open("cubes.zarr")
+    assert (store.frame, store.units("n_src"), store.redshifts) == ("comoving", "Msun", (8.7,))
+    critical = 1.87834e-29 * 0.49
+    expected = values.astype("f8") * critical * 0.044 * (6 / 60) ** 3
+    np.testing.assert_allclose(store.read_field("n_igm", 8.7), expected, rtol=1e-4)
+    np.testing.assert_array_equal(store.read_field("xhii", 8.7), xhii.astype("f4"))
+    n_src = store.read_field("n_src", 8.7)
+    grid_mass = 0.27 * 2.77536627e11 * 0.49 * (100 / 60) ** 3
+    assert n_src[0, 1, 2] == pytest.approx(1.5 * grid_mass, rel=1e-4)
+    assert n_src[5, 5, 5] == pytest.approx(2.5 * grid_mass, rel=1e-4)
+    assert np.count_nonzero(n_src) == 2
+    assert [file.name for file in store.attributes.sources] == [
+        "density/8.700n_all.dat",
+        "results/xfrac_z8.700.dat",
+        "sources/8.700-used_sources.dat",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (["--map", "n_src"], 2, "n_src=sim/sources"),
+        (["--map", "rho=sim"], 2, "fields are n_igm, n_src, xhii"),
+        (["--map", "n_src=none"], 1, "none: expected a file, a folder or a pattern"),
+        (["--map", "n_src=sim/rho_z9.000.npy"], 1, "n_src was expected here, found n_igm"),
+        (["--format", "hdf5"], 1, "the format must be one of 21cmfast-v4, "),
+        (["--format", "c2ray"], 1, "expected files such as"),
+        (["--redshift", "nan"], 2, "finite"),
+        (["--redshift", "3"], 1, "redshift 3 is wanted, but nothing is there; there is 9, 7.5"),
+        (["--source-column", "3"], 1, "choose from 4 on"),
+        (["--omega-m", "0"], 2, "--omega-m"),
+        (["--omega-b", "44"], 2, "--omega-b"),
+        (["--n-box", "0"], 2, "--n-box"),
+    ],
+)
+def test_wrong_choices_are_answered_in_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    exit_code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(tmp_path / "sim", 4)
+    for dry_run in ([], ["--dry-run"]):
+        result = _run("sim", *arguments, *dry_run)
+        assert result.exit_code == exit_code
+        assert said in result.stderr
+        assert "Traceback" not in result.output
+        assert [path.name for path in tmp_path.iterdir()] == ["sim"]
