@@ -53,7 +53,9 @@ def choose_redshifts(
 ) -> tuple[dict[str, dict[float, Sequence[Candidate]]], list[str]]:
     """Return the candidates at the wanted redshifts, and a problem for each that is not there."""
     there = all_redshifts(candidates)
-    near = {z: [one for one in there if abs(one - z) <= REDSHIFT_TOLERANCE] for z in wanted}
+    near = {
+        z: [one for one in there if abs(one - z) <= REDSHIFT_TOLERANCE + _ROUNDING] for z in wanted
+    }
     problems = [
         f"redshift {z:g} is wanted, but nothing is there; there is {redshifts_in_words(there)}"
         for z, found in near.items()

@@ -252,6 +252,10 @@ def detect(
     except SourceDataError as error:
         problems.append(str(error))
     notes += _overruled(candidates, known)
+    if source_columns and not any(
+        one.format_name == C2RaySources.name for one in _each(candidates)
+    ):
+        notes.append("source columns are those of text lists, and none is among the files taken")
     return Detection(candidates, known, tuple(notes), tuple(problems))
 
 

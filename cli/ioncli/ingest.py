@@ -81,11 +81,10 @@ class FieldPath(click.ParamType[tuple[str, Path]]):
 @click.option(
     "--source-column",
     "source_columns",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=4),
     multiple=True,
     metavar="K",
-    help="Column of masses in text lists of sources, from 4 on. Repeatable: columns are summed. "
-    "[default: 4]",
+    help="Column of masses in text lists of sources, 4 by default. Repeatable: columns are summed.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what was found; read and write no cubes.")
 @options.box_length

@@ -401,7 +401,7 @@ def test_a_folder_of_c2ray_is_ingested_in_units_of_the_store(
         (["--format", "c2ray"], 1, "expected files such as"),
         (["--redshift", "nan"], 2, "finite"),
         (["--redshift", "3"], 1, "redshift 3 is wanted, but nothing is there; there is 9, 7.5"),
-        (["--source-column", "3"], 1, "choose from 4 on"),
+        (["--source-column", "3"], 2, "--source-column"),
         (["--omega-m", "0"], 2, "--omega-m"),
         (["--omega-b", "44"], 2, "--omega-b"),
         (["--n-box", "0"], 2, "--n-box"),

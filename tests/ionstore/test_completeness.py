@@ -84,6 +84,7 @@ def test_some_redshifts_can_be_chosen() -> None:
     _, problems = choose_redshifts(grouped, [8.3, 9.0])
     assert problems == ["redshift 8.3 is wanted, but nothing is there; there is 9, 8.28993, 7"]
     assert choose_redshifts(grouped, []) == (grouped, [])
+    assert choose_redshifts(_grouped(*_complete(8.3975)), [8.397])[1] == []
 
 
 def test_extra_fields_that_are_not_whole_are_left_out_with_the_reason() -> None:

@@ -355,6 +355,12 @@ def test_source_columns_are_summed(tmp_path: Path) -> None:
         detect(tmp_path, source_columns=[3])
 
 
+def test_source_columns_that_nothing_has_are_noted(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0)
+    (note,) = _toys(tmp_path, source_columns=[5]).notes
+    assert note == "source columns are those of text lists, and none is among the files taken"
+
+
 def test_real_source_lists_of_one_redshift_are_refused_until_one_is_chosen(
     shared_data: Path,
 ) -> None:

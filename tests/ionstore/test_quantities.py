@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,7 @@ def test_blocks_and_streams_are_converted(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_array_equal(block, expected[1:3, 0:3, 2:5])
     assert block.dtype == np.float32
     assert source.spool_bytes == 0
+    assert pickle.loads(pickle.dumps(source)) == source
 
 
 def test_one_minus_a_neutral_fraction_is_exact_to_float32(tmp_path: Path) -> None:
