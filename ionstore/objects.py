@@ -307,10 +307,11 @@ class OpenObject:
         ObjectStoreError
             If the object store does not answer.
         """
-        self._fetched.clear()
-        spans = _spans(sorted(ranges))
-        if not spans:
+        wanted = sorted(ranges)
+        if all(piece in self._fetched for piece in wanted):
             return
+        self._fetched.clear()
+        spans = _spans(wanted)
         starts, ends = [first for first, _, _ in spans], [end for _, end, _ in spans]
         try:
             # Obstore would join ranges itself, but ends the thread where an object turns out short.

@@ -4,7 +4,8 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ionstore.cube import Array
 from ionstore.errors import StoreDamageError
 from ionstore.layout import Corner, Layout
-from ionstore.objects import ObjectStoreError, OpenObject, Stamp
+from ionstore.objects import ObjectPath, ObjectStoreError, OpenObject, Stamp
 from ionstore.places import OpenFile, StorePath, open_file
 
 ShardIndex = NDArray[np.uint64]
@@ -38,7 +39,8 @@ _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
 _HEADER = struct.Struct("<4xI4xI")  # of Blosc: size of the values, size of the frame
 _RUN_CELLS = 2**18  # a megabyte of float32
 _CACHE_BYTES = 8 * 2**20  # indexes of half a million chunks
-_FETCH_BYTES = 32 * 2**20  # of chunks of an object, held until they are decoded
+_FETCH_BYTES = 16 * 2**20  # of chunks of an object, held until they are decoded
+_PARTS_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +244,8 @@ def read_chunks(
     Notes
     -----
     Blosc runs in the calling thread alone, without the global interpreter lock. Memory: one run of
-    decoded chunks, and one chunk that is not; of an object store up to 32 MiB that are not, so that
-    a part takes few requests.
+    decoded chunks, and one chunk that is not; from an object store up to 16 MiB of each of four
+    parts that are not, fetched in few requests at the same time.
     """
     n_chunks = (layout.shard_cells // layout.chunk_cells) ** 3
     longest = max(run.n_chunks for part in parts for run in part.runs)
@@ -256,17 +258,28 @@ def read_chunks(
             _decode_run(path, file, index, run, rooms)
             place(chunks, run.source, run.target, run.shape)
 
+    def fetch(path: ObjectPath, runs: Sequence[ChunkRun]) -> OpenObject:
+        file = OpenObject(path)
+        with suppress(StoreDamageError, *_NOT_THERE):  # met again where the part is decoded
+            index = indexes.index_of(path, file, n_chunks)
+            next(_at_hand(file, index, runs, _chunks_of_run))
+        return file
+
     with _one_thread_in_blosc():
-        for part in parts:
-            path = path_of(part.shard)
-            with _open(path) as file:
-                try:
-                    read_part(path, file, part.runs)
-                except StoreDamageError:
-                    if not file.was_replaced():
-                        raise
-                    indexes.forget(path)
-                    read_part(path, file, part.runs)
+        for first in range(0, len(parts), _PARTS_AT_ONCE):
+            some = [
+                (path_of(part.shard), part.runs) for part in parts[first : first + _PARTS_AT_ONCE]
+            ]
+            fetched = _in_threads(fetch, some)
+            for path, runs in some:
+                with _open(path, fetched.get(path)) as file:
+                    try:
+                        read_part(path, file, runs)
+                    except StoreDamageError:
+                        if not file.was_replaced():
+                            raise
+                        indexes.forget(path)
+                        read_part(path, file, runs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -318,7 +331,7 @@ def check_shard(
 
     Notes
     -----
-    Memory: one chunk, encoded and decoded; of an object store up to 32 MiB that are encoded.
+    Memory: one chunk, encoded and decoded; from an object store up to 16 MiB that are encoded.
     """
     start, shape = layout.shard_region(shard)
     side = layout.chunk_cells
@@ -364,10 +377,23 @@ def _why_unreadable(error: OSError) -> str:
     return f"cannot be read ({error.strerror or error})"
 
 
+def _in_threads(
+    fetch: Callable[[ObjectPath, Sequence[ChunkRun]], OpenObject],
+    parts: Sequence[tuple[StorePath, Sequence[ChunkRun]]],
+) -> dict[StorePath, OpenObject]:
+    """Return the objects of several parts, fetched at the same time; nothing for files."""
+    objects = [(path, runs) for path, runs in parts if isinstance(path, ObjectPath)]
+    if len(objects) < 2:
+        return {}
+    paths, runs = zip(*objects, strict=True)
+    with ThreadPoolExecutor(len(objects)) as pool:
+        return dict(zip(paths, pool.map(fetch, paths, runs), strict=True))
+
+
 @contextmanager
-def _open(path: StorePath) -> Iterator[OpenFile | OpenObject]:
+def _open(path: StorePath, fetched: OpenObject | None = None) -> Iterator[OpenFile | OpenObject]:
     try:
-        with open_file(path) as file:
+        with fetched or open_file(path) as file:
             yield file
     except _NOT_THERE as error:
         raise StoreDamageError(

@@ -1,8 +1,8 @@
 """Stores in an object store, on a real server: what is read is what a local store holds."""
 
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionmodel, ionstore
+from ionstore import objects
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.inventory import take_inventory
 from ionstore.layout import Layout
@@ -39,20 +40,22 @@ def store(server: str, local_store: CubeStore) -> CubeStore:
     return CubeStore.open("s3://box/runs/cubes.zarr")
 
 
-@contextmanager
-def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The reads of objects that are asked for, by the name of what asks."""
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of object stores from now on."""
     asked: list[str] = []
-    for name in ("fetch", "read_end", "was_replaced"):
-        real = getattr(OpenObject, name)
+    connect = objects._client
 
-        def counted(self: OpenObject, *rest: Any, name: str = name, real: Any = real) -> Any:
+    class Recorded:
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
             asked.append(name)
-            return real(self, *rest)
+            return getattr(self._client, name)
 
-        monkeypatch.setattr(OpenObject, name, counted)
-    yield asked
-    monkeypatch.undo()
+    monkeypatch.setattr(objects, "_client", lambda *names: Recorded(connect(*names)))
+    return asked
 
 
 def test_an_object_is_read_in_pieces(server: str) -> None:
@@ -128,16 +131,39 @@ def test_a_store_is_pickled_as_its_address(store: CubeStore) -> None:
     assert CubeStore.open(store.path).uuid == store.uuid
 
 
-def test_the_chunks_of_a_shard_are_one_request(
-    store: CubeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_chunks_of_a_shard_are_one_request(store: CubeStore, requests: list[str]) -> None:
     fresh = CubeStore.open(str(store.path))
-    with requests(monkeypatch) as asked:
-        fresh.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 16))
-        assert asked == ["read_end", "fetch"] * 2
-        asked.clear()
-        fresh.read_block("n_igm", 9.0, (1, 1, 1), (4, 4, 4))
-        assert asked == ["fetch"]
+    assert requests == ["get"]
+    requests.clear()
+    fresh.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 16))
+    assert sorted(requests) == ["get", "get", "get_ranges", "get_ranges"]
+    requests.clear()
+    fresh.read_block("n_igm", 9.0, (1, 1, 1), (6, 6, 6))
+    assert requests == ["get_ranges"]
+
+
+@pytest.mark.parametrize("shards_at_once", [1, 4])
+def test_shards_are_fetched_at_the_same_time(
+    store: CubeStore, monkeypatch: pytest.MonkeyPatch, shards_at_once: int
+) -> None:
+    monkeypatch.setattr("ionstore.shards._PARTS_AT_ONCE", shards_at_once)
+    under_way, most = 0, 0
+    guard = threading.Lock()
+    real = OpenObject.read_end
+
+    def slow(self: OpenObject, n_bytes: int) -> Any:
+        nonlocal under_way, most
+        with guard:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.1)
+        with guard:
+            under_way -= 1
+        return real(self, n_bytes)
+
+    monkeypatch.setattr(OpenObject, "read_end", slow)
+    CubeStore.open(str(store.path)).read_field("n_igm", 9.0)
+    assert most == shards_at_once
 
 
 def test_the_inventory_is_that_of_the_local_store(store: CubeStore, local_store: CubeStore) -> None:
@@ -263,13 +289,16 @@ def test_a_shard_that_was_written_again_is_read_again(
 
 
 def test_large_parts_are_fetched_in_batches(
-    store: CubeStore, local_store: CubeStore, monkeypatch: pytest.MonkeyPatch
+    store: CubeStore,
+    local_store: CubeStore,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[str],
 ) -> None:
     monkeypatch.setattr("ionstore.shards._FETCH_BYTES", 600)
     fresh = CubeStore.open(str(store.path))
-    with requests(monkeypatch) as asked:
-        read = fresh.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 8))
-        assert asked.count("fetch") == 4
+    requests.clear()
+    read = fresh.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 8))
+    assert requests == ["get", *["get_ranges"] * 4]
     np.testing.assert_array_equal(read, local_store.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 8)))
 
 
