@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ionstore.cube_selection import Store, open_stores, select_cubes
 from ionstore.errors import MemoryBudgetError
 from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
 from ionstore.grid import Mesh
-from ionstore.loader_settings import LENT, LoaderSettings, SettingsOptions
+from ionstore.loader_settings import LENT, LoaderSettings, SettingsOptions, whole_number
 from ionstore.loader_stats import LoaderStats, Mode
 from ionstore.memory_plan import MemoryPlan, plan_memory
 from ionstore.normalize import Normalization
@@ -24,32 +24,15 @@ from ionstore.on_device import DeviceFields, available_device
 from ionstore.order import Order
 from ionstore.partition import Reach
 from ionstore.region_sizes import RegionSizes
-from ionstore.regions import Decoding, RegionDecoder, RegionFields, RegionsClosedError
+from ionstore.regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
 from ionstore.resident import ResidentFields, resident_bytes
 from ionstore.ring import BatchSlots, Ring, slot_bytes
 from ionstore.samples import Centers, CubeSamples, Samples
 from ionstore.shared import Buffer
+from ionstore.turns import BatchType, Iteration, Turn
 from ionstore.workers import Workers
 
 DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
-
-BatchType = TypeVar("BatchType")
-
-Iteration = Generator[Any, None, None]
-
-
-@dataclass(slots=True)
-class _Turn:
-    """Whose iteration it is: one loader's, or that of several that decode into the same memory."""
-
-    iteration: weakref.ref[Iteration] | None = None
-
-    def take(self, iteration: Iteration) -> None:
-        """Begin an iteration; the one before ends."""
-        current = self.iteration() if self.iteration is not None else None
-        self.iteration = weakref.ref(iteration)
-        if current is not None:
-            current.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +42,21 @@ class _Slots:
     n_slots: int
     block_bytes: int
     memory: Buffer | None = None
+
+
+@dataclass(slots=True)
+class _Remainder:
+    """What the decoded fields leave of a budget, for the batches of a loader and its siblings."""
+
+    n_bytes: int
+
+    def lend(self, n_bytes: int, loader: "BatchLoader[Any]") -> None:
+        """Take some for a loader's batches, until the loader is gone, and they with it."""
+        self.n_bytes -= n_bytes
+        weakref.finalize(loader, self._take_back, n_bytes).atexit = False
+
+    def _take_back(self, n_bytes: int) -> None:
+        self.n_bytes += n_bytes
 
 
 class BatchLoader(ABC, Generic[BatchType]):
@@ -81,6 +79,8 @@ class BatchLoader(ABC, Generic[BatchType]):
         As `NeighborhoodLoader` describes them.
     """
 
+    _HALO_NAME = "radius"
+
     def __init__(
         self,
         store: Store | Sequence[Store],
@@ -98,6 +98,7 @@ class BatchLoader(ABC, Generic[BatchType]):
     ) -> None:
         _check_names(options, {option.name for option in fields(LoaderSettings)})
         settings = LoaderSettings(batch_size, **options)
+        memory_budget = whole_number("memory_budget", memory_budget, 1, "of bytes")
         stores = open_stores(store)
         self._reach = reach
         self._device = None if device is None else available_device(device)
@@ -108,10 +109,11 @@ class BatchLoader(ABC, Generic[BatchType]):
             redshifts=redshifts,
             reach=reach,
             normalization=normalization,
+            halo_name=self._HALO_NAME,
         )
         self._meshes = [store.mesh for store in stores]
         self._chunk_cells = max(store.layout.chunk_cells for store in stores)
-        self._turn = _Turn()
+        self._turn = Turn()
         sizes = self._region_sizes(centers, settings)
         memory = self._plan_memory(sizes, settings, memory_budget)
         self._fields: ResidentFields | DeviceFields | None = None
@@ -123,9 +125,10 @@ class BatchLoader(ABC, Generic[BatchType]):
         else:
             assert memory.core is not None
             self._slots = _Slots(memory.n_slots, sizes.block_bytes(memory.core))
-        self._start(sizes, settings, memory.core)
         ranks = settings.ranks_here or settings.world
-        self._budget_left = memory_budget // ranks - self._decoded_bytes - self._ring_bytes
+        self._remainder = _Remainder(memory_budget // ranks)
+        self._start(sizes, settings, memory.core)
+        self._remainder.n_bytes -= self._decoded_bytes
 
     def _sibling(
         self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], changes: Mapping[str, Any]
@@ -139,23 +142,23 @@ class BatchLoader(ABC, Generic[BatchType]):
         sizes = self._region_sizes(centers, settings)
         core = self._plan.partition.core
         if self._slots is None:
-            other._turn = _Turn()
+            other._turn = Turn()
         else:
-            core = sizes.choose(self._slots.block_bytes)
+            core = sizes.choose(self._slots.block_bytes, or_smaller=True)
             if core is None:
                 raise MemoryBudgetError(
-                    f"the regions of these centers do not fit {self._slots.block_bytes / 1e6:.0f} "
-                    "MB each, what their loader decodes into; raise memory_budget"
+                    "even the smallest regions of these centers do not fit "
+                    f"{self._slots.block_bytes / 1e6:.1f} MB each, what their loader decodes into; "
+                    "raise memory_budget"
                 )
-        ring = settings.n_slots * self._batch_bytes(settings.share.most_samples)
-        if ring > self._budget_left:
+        ring = self._bytes_of_ring(settings)
+        if ring > self._remainder.n_bytes:
+            or_else = " or num_workers" if settings.num_workers else ""
             raise MemoryBudgetError(
-                f"the batches prepared ahead take {ring / 1e6:.0f} MB of memory, memory_budget "
-                f"leaves {self._budget_left / 1e6:.0f} MB for them; raise memory_budget or lower "
-                "batch_size"
+                f"the batches prepared ahead take {ring / 1e6:.1f} MB of memory, memory_budget "
+                f"leaves {max(0, self._remainder.n_bytes) / 1e6:.1f} MB for them; raise "
+                f"memory_budget, lower batch_size{or_else}, or let go of other siblings first"
             )
-        self._budget_left -= ring
-        other._budget_left = 0
         other._start(sizes, settings, core)
         return other
 
@@ -181,10 +184,6 @@ class BatchLoader(ABC, Generic[BatchType]):
         self, sizes: RegionSizes, settings: LoaderSettings, memory_budget: int
     ) -> MemoryPlan:
         resident = resident_bytes(self._cubes)
-        if not isinstance(memory_budget, int):
-            raise ValueError(
-                f"memory_budget must be a whole number of bytes, got {memory_budget!r}"
-            )
         if self._device is not None:
             if settings.num_workers or settings.pin_memory:
                 raise ValueError(
@@ -208,6 +207,7 @@ class BatchLoader(ABC, Generic[BatchType]):
             n_lanes=settings.lanes,
             batch_bytes=batch_bytes,
             ring_bytes=settings.n_slots * batch_bytes,
+            num_workers=settings.num_workers,
             world=settings.world,
             ranks=settings.ranks_here or settings.world,
         )
@@ -225,11 +225,11 @@ class BatchLoader(ABC, Generic[BatchType]):
         )
         self._plan = BatchPlan(partition, order, settings.share, settings.symmetries)
         self._position = 0
-        self._iteration: weakref.ref[Iteration] | None = None
+        self._iteration: weakref.ref[Iteration[BatchType]] | None = None
         self._decoding, self._places_visited = Decoding(), 0
         self._decoder: RegionDecoder | None = None
         self._workers: Workers | None = None
-        self._ring_bytes = 0
+        self._ring_bytes = self._bytes_of_ring(settings)
         if isinstance(self._fields, DeviceFields):
             return
         fields: ResidentFields | RegionFields | None = self._fields
@@ -240,10 +240,10 @@ class BatchLoader(ABC, Generic[BatchType]):
         most = settings.share.most_samples
         slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
         self._ring = Ring(slots, LENT)
-        self._ring_bytes = settings.n_slots * self._batch_bytes(most)
         self._filler = Filler(fields, self._plan, slots, self._reach)
         if settings.num_workers:
             self._workers = Workers(self._filler, settings.num_workers)
+        self._remainder.lend(self._ring_bytes, self)
 
     def _regions(self, settings: LoaderSettings) -> RegionFields:
         assert self._slots is not None
@@ -291,8 +291,8 @@ class BatchLoader(ABC, Generic[BatchType]):
         return self._plan.n_batches
 
     def __iter__(self) -> Iterator[BatchType]:
-        iteration = self._batches()
-        self._turn.take(iteration)  # two at once would wait for each other's slots
+        iteration = Iteration(self._batches())
+        self._turn.take(iteration, self)  # two at once would wait for each other's slots
         self._iteration = weakref.ref(iteration)
         return iteration
 
@@ -301,19 +301,24 @@ class BatchLoader(ABC, Generic[BatchType]):
         """Batches handed out since the first epoch began; set it to go on from there.
 
         The same on every rank: with the same seed, core and lanes, any number of ranks or workers
-        goes on with the very same batches.
+        goes on with the very same batches. Setting it ends an iteration that is not at its end:
+        whoever asks that one for more gets a RuntimeError.
 
         Raises
         ------
         ValueError
-            If it is set to less than 0.
+            If it is set to less than 0, or not to a whole number.
         """
         return self._position
 
     @position.setter
     def position(self, position: int) -> None:
-        if position < 0:
-            raise ValueError(f"position must be at least 0, got {position}")
+        position = whole_number("position", position, 0)
+        iteration = self._iteration() if self._iteration is not None else None
+        if iteration is not None:
+            iteration.end(
+                "setting position ended this iteration; iterate the loader anew to go on from there"
+            )
         self._position = position
 
     @property
@@ -342,7 +347,10 @@ class BatchLoader(ABC, Generic[BatchType]):
         )
 
     def close(self) -> None:
-        """End threads and workers; memory goes when the last batch and the loader do."""
+        """End threads and workers; memory goes when the last batch and the loader do.
+
+        Iterating it again starts them anew.
+        """
         iteration = self._iteration() if self._iteration is not None else None
         if iteration is not None:
             iteration.close()
@@ -375,7 +383,7 @@ class BatchLoader(ABC, Generic[BatchType]):
                     tensors = [tensor.pin_memory() for tensor in tensors]
                 self._advance()
                 yield self._batch(tensors)
-        except RegionsClosedError:
+        except _RegionsClosedError:
             error = self._decoder.take_error() if self._decoder is not None else None
             if error is None:
                 raise
@@ -411,6 +419,12 @@ class BatchLoader(ABC, Generic[BatchType]):
             if slot is None:
                 return
             yield Request(slot, epoch, batch, self._plan.n_samples(batch))
+
+    def _bytes_of_ring(self, settings: LoaderSettings) -> int:
+        """Return what batches that are prepared ahead take; on a device, none are."""
+        if self._device is not None:
+            return 0
+        return settings.n_slots * self._batch_bytes(settings.share.most_samples)
 
     def _batch_bytes(self, n_samples: int) -> int:
         return slot_bytes(batch_parts(len(self._cubes[0].inputs), self._reach), n_samples)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from os import PathLike
 
+import numpy as np
+
 from ionstore.blocks import DecodedCube, FieldToDecode
 from ionstore.conversion import AS_STORED
 from ionstore.normalize import Normalization
@@ -36,6 +38,7 @@ def select_cubes(
     redshifts: Sequence[float] | None,
     reach: Reach,
     normalization: Normalization | None,
+    halo_name: str = "radius",
 ) -> tuple[list[int], list[DecodedCube]]:
     """Return the store of every cube, and what to decode of it.
 
@@ -53,26 +56,35 @@ def select_cubes(
         What belongs to a sample.
     normalization : Normalization, optional
         Applied to the inputs while they are decoded.
+    halo_name : str
+        What the user calls the radius of the reach.
 
     Raises
     ------
     ValueError
-        If nothing is chosen, or a store lacks a field or is too small for the reach.
+        If nothing is chosen, a redshift twice, or a store lacks a field or is too small for the
+        reach.
     NotInStoreError
         If a store does not hold a redshift.
     """
     if isinstance(inputs, str):
         raise ValueError(f"inputs must be a list of names, got {inputs!r}; give [{inputs!r}]")
-    if not inputs or (redshifts is not None and not len(redshifts)):
+    if redshifts is not None and np.ndim(redshifts) != 1:
+        raise ValueError(f"redshifts must be a list of numbers, got {redshifts!r}")
+    if not len(inputs) or (redshifts is not None and not len(redshifts)):
         raise ValueError(
             f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
             f"redshifts {redshifts}"
         )
     store_of_cube, cubes = [], []
     for index, store in enumerate(stores):
-        _check_store(store, (*inputs, target), reach)
-        for wanted in store.redshifts if redshifts is None else redshifts:
-            redshift = store.redshifts[store.redshift_index(wanted)]
+        _check_store(store, (*inputs, target), reach, halo_name)
+        wanted = store.redshifts if redshifts is None else redshifts
+        chosen = [store.redshifts[store.redshift_index(redshift)] for redshift in wanted]
+        if len(set(chosen)) < len(chosen):
+            shown = ", ".join(f"{redshift:g}" for redshift in chosen)
+            raise ValueError(f"redshifts must all be different, got {shown} of {store.path}")
+        for redshift in chosen:
             fields = [
                 FieldToDecode(
                     store,
@@ -89,7 +101,7 @@ def select_cubes(
     return store_of_cube, cubes
 
 
-def _check_store(store: CubeStore, names: Sequence[str], reach: Reach) -> None:
+def _check_store(store: CubeStore, names: Sequence[str], reach: Reach, halo_name: str) -> None:
     missing = [name for name in names if name not in store.field_names]
     if missing:
         raise ValueError(
@@ -97,6 +109,6 @@ def _check_store(store: CubeStore, names: Sequence[str], reach: Reach) -> None:
         )
     if 2 * reach.radius + 1 > store.mesh.cells_per_side:
         raise ValueError(
-            f"radius {reach.radius} needs a mesh of {2 * reach.radius + 1} cells a side, "
+            f"{halo_name} {reach.radius} needs a mesh of {2 * reach.radius + 1} cells a side, "
             f"{store.path} has {store.mesh.cells_per_side}"
         )

@@ -54,7 +54,7 @@ class Filler:
 
         Raises
         ------
-        RegionsClosedError
+        _RegionsClosedError
             If it needs a region that will not be opened any more.
         """
         memory = self.slots.memory(request.slot)

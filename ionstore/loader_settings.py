@@ -1,8 +1,9 @@
 """What a user can choose about a loader."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -43,6 +44,29 @@ class LoaderOptions(SettingsOptions, total=False):
     pin_memory: bool
 
 
+_COUNTS = ("batch_size", "n_lanes", "world")
+_OPTIONAL_COUNTS = ("samples_per_epoch", "core", "samples_per_opening", "ranks_here")
+_FROM_ZERO = ("num_workers", "seed", "rank")
+
+
+def whole_number(name: str, value: Any, least: int, of: str = "") -> int:
+    """Return an argument that must be a whole number, of any type of them.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or less than ``least``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        kind = " ".join(("a whole number", of)).strip()
+        raise ValueError(f"{name} must be {kind}, at least {least}, got {name} {value!r}")
+    return number
+
+
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
     """How samples are ordered and batched; `NeighborhoodLoader` describes the fields.
@@ -50,7 +74,7 @@ class LoaderSettings:
     Raises
     ------
     ValueError
-        If a number is out of range, or the ranks cannot share the lanes.
+        If a number is none, no whole one or out of range, or the ranks cannot share the lanes.
     """
 
     batch_size: int
@@ -68,25 +92,12 @@ class LoaderSettings:
     pin_memory: bool = False
 
     def __post_init__(self) -> None:
-        positive = {
-            name: 1 if getattr(self, name) is None else getattr(self, name)
-            for name in (
-                "batch_size",
-                "samples_per_epoch",
-                "core",
-                "samples_per_opening",
-                "n_lanes",
-                "world",
-                "ranks_here",
-            )
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {name} {value}")
-        for name in ("num_workers", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {name} {getattr(self, name)}")
-        if not 0 <= self.rank < self.world:
+        for names, least in ((_COUNTS, 1), (_OPTIONAL_COUNTS, 1), (_FROM_ZERO, 0)):
+            for name in names:
+                value = getattr(self, name)
+                if value is not None or names is not _OPTIONAL_COUNTS:
+                    object.__setattr__(self, name, whole_number(name, value, least))
+        if self.rank >= self.world:
             raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
         if not self.shuffle and self.world > 1:
             raise ValueError(

@@ -44,7 +44,7 @@ import torch
 from ionstore.batch_loader import BatchLoader
 from ionstore.cube_selection import Store
 from ionstore.grid import Mesh
-from ionstore.loader_settings import LoaderOptions, SettingsOptions
+from ionstore.loader_settings import LoaderOptions, SettingsOptions, whole_number
 from ionstore.loader_stats import LoaderStats
 from ionstore.partition import Reach
 from ionstore.samples import Centers, centers_of_boxes, tile_starts
@@ -134,7 +134,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     """Iterate over batches of periodic neighborhoods and the target at their centers.
 
     Iterating runs through what is left of the current epoch; iterating again starts the next one.
-    There is one iteration at a time: a new one ends the one before.
+    There is one iteration at a time, by one thread: a new one ends the one before.
     An epoch visits every sample once, in an order of its own that the seed repeats.
 
     Parameters
@@ -149,7 +149,9 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         Redshifts to use; all of every store by default.
     centers : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
         Center cells (a box of them is an `ionstore.split.Region`), the same at every redshift;
-        every cell by default. Cells off the mesh wrap.
+        every cell by default. Cells off the mesh wrap. A list takes 24 bytes a center in this
+        process and in each worker, in regions 28, and twice as much in this one while the loader
+        is made; the budget does not count it.
     radius : int
         Neighborhood radius in cells; the width is ``2 * radius + 1``.
     batch_size : int
@@ -159,7 +161,8 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     memory_budget : int
         Bound on decoded fields and batches, bytes, over all processes of this machine.
     num_workers : int
-        Worker processes; 0 cuts in a background thread.
+        Worker processes; 0 cuts in a background thread. In regions, workers need a processor of
+        the x86 family.
     normalization : Normalization, optional
         Applied to the inputs while they are decoded.
     shuffle : bool
@@ -174,8 +177,8 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         whole chunks (32 cells) where it holds one. By default samples come in uniformly random
         order if all fields fit the budget; if not, in regions whose core decodes the least of
         those that the budget allows after eight batches have been set aside, or half of it where
-        they take more. In a dense epoch that is the largest. The same for any number of workers
-        and ranks; a larger one may fit when it is asked for.
+        they take more. In a dense epoch of a large box that is the largest. The same for any
+        number of workers and ranks; a larger one may fit when it is asked for.
     samples_per_opening : int, optional
         Samples taken from a region before the next one takes its place. All of them by default;
         of an epoch with ``samples_per_epoch``, a region's share of it, but at least 256.
@@ -191,18 +194,31 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         Keep all fields there and cut there; the budget then bounds the fields alone.
     pin_memory : bool
         Hand out batches as copies in page-locked memory, which CUDA copies from in the
-        background; they are not counted in the budget.
+        background; they are not counted in the budget. The thread that iterates makes these
+        copies, which costs it the time of one copy of every batch.
 
     Raises
     ------
+    TypeError
+        If there is no such option.
     ValueError
-        If an argument is out of range, or a store lacks a field or is too small for the radius.
+        If an argument is of the wrong kind or out of range, or a store lacks a field or is too
+        small for the radius.
     NotInStoreError
         If a store does not hold a redshift.
     StoreFormatError
-        If a path is not a complete store.
+        If a path is not a complete store, or a field is not stored as its format says.
+    StoreDamageError
+        If a field cannot be decoded: when the loader is made if all fields are decoded then,
+        while it is iterated in regions.
     MemoryBudgetError
-        If fields and batches do not fit the budget.
+        If fields and batches do not fit the budget, or the system or the device lacks the memory.
+
+    Notes
+    -----
+    Iterating raises RuntimeError if a worker process has ended, another thread iterates, or the
+    iteration was ended by that of a `sibling` or by setting `position`; the loader can be iterated
+    again then.
 
     Examples
     --------
@@ -226,7 +242,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         super().__init__(
             store,
             lambda meshes: centers_of_boxes(meshes, centers),
-            Reach(radius),
+            Reach(whole_number("radius", radius, 0)),
             batch_size,
             **options,
         )
@@ -239,7 +255,9 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         """Return a loader over other centers that shares this one's decoded fields and budget.
 
         Where the fields are not resident, the two take turns: an iteration of one ends that of the
-        other.
+        other, which raises RuntimeError when it is asked for more. Its batches come out of what
+        other loaders of the budget leave; they go back to it when the sibling is gone, not when it
+        is closed.
 
         Parameters
         ----------
@@ -247,14 +265,18 @@ class NeighborhoodLoader(BatchLoader[Batch]):
             Its center cells.
         **changes
             Any of ``seed``, ``num_workers``, ``shuffle``, ``samples_per_epoch``, ``symmetries``,
-            ``samples_per_opening``.
+            ``samples_per_opening``. ``core`` stays, but where regions of these centers would be
+            larger than those of this loader's, theirs have smaller cores.
 
         Raises
         ------
+        TypeError
+            If there is no such option.
         ValueError
-            If an argument is out of range.
+            If an argument is of the wrong kind or out of range.
         MemoryBudgetError
-            If its batches do not fit what this loader leaves of the budget.
+            If its batches do not fit what is left of the budget, or even the smallest regions of
+            its centers are larger than those of this loader.
         """
         return self._sibling(lambda meshes: centers_of_boxes(meshes, centers), changes)
 
@@ -281,7 +303,8 @@ class TileLoader(BatchLoader[TileBatch]):
         Tiles a batch, over all ranks.
     starts : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
         First cells of the tiles, or a region that tiles are to cover; all of the mesh by default.
-        Where tiles do not divide a region, the last ones overlap those before.
+        Where tiles do not divide a region, the last ones overlap those before. They take memory
+        as lists of centers do.
     **options
         As in `NeighborhoodLoader`.
 
@@ -289,9 +312,11 @@ class TileLoader(BatchLoader[TileBatch]):
     ------
     ValueError
         If a tile does not fit its region, or as `NeighborhoodLoader`.
-    NotInStoreError, StoreFormatError, MemoryBudgetError
+    TypeError, NotInStoreError, StoreFormatError, StoreDamageError, MemoryBudgetError
         As `NeighborhoodLoader`.
     """
+
+    _HALO_NAME = "halo"
 
     def __init__(
         self,
@@ -303,11 +328,11 @@ class TileLoader(BatchLoader[TileBatch]):
         starts: Centers | Sequence[Centers] | None = None,
         **options: Unpack[LoaderOptions],
     ) -> None:
-        self._tile = tile
+        self._tile = whole_number("tile", tile, 1)
         super().__init__(
             store,
-            lambda meshes: _tiles_of_boxes(meshes, starts, tile),
-            Reach(halo, tile),
+            lambda meshes: _tiles_of_boxes(meshes, starts, self._tile),
+            Reach(whole_number("halo", halo, 0), self._tile),
             batch_size,
             **options,
         )
@@ -331,5 +356,5 @@ def _tiles_of_boxes(
 ) -> list[Centers]:
     return [
         tile_starts(cells, tile) if isinstance(cells, Region) else cells
-        for cells in centers_of_boxes(meshes, starts)
+        for cells in centers_of_boxes(meshes, starts, name="starts")
     ]

@@ -43,6 +43,7 @@ def plan_memory(
     n_lanes: int,
     batch_bytes: int,
     ring_bytes: int,
+    num_workers: int = 0,
     world: int = 1,
     ranks: int = 1,
 ) -> MemoryPlan:
@@ -72,6 +73,8 @@ def plan_memory(
         Lanes, over all ranks.
     batch_bytes, ring_bytes : int
         Bytes of one batch, and of all that are prepared at a time, over all ranks.
+    num_workers : int
+        Worker processes, named where fewer of them would help.
     world : int
         Ranks that share the lanes.
     ranks : int
@@ -82,11 +85,12 @@ def plan_memory(
     MemoryBudgetError
         If the budget is too small.
     """
+    or_workers = " or num_workers" if num_workers else ""
     if ring_bytes >= budget:
         raise MemoryBudgetError(
-            f"the batches prepared ahead take {ring_bytes / 1e6:.0f} MB of memory, memory_budget "
-            f"leaves {budget / 1e6:.0f} MB for them; raise memory_budget, or lower batch_size or "
-            "num_workers"
+            f"the batches prepared ahead take {ring_bytes / 1e6:.1f} MB of memory, memory_budget "
+            f"leaves {budget / 1e6:.1f} MB for them; raise memory_budget, or lower batch_size"
+            f"{or_workers}"
         )
     all_resident = ranks * resident_bytes + ring_bytes
     decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
@@ -97,7 +101,7 @@ def plan_memory(
         if all_resident > budget:
             what = "all fields" if ranks == 1 else f"all fields, once for each of {ranks} ranks,"
             raise _does_not_fit(
-                what, ranks * resident_bytes, ring_bytes, budget, or_else=" or set core"
+                what, ranks * resident_bytes, ring_bytes, budget, f"{or_workers}, or set core"
             )
         return MemoryPlan("resident", None)
     least_slots = n_lanes + DECODED_AHEAD
@@ -108,14 +112,16 @@ def plan_memory(
             least_slots * block_bytes(smallest_core),
             batch_bytes,
             budget,
+            " or n_lanes",
         )
     lanes_here, block = n_lanes // world, block_bytes(chosen)
     there_is = budget - ring_bytes
     if there_is < ranks * lanes_here * block:
-        what, or_else = ("regions", ", or num_workers")
-        if core is not None:
-            what, or_else = f"regions of core {core}", " or core"
-        raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else=or_else)
+        what, or_else = f"regions of core {chosen}", f"{or_workers} or core"
+        if core is None:
+            less = f", or set core to less than {chosen}" if chosen > 1 else ""
+            or_else = or_workers + less
+        raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else)
     # What is set aside is kept for batches of loaders that share the blocks, if it can be.
     n_slots = (there_is if core is not None else min(there_is, decoded)) // (ranks * block)
     most = lanes_here + max(lanes_here, DECODED_AHEAD)
@@ -163,7 +169,7 @@ def choose_core(
 
 
 def _does_not_fit(
-    what: str, decoded: int, batches: int, budget: int, *, or_else: str = ""
+    what: str, decoded: int, batches: int, budget: int, or_else: str
 ) -> MemoryBudgetError:
     return MemoryBudgetError(
         f"{what} take {decoded / 1e6:.1f} MB of memory and batches {batches / 1e6:.1f} MB, "

@@ -5,8 +5,10 @@ core lies the block that has to be decoded to cut them: their tiles and a halo.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +63,9 @@ class Partition:
         makes one region of all samples of all cubes.
     chunk_cells : int
         Cells along a side of a chunk; cores that hold whole chunks begin and end with chunks.
+    by_chunk : sequence of Boxes, optional
+        `boxes_by_chunk` of the samples, where several partitions share it: cores that hold whole
+        chunks are then found without another look at lists of samples.
 
     Attributes
     ----------
@@ -77,7 +82,14 @@ class Partition:
         If ``core`` is below 1.
     """
 
-    def __init__(self, samples: Samples, core: int | None, *, chunk_cells: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        core: int | None,
+        *,
+        chunk_cells: int,
+        by_chunk: "Sequence[Boxes | None] | None" = None,
+    ) -> None:
         if core is not None and core < 1:
             raise ValueError(f"core must be at least 1, got {core}")
         if core is not None and core > chunk_cells:
@@ -88,21 +100,33 @@ class Partition:
             self.cube = np.zeros(1, dtype=np.int64)
             self.start = self.shape = np.zeros((1, 3), dtype=np.int64)
             return
-        groups = [_grouped(cube, core, chunk_cells) for cube in samples.cubes]
-        n_regions = [len(group.size) for group in groups]
-        self.sizes = np.concatenate([group.size for group in groups])
-        self.cube = np.repeat(np.arange(len(groups)), n_regions)
-        self.start = np.concatenate([group.start for group in groups])
-        self.shape = np.concatenate([group.shape for group in groups])
-        # Samples of lists, core by core; those of boxes are found from their cells instead.
-        self._members = np.concatenate(
-            [group.members + first for group, first in zip(groups, samples.first, strict=True)]
-        )
-        listed = np.where(np.repeat([group.is_list for group in groups], n_regions), self.sizes, 0)
-        self._first_member = np.cumsum(listed) - listed
-        self._is_list = np.array([group.is_list for group in groups])
-        self._box_start = np.array([group.box.start for group in groups])
-        self._box_shape = np.array([group.box.shape for group in groups])
+        self._edges = [core_edges(cube.mesh_cells, core, chunk_cells) for cube in samples.cubes]
+        known = None if by_chunk is None or core < chunk_cells else by_chunk
+        boxes = [
+            _boxes(cube, edges, None if known is None else known[index])
+            for index, (cube, edges) in enumerate(zip(samples.cubes, self._edges, strict=True))
+        ]
+        self.sizes = np.concatenate([box.size for box in boxes])
+        self.cube = np.repeat(np.arange(len(boxes)), [len(box.size) for box in boxes])
+        self.start = np.concatenate([box.start for box in boxes])
+        self.shape = np.concatenate([box.shape for box in boxes])
+        given = [cube.centers for cube in samples.cubes]
+        self._is_list = np.array([not isinstance(cells, Region) for cells in given])
+        regions = [one if isinstance(one, Region) else Region((0,) * 3, (1,) * 3) for one in given]
+        self._box_start = np.array([region.start for region in regions])
+        self._box_shape = np.array([region.shape for region in regions])
+        # Cubes of one store have the same list: it is sorted, and kept, once.
+        self._lists: list[int] = []  # a cube of each
+        firsts: dict[tuple[int, int], int] = {}
+        first_members, n_members = [], 0
+        for index, (cube, box) in enumerate(zip(samples.cubes, boxes, strict=True)):
+            key = id(cube.centers), cube.mesh_cells
+            if self._is_list[index] and key not in firsts:
+                firsts[key] = n_members
+                self._lists.append(index)
+                n_members += cube.n_samples
+            first_members.append(firsts.get(key, 0) + np.cumsum(box.size) - box.size)
+        self._first_member = np.concatenate(first_members)
 
     @property
     def n_regions(self) -> int:
@@ -116,7 +140,8 @@ class Partition:
         cube = self.cube[region]
         numbers = np.empty_like(member)
         listed = self._is_list[cube]
-        numbers[listed] = self._members[self._first_member[region[listed]] + member[listed]]
+        place = self._first_member[region[listed]] + member[listed]
+        numbers[listed] = self.samples.first[cube[listed]] + self._members[place]
         region, member, cube = (values[~listed] for values in (region, member, cube))
         _, ny, nz = self.shape[region].T
         within = np.stack([member // (ny * nz), member // nz % ny, member % nz])
@@ -124,6 +149,24 @@ class Partition:
         _, ny, nz = self._box_shape[cube].T
         numbers[~listed] = self.samples.first[cube] + (x * ny + y) * nz + z
         return numbers
+
+    @cached_property
+    def _members(self) -> NDArray[np.unsignedinteger[Any]]:
+        """Places in the lists of samples, list after list, in each core by core.
+
+        Samples of regions are found from their cells instead.
+        """
+        members = [
+            np.argsort(label, kind="stable").astype(np.min_scalar_type(len(label)))
+            for index in self._lists
+            for label in [_core_of(self.samples.cubes[index], self._edges[index])]
+        ]
+        return np.concatenate(members) if members else np.zeros(0, np.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.core is not None:
+            _ = self._members  # sorted here once, not in every process
+        return vars(self)
 
     def blocks(self, reach: Reach) -> tuple[Cells, Cells, Cells, Cells]:
         """Return what has to be decoded around the samples of each region.
@@ -189,29 +232,49 @@ def core_candidates(mesh_cells: int, chunk_cells: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Grouped:
-    """A cube's samples by core: the box of cells and the number of samples in each core.
+class Boxes:
+    """Boxes of cells that samples span, one for each chunk or core that holds any.
 
-    Those of a list are numbered by their place in the list, `members`, core by core; those of a
-    region by their cell in `box`.
+    Parameters
+    ----------
+    start, shape : ndarray of int64, shape (n, 3)
+        First cell of each box on the mesh, and cells along each axis.
+    size : ndarray of int64, shape (n,)
+        Samples in each.
     """
 
     start: Cells
     shape: Cells
     size: NDArray[np.int64]
-    is_list: bool
-    members: NDArray[np.int64]
-    box: Region
 
 
-def _grouped(cube: CubeSamples, core: int, chunk_cells: int) -> _Grouped:
-    edges = core_edges(cube.mesh_cells, core, chunk_cells)
+def boxes_by_chunk(samples: Samples, chunk_cells: int) -> list[Boxes | None]:
+    """Return the boxes of every cube whose samples are a list, by chunk; None for others."""
+    by_list: dict[tuple[int, int], Boxes] = {}
+    found: list[Boxes | None] = []
+    for cube in samples.cubes:
+        key = id(cube.centers), cube.mesh_cells
+        if isinstance(cube.centers, Region):
+            found.append(None)
+            continue
+        if key not in by_list:
+            by_list[key] = _boxes(cube, core_edges(cube.mesh_cells, chunk_cells, chunk_cells))
+        found.append(by_list[key])
+    return found
+
+
+def _boxes(cube: CubeSamples, edges: NDArray[np.int64], by_chunk: Boxes | None = None) -> Boxes:
+    """Return the boxes of a cube's samples by core, from those by chunk where they are known."""
     if isinstance(cube.centers, Region):
-        return _grouped_region(cube.centers, edges)
-    return _grouped_list(cube.centers % cube.mesh_cells, edges)
+        return _boxes_of_region(cube.centers, edges)
+    if by_chunk is not None:
+        label = _label(by_chunk.start, edges)
+        return _merged(label, by_chunk.start, by_chunk.start + by_chunk.shape, by_chunk.size)
+    cells = cube.centers % cube.mesh_cells
+    return _merged(_label(cells, edges), cells, cells + 1, None)
 
 
-def _grouped_region(region: Region, edges: NDArray[np.int64]) -> _Grouped:
+def _boxes_of_region(region: Region, edges: NDArray[np.int64]) -> Boxes:
     axes = []
     for first, length in zip(region.start, region.shape, strict=True):
         cut = np.clip(edges, first, first + length)
@@ -221,21 +284,41 @@ def _grouped_region(region: Region, edges: NDArray[np.int64]) -> _Grouped:
         np.stack(np.meshgrid(*parts, indexing="ij"), axis=-1).reshape(-1, 3)
         for parts in zip(*axes, strict=True)
     )
-    none = np.zeros(0, dtype=np.int64)
-    return _Grouped(start, shape, shape.prod(axis=1), False, none, region)
+    return Boxes(start, shape, shape.prod(axis=1))
 
 
-def _grouped_list(cells: Cells, edges: NDArray[np.int64]) -> _Grouped:
+def _core_of(cube: CubeSamples, edges: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+    assert not isinstance(cube.centers, Region)
+    return _label(cube.centers % cube.mesh_cells, edges)
+
+
+def _label(cells: Cells, edges: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+    """Return the number of the core of each cell, in the smallest type: the fastest to sort."""
     n = len(edges) - 1
-    core = np.searchsorted(edges, cells, side="right") - 1
-    label = np.ravel_multi_index(tuple(core.T), (n, n, n))
-    members = np.argsort(label, kind="stable")
-    _, firsts, size = np.unique(label[members], return_index=True, return_counts=True)
-    start = shape = np.zeros((0, 3), dtype=np.int64)
-    if len(firsts):
-        start = np.minimum.reduceat(cells[members], firsts)
-        shape = np.maximum.reduceat(cells[members], firsts) - start + 1
-    return _Grouped(start, shape, size, True, members, Region((0, 0, 0), (1, 1, 1)))
+    of_cell = np.repeat(np.arange(n), np.diff(edges))
+    i, j, k = (of_cell[along] for along in cells.T)
+    label: NDArray[np.unsignedinteger[Any]] = ((i * n + j) * n + k).astype(np.min_scalar_type(n**3))
+    return label
+
+
+def _merged(
+    label: NDArray[np.unsignedinteger[Any]],
+    start: Cells,
+    stop: Cells,
+    size: NDArray[np.int64] | None,
+) -> Boxes:
+    """Return the boxes around all boxes of the same label; each is one sample without ``size``."""
+    if not len(label):
+        none = np.zeros((0, 3), dtype=np.int64)
+        return Boxes(none, none, none[:, 0])
+    order = np.argsort(label, kind="stable")
+    label = label[order]
+    firsts = np.flatnonzero(np.append(True, label[1:] != label[:-1]))
+    first = np.minimum.reduceat(start[order], firsts)
+    shape = np.maximum.reduceat(stop[order], firsts) - first
+    if size is None:
+        return Boxes(first, shape, np.diff(np.append(firsts, len(label))))
+    return Boxes(first, shape, np.add.reduceat(size[order], firsts))
 
 
 def pieces_on_mesh(

@@ -1,13 +1,20 @@
 """What regions would cost, for any size of their cores: plans, no data."""
 
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ionstore.loader_settings import LoaderSettings
 from ionstore.memory_plan import choose_core
-from ionstore.partition import Partition, Reach, chunks_touched, core_candidates
+from ionstore.partition import (
+    Boxes,
+    Partition,
+    Reach,
+    boxes_by_chunk,
+    chunks_touched,
+    core_candidates,
+)
 from ionstore.regions import region_bytes
 from ionstore.samples import Samples
 
@@ -42,7 +49,7 @@ class RegionSizes:
     ) -> None:
         self._samples, self._reach, self._settings = samples, reach, settings
         self._n_channels, self.chunk_cells = n_channels, chunk_cells
-        self.partition = lru_cache(maxsize=1)(self._partition)
+        self._latest: tuple[int | None, Partition] | None = None
 
     @property
     def candidates(self) -> list[int]:
@@ -51,9 +58,19 @@ class RegionSizes:
             return [self._settings.core]
         return core_candidates(int(self._samples.mesh_cells.max()), self.chunk_cells)
 
-    def _partition(self, core: int | None) -> Partition:
-        """Return the samples by region."""
-        return Partition(self._samples, core, chunk_cells=self.chunk_cells)
+    def partition(self, core: int | None) -> Partition:
+        """Return the samples by region; what was asked for last is remembered."""
+        if self._latest is None or self._latest[0] != core:
+            by_chunk = None if core is None else self._by_chunk
+            partition = Partition(
+                self._samples, core, chunk_cells=self.chunk_cells, by_chunk=by_chunk
+            )
+            self._latest = core, partition
+        return self._latest[1]
+
+    @cached_property
+    def _by_chunk(self) -> list[Boxes | None]:
+        return boxes_by_chunk(self._samples, self.chunk_cells)
 
     def block_bytes(self, core: int) -> int:
         """Return the memory that a region takes at most."""
@@ -72,24 +89,50 @@ class RegionSizes:
         return np.minimum(max(1, total // (n_regions * at_a_time)), partition.sizes)
 
     def decoded_cells(self, core: int) -> float:
-        """Return the cells of each field that an epoch decodes on all ranks, in whole chunks."""
+        """Return the cells of each field that an epoch decodes on all ranks, in whole chunks.
+
+        What is to be expected: which regions an epoch visits, and where its lanes begin, is drawn.
+        """
         partition, total = self.partition(core), self._samples.n_samples
         start, shape, _, _ = partition.blocks(self._reach)
         mesh = self._samples.mesh_cells[partition.cube][:, None]
         chunks = chunks_touched(start, shape, mesh, self.chunk_cells)
-        share = min(self._settings.samples_per_epoch or total, total) / total
-        return float((chunks * self.visits(core)).sum()) * self.chunk_cells**3 * share
+        wanted = min(self._settings.samples_per_epoch or total, total)
+        visits = self.visits(core)
+        n_visits = int(visits.sum())
+        begun = -(-n_visits * wanted // total)
+        # A lane that begins in the midst of a visit opens its region once more.
+        edges = min(self._settings.lanes, wanted) - 1
+        decoded = begun * (chunks * visits).sum() / n_visits
+        decoded += edges * (chunks * (partition.sizes - visits)).sum() / total
+        return float(decoded) * self.chunk_cells**3
 
     def core_cells(self, core: int) -> float:
         """Return the cells of the targets of all regions."""
         _, _, _, targets = self.partition(core).blocks(self._reach)
         return float(targets.prod(axis=1).sum())
 
-    def choose(self, available: int) -> int | None:
-        """Return the core to take where a block has so many bytes, None if none fits."""
+    def choose(self, available: int, *, or_smaller: bool = False) -> int | None:
+        """Return the core to take where a block has so many bytes, None if none fits.
+
+        Parameters
+        ----------
+        available : int
+            Bytes for one block.
+        or_smaller : bool
+            Whether a smaller core may take the place of one that is asked for and does not fit.
+        """
+        chosen = self._choose(available, self.candidates)
+        asked = self._settings.core
+        if chosen is None and asked is not None and or_smaller:
+            smaller = [core for core in core_candidates(asked, self.chunk_cells) if core < asked]
+            chosen = self._choose(available, smaller)
+        return chosen
+
+    def _choose(self, available: int, candidates: list[int]) -> int | None:
         return choose_core(
             available,
-            self.candidates,
+            candidates,
             chunk_cells=self.chunk_cells,
             block_bytes=self.block_bytes,
             decoded_cells=self.decoded_cells,

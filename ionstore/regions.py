@@ -4,12 +4,13 @@ A few slots of memory hold blocks: one for every lane of the order, which sample
 and some more, into which the next ones are decoded. Whoever cuts waits for the block of the visit
 that it needs, and then says how far it has come; the decoder waits for a slot whose block nobody
 needs any more. Both look at a few words of memory that all processes see: no lock that a killed
-process could take along. That relies on a processor that shows its stores to others in their
-order, as x86 does; on others a worker process could, in theory, see a block before all of it is
-there.
+process could take along. Between processes, that relies on a processor that shows its stores to
+others in their order, as those of the x86 family do: on others a worker process could see a block
+before all of it is there. The threads of one process all take the interpreter lock in between.
 """
 
 import heapq
+import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -29,9 +30,10 @@ _LOOK_AGAIN_S = 2e-4
 _LONGEST_PAUSE_S = 5e-3
 _HELP_OUT_AFTER_S = 5e-3
 _MOST_DECODERS = 4
+_STORES_IN_ORDER = {"x86_64", "amd64", "x86", "i386", "i486", "i586", "i686"}
 
 
-class RegionsClosedError(Exception):
+class _RegionsClosedError(Exception):
     """Nothing is decoded any more: the iteration has ended, or decoding has failed."""
 
 
@@ -60,6 +62,8 @@ class RegionFields:
 
     Raises
     ------
+    ValueError
+        If worker processes could see blocks before they are complete, on this processor.
     MemoryBudgetError
         If the system cannot give the memory.
     """
@@ -75,6 +79,12 @@ class RegionFields:
         shared: bool,
         memory: Buffer | None = None,
     ) -> None:
+        if shared and (processor := platform.machine()).lower() not in _STORES_IN_ORDER:
+            raise ValueError(
+                "num_workers must be 0 on this processor where the fields do not fit "
+                f"memory_budget, as worker processes need one of the x86 family, got {processor}; "
+                "set num_workers to 0 or raise memory_budget"
+            )
         self.plan = plan
         self._input_start, self._input_shape, self._target_start, self._target_shape = (
             plan.partition.blocks(reach)
@@ -102,7 +112,7 @@ class RegionFields:
 
         Raises
         ------
-        RegionsClosedError
+        _RegionsClosedError
             If nothing is decoded any more.
         """
         holds, reached, at = self.holds, self.reached, picked.at
@@ -193,11 +203,11 @@ class RegionFields:
 
         Raises
         ------
-        RegionsClosedError
+        _RegionsClosedError
             If they are not.
         """
         if self._closed[0]:
-            raise RegionsClosedError
+            raise _RegionsClosedError
 
     @property
     def _closed(self) -> Array:

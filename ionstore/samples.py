@@ -14,6 +14,8 @@ from ionstore.split import Region
 Centers = Region | Cells
 """Cells of one box: a region of them, or a list."""
 
+_LONGEST_SHOWN = 60
+
 
 @dataclass(frozen=True, slots=True)
 class CubeSamples:
@@ -92,7 +94,10 @@ class Samples:
 
 
 def centers_of_boxes(
-    meshes: Sequence[Mesh], centers: Centers | Sequence[Centers] | None
+    meshes: Sequence[Mesh],
+    centers: Centers | Sequence[Centers] | None,
+    *,
+    name: str = "centers",
 ) -> list[Centers]:
     """Return the center cells of each of several boxes.
 
@@ -102,6 +107,8 @@ def centers_of_boxes(
         Meshes of the boxes.
     centers : Region or ndarray of int64, shape (n, 3), or one of them for each box, optional
         Center cells; every cell by default. Listed cells may lie off the mesh, they wrap.
+    name : str
+        What the user calls them.
 
     Raises
     ------
@@ -111,19 +118,35 @@ def centers_of_boxes(
     """
     if centers is None:
         return [Region((0, 0, 0), mesh.shape) for mesh in meshes]
-    given = [centers] * len(meshes) if isinstance(centers, Region | np.ndarray) else list(centers)
+    if isinstance(centers, Region | np.ndarray):
+        given = [centers] * len(meshes)
+    else:
+        given = list(centers) if isinstance(centers, list | tuple) else []
+        if not given or not all(isinstance(one, Region | np.ndarray) for one in given):
+            raise ValueError(
+                f"{name} must be a Region or an array, or a list of them, one for each store, got "
+                f"{_shortened(centers)}; turn lists of cells into arrays of int64, shape (n, 3)"
+            )
     if len(given) != len(meshes):
-        raise ValueError(f"centers must be given for {len(meshes)} stores, got {len(given)}")
+        raise ValueError(
+            f"{name} must be one for all stores or one for each of {len(meshes)}, got a list of "
+            f"{len(given)}"
+        )
     for mesh, one in zip(meshes, given, strict=True):
         if isinstance(one, Region):
             last = [first + length for first, length in zip(one.start, one.shape, strict=True)]
             if max(last) > mesh.cells_per_side:
-                raise ValueError(f"centers must lie on the mesh {mesh.shape}, got {one}")
+                raise ValueError(f"{name} must lie on the mesh {mesh.shape}, got {one}")
         elif one.dtype != np.int64 or one.ndim != 2 or one.shape[1] != 3:
             raise ValueError(
-                f"centers must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
+                f"{name} must be int64 of shape (n, 3), got {one.dtype} of shape {one.shape}"
             )
     return given
+
+
+def _shortened(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
 
 
 def tile_starts(region: Region, tile: int) -> Cells:

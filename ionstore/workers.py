@@ -13,7 +13,7 @@ from types import ModuleType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ionstore.filling import Filler, Request
-from ionstore.regions import RegionsClosedError
+from ionstore.regions import _RegionsClosedError
 from ionstore.ring import Ring
 
 AHEAD = 2
@@ -67,7 +67,7 @@ class Workers:
                 request = asked.popleft()
                 if not is_filled:
                     ring.give_back(request.slot)
-                    raise RegionsClosedError
+                    raise _RegionsClosedError
                 yield request
         except GeneratorExit:
             ring.stop()
@@ -150,6 +150,6 @@ class _Filling(Dataset[bool]):
     def __getitem__(self, request: Request) -> bool:
         try:
             self._filler.fill(request)
-        except RegionsClosedError:
+        except _RegionsClosedError:
             return False
         return True

@@ -54,8 +54,8 @@ def test_batches_of_many_workers_leave_less_to_decode_ahead() -> None:
     budget = SLOTS * 8**3 + 800
     assert plan(budget, ring_bytes=800 + 8**3) == MemoryPlan("regions", 8, SLOTS - 1)
     assert plan(budget, ring_bytes=800 + 2 * 8**3) == MemoryPlan("regions", 8, LANES)
-    with pytest.raises(MemoryBudgetError, match="or num_workers"):
-        plan(budget, ring_bytes=801 + 2 * 8**3)
+    with pytest.raises(MemoryBudgetError, match="or num_workers, or set core to less than 8"):
+        plan(budget, ring_bytes=801 + 2 * 8**3, num_workers=2)
 
 
 def test_the_order_depends_on_the_budget_alone() -> None:
@@ -90,9 +90,13 @@ def test_ranks_need_their_own_copies() -> None:
 @pytest.mark.parametrize(
     ("budget", "change", "message"),
     [
-        (400, {}, "batches prepared ahead .* or num_workers"),
-        (1000, {"candidates": [8]}, "even the smallest regions take"),
-        (1000, {"ring_bytes": 950}, "regions take .* or num_workers"),
+        (400, {"num_workers": 1}, "batches prepared ahead .* lower batch_size or num_workers$"),
+        (400, {}, "batches prepared ahead .* lower batch_size$"),
+        (1000, {"candidates": [8]}, "even the smallest regions take .* or n_lanes$"),
+        (1000, {"ring_bytes": 950}, "regions of core 4 take .* lower batch_size, or set core to"),
+        (400, {"core": 1}, "batches prepared ahead .* lower batch_size$"),
+        (1000, {"core": 16}, "regions of core 16 take .* lower batch_size or core$"),
+        (1000, {"core": 16, "num_workers": 1}, "lower batch_size or num_workers or core$"),
     ],
 )
 def test_too_small_a_budget_is_refused(

@@ -14,7 +14,7 @@ from ionstore.errors import StoreDamageError
 from ionstore.layout import Layout
 from ionstore.order import Order
 from ionstore.partition import Partition, Reach
-from ionstore.regions import Decoding, RegionDecoder, RegionFields, RegionsClosedError
+from ionstore.regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
 from ionstore.samples import CubeSamples, Samples
 from ionstore.split import Region
 from ionstore.store import CubeStore
@@ -129,7 +129,7 @@ def test_closing_lets_whoever_waits_give_up(box11: CubeStore) -> None:
     regions, _ = opened(plan_of(), box11, LANES)
     regions.clear(closed=False)
     threading.Timer(0.05, regions.close).start()
-    with pytest.raises(RegionsClosedError):
+    with pytest.raises(_RegionsClosedError):
         list(regions.runs(0, regions.plan.pick(0, 0)))
 
 
@@ -139,7 +139,7 @@ def test_what_ends_decoding_is_told_once(tmp_path: Path) -> None:
         shard.write_bytes(shard.read_bytes()[:-1])
     regions, decoder = opened(plan_of(), store, LANES)
     decoder.start(0, 0)
-    with pytest.raises(RegionsClosedError):
+    with pytest.raises(_RegionsClosedError):
         list(regions.runs(0, regions.plan.pick(0, 0)))
     decoder.stop()
     assert isinstance(decoder.take_error(), StoreDamageError)
