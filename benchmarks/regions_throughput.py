@@ -1,7 +1,8 @@
 """Measure how fast neighborhoods come out of a box that does not fit the memory budget.
 
 All get the same budget for decoded data and batches, and deliver C-contiguous float32 batches of
-at most 16 MB: neighborhoods in two fields, checked equal, and the target at their centers.
+at most 16 MB: neighborhoods in two fields, and the target at their centers. A batch of each, as it
+is delivered in the rounds, is checked against what zarr-python reads.
 
 - regions             `ionstore.loading.NeighborhoodLoader`, background thread
 - tensorstore_random  TensorStore with a cache of the budget, uniformly random centers
@@ -23,9 +24,11 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import zarr
 from contestants import compiled, pointer
 from result import median_and_spread, print_result
 
@@ -37,6 +40,15 @@ BATCH_BYTES, MOST_SAMPLES = 16e6, 1024
 NAMES, TARGET = ("n_igm", "n_src"), "xhii"
 N_LANES = 8
 ROUND_S = 0.7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivered:
+    """What a contestant hands out: centers, neighborhoods around them, and the target there."""
+
+    centers: Cells
+    inputs: Neighborhoods
+    target: Array
 
 
 class TensorStoreFields:
@@ -103,7 +115,12 @@ def main() -> None:
     parser.add_argument("--radius", type=int, action="append")
     parser.add_argument("--budget-mb", type=float, default=256)
     parser.add_argument("--samples-per-opening", type=int, default=256)
-    parser.add_argument("--core", type=int, help="the largest that the budget allows by default")
+    parser.add_argument(
+        "--core",
+        type=int,
+        help="most cells along a side of a core; by default, of those that the budget allows, the "
+        "one that decodes least",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     store = CubeStore.open(arguments.store)
@@ -127,7 +144,6 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
         core=arguments.core,
         n_lanes=N_LANES,
     )
-    check(loader, TensorStoreFields(store, 0), radius)
     batches = iter(loader)
     cached = TensorStoreFields(store, budget - out.nbytes)
     plain = TensorStoreFields(store, 0)
@@ -138,53 +154,55 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
     regions = openings(loader)
     cursor = {"random": 0}
 
-    def by_loader(n: int) -> Iterator[Neighborhoods]:
+    def by_loader(n: int) -> Iterator[Delivered]:
         for batch in itertools.islice(batches, n):
-            yield batch.inputs.numpy()
+            yield Delivered(batch.centers.numpy(), batch.inputs.numpy(), batch.target.numpy())
 
-    def by_tensorstore_random(n: int) -> Iterator[Neighborhoods]:
+    def by_tensorstore_random(n: int) -> Iterator[Delivered]:
         for _ in range(n):
             first = cursor["random"] % (len(random) - batch_size)
             cursor["random"] += batch_size
             centers = random[first : first + batch_size]
             cached.read(centers - radius, out)
-            cached.read_targets(centers)
-            yield out
+            yield Delivered(centers, out, cached.read_targets(centers))
 
-    def by_tensorstore_order(n: int) -> Iterator[Neighborhoods]:
+    def by_tensorstore_order(n: int) -> Iterator[Delivered]:
         for centers in itertools.islice(in_order, n):
             cached.read(centers - radius, out[: len(centers)])
-            cached.read_targets(centers)
-            yield out[: len(centers)]
+            yield Delivered(centers, out[: len(centers)], cached.read_targets(centers))
 
-    def by_tensorstore_blocks(n: int) -> Iterator[Neighborhoods]:
+    def by_tensorstore_blocks(n: int) -> Iterator[Delivered]:
         done = 0
         for start, block, centers in regions:
             decoded = np.empty((1, len(NAMES), *block), np.float32)
             plain.read(start[None], decoded)
-            plain.read_targets(centers)
+            target = plain.read_targets(centers)
             within = (centers - radius - start) % cached.mesh
             for first in range(0, len(within), batch_size):
-                some = within[first : first + batch_size].tolist()
-                for place, (i, j, k) in zip(out, some, strict=False):
+                some = slice(first, first + batch_size)
+                corners = within[some].tolist()
+                for place, (i, j, k) in zip(out, corners, strict=False):
                     place[...] = decoded[0, :, i : i + width, j : j + width, k : k + width]
-                done += len(some)
-                yield out[: len(some)]
+                done += len(corners)
+                yield Delivered(centers[some], out[: len(corners)], target[some])
             if done >= n * batch_size:
                 return
 
-    def by_memcpy(n: int) -> Iterator[Neighborhoods]:
+    def by_memcpy(n: int) -> Iterator[Delivered]:
         for _ in range(n):
             library.contiguous_copy(pointer(source), ctypes.c_int64(out.size), pointer(out))
-            yield out
+            yield Delivered(random[:batch_size], out, random[:batch_size, 0])
 
-    contestants: dict[str, Callable[[int], Iterator[Neighborhoods]]] = {
+    contestants: dict[str, Callable[[int], Iterator[Delivered]]] = {
         "regions": by_loader,
         "tensorstore_random": by_tensorstore_random,
         "tensorstore_order": by_tensorstore_order,
         "tensorstore_blocks": by_tensorstore_blocks,
-        "c_memcpy": by_memcpy,
     }
+    for way in contestants.values():
+        check(next(way(1)), store, radius)
+    contestants["c_memcpy"] = by_memcpy
+    np.testing.assert_array_equal(next(by_memcpy(1)).inputs, source)
     sizes = {name: batches_a_round(way) for name, way in contestants.items()}
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(arguments.rounds):
@@ -194,7 +212,7 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
                 for _ in way(5 + prepared // batch_size):
                     pass
             began = time.perf_counter()
-            n_samples = sum(map(len, way(sizes[name])))
+            n_samples = sum(len(delivered.inputs) for delivered in way(sizes[name]))
             rates[name].append(n_samples / (time.perf_counter() - began))
     stats = loader.stats
     loader.close()
@@ -225,7 +243,7 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
     )
 
 
-def batches_a_round(way: Callable[[int], Iterator[Neighborhoods]]) -> int:
+def batches_a_round(way: Callable[[int], Iterator[Delivered]]) -> int:
     """Return how many batches take about `ROUND_S`; running a few warms up what can be."""
     began, n = time.perf_counter(), 0
     for _ in way(64):
@@ -252,13 +270,24 @@ def openings(loader: NeighborhoodLoader) -> Iterator[tuple[Cells, tuple[int, ...
         yield start[opening.region], tuple(shape[opening.region].tolist()), centers
 
 
-def check(loader: NeighborhoodLoader, fields: TensorStoreFields, radius: int) -> None:
-    """Check the loader's first batches against blocks that TensorStore reads."""
-    for batch in itertools.islice(loader, 2):
-        expected = np.empty(tuple(batch.inputs.shape), np.float32)
-        fields.read(batch.centers.numpy() - radius, expected)
-        np.testing.assert_array_equal(batch.inputs.numpy(), expected)
-    loader.position = 0
+def check(delivered: Delivered, store: CubeStore, radius: int) -> None:
+    """Check neighborhoods and targets against what zarr-python reads, sample by sample."""
+    centers, inputs, target = delivered.centers, delivered.inputs, delivered.target
+    if inputs.dtype != np.float32 or not inputs.flags.c_contiguous:
+        raise AssertionError(f"expected C-contiguous float32, got {inputs.dtype}, {inputs.strides}")
+    mesh, width = store.mesh.cells_per_side, 2 * radius + 1
+    expected = np.empty_like(inputs)
+    for channel, name in enumerate(NAMES):
+        field = zarr.open_array(store.path / name, mode="r")
+        for sample, center in enumerate(centers.tolist()):
+            axes = [periodic_pieces(cell - radius, width, mesh) for cell in center]
+            for pieces in itertools.product(*axes):
+                there, here = zip(*pieces, strict=True)
+                expected[(sample, channel, *here)] = field[(0, *there)]
+    np.testing.assert_array_equal(inputs, expected)
+    i, j, k = (centers % mesh).T
+    field = zarr.open_array(store.path / TARGET, mode="r")
+    np.testing.assert_array_equal(target, field.vindex[np.zeros_like(i), i, j, k])
 
 
 if __name__ == "__main__":
