@@ -42,6 +42,8 @@ bench/box768.zarr: | $(VENV)/installed
 	$(BIN)/ionstore simulate bench/box256 --mesh 256 --box-length 609 --overwrite
 	$(BIN)/python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
 
+# Left out: device_throughput.py, which is for a machine with a GPU. region_order.py was also run on
+# real output; see benchmarks/README.md.
 bench: bench/box300.zarr bench/box768.zarr
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,bench]"
 	$(BIN)/python benchmarks/gather_throughput.py

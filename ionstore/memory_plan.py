@@ -122,10 +122,12 @@ def plan_memory(
             less = f", or set core to less than {chosen}" if chosen > 1 else ""
             or_else = or_workers + less
         raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else)
-    # What is set aside is kept for batches of loaders that share the blocks, if it can be.
-    n_slots = (there_is if core is not None else min(there_is, decoded)) // (ranks * block)
-    most = lanes_here + max(lanes_here, DECODED_AHEAD)
-    return MemoryPlan("regions", chosen, min(max(n_slots, lanes_here), most))
+    # What is set aside is kept for batches of loaders that share the blocks. A core that is asked
+    # for may be so large that this would leave none to decode ahead.
+    n_slots = min(there_is, decoded) // (ranks * block)
+    least = lanes_here if core is None else lanes_here + DECODED_AHEAD
+    n_slots = max(n_slots, min(least, there_is // (ranks * block)))
+    return MemoryPlan("regions", chosen, min(n_slots, lanes_here + max(lanes_here, DECODED_AHEAD)))
 
 
 def choose_core(

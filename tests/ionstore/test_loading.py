@@ -322,7 +322,7 @@ def test_regions_give_the_same_batches_as_whole_cubes(
         box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
     ) as loader:
         assert loader.stats.mode == "regions"
-        assert loader.stats.decoded_bytes + loader.stats.batch_bytes == budget
+        assert budget / 2 < loader.stats.decoded_bytes + loader.stats.batch_bytes <= budget
         assert same([*numbers_of(loader), *numbers_of(loader)], resident_epochs)
 
 
@@ -394,7 +394,7 @@ def test_ranks_share_the_same_batches_at_any_position(
     ]
     assert {loader.stats.mode for loader in loaders} == {"regions"}
     held = sum(loader.stats.decoded_bytes + loader.stats.batch_bytes for loader in loaders)
-    assert held == pytest.approx(too_small_for_all_fields(), rel=0.01)  # batches are rounded up
+    assert held <= 1.01 * too_small_for_all_fields()  # batches are rounded up
     for loader in loaders:
         loader.position = 100
     batches = zip(*(numbers_of(itertools.islice(loader, 12)) for loader in loaders), strict=True)

@@ -75,6 +75,9 @@ def test_ranks_share_the_budget_and_have_a_block_for_each_of_their_lanes(world: 
 def test_a_core_that_is_asked_for_is_kept_in_any_mode() -> None:
     assert plan(100_800, core=2) == MemoryPlan("resident", 2)
     assert plan(100_399, core=2) == MemoryPlan("regions", 2, 2 * LANES)
+    assert plan(400 + SLOTS * 8, core=2) == MemoryPlan("regions", 2, SLOTS)
+    assert plan(800 + 7 * 8**3, core=8) == MemoryPlan("regions", 8, 7)
+    assert plan(799 + 7 * 8**3, core=8) == MemoryPlan("regions", 8, SLOTS)
     assert plan(400 + LANES * 8, core=2) == MemoryPlan("regions", 2, LANES)
     with pytest.raises(MemoryBudgetError, match=r"regions of core 2 take .* raise memory_budget"):
         plan(400 + LANES * 8 - 1, core=2)
