@@ -2,7 +2,7 @@
 
 import click
 
-from ioncli import edit, formats, info, ingest, simulate, train, verify, view
+from ioncli import edit, export, formats, info, ingest, simulate, train, verify, view
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -35,6 +35,7 @@ for command in (
     info.info,
     verify.verify,
     view.view,
+    export.export,
     edit.edit,
     formats.formats,
 ):

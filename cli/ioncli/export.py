@@ -1,0 +1,52 @@
+"""``ionstore export``."""
+
+from pathlib import Path
+
+import click
+
+from ioncli import options
+from ioncli.progress import progress_bar
+
+
+@click.command()
+@click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
+@click.option("--field", default="xhii", help="Field to write, as `ionstore info` names it.")
+@click.option("--redshift", type=float, help="Redshift to write.  [default: the only one]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="File to write; its suffix names the format.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file, if it exists.")
+def export(store: Path, field: str, redshift: float | None, output: Path, overwrite: bool) -> None:
+    """Write a field of STORE at one redshift into a file that other codes read.
+
+    \b
+    Formats, by the suffix of the file:
+      .npy        NumPy array [x, y, z], as stored
+      .h5, .hdf5  one dataset [x, y, z] with units, redshift, box length and frame
+      .bin        C2-Ray: Fortran records, float64 for xhii and float32 for others
+      .dat        pyC2Ray: three sizes, then the values in the same order and dtypes
+
+    \b
+    Example:
+      ionstore export cubes.zarr --field xhii --redshift 8.397 -o xfrac3d_8.397.bin
+    """
+    from ionstore.errors import NotInStoreError
+    from ionstore.export import export_field
+    from ionstore.store import CubeStore
+
+    with options.errors_as_messages():
+        cubes = CubeStore.open(store)
+        if redshift is None:
+            if len(cubes.redshifts) > 1:
+                there = ", ".join(f"{known:g}" for known in cubes.redshifts)
+                raise NotInStoreError(f"--redshift must be one of {there}, got none")
+            redshift = cubes.redshifts[0]
+        with progress_bar(f"Writing {output.name}") as report:
+            written = export_field(
+                cubes, field, redshift, output, overwrite=overwrite, on_progress=report
+            )
+    click.echo(f"Wrote {output} ({written.description})")
