@@ -147,7 +147,8 @@ def smooth(mesh: int, slope: float, seed: int) -> Array:
     squares[0, 0, 0] = np.inf
     waves = np.fft.fftn(np.random.default_rng(seed).normal(size=(mesh, mesh, mesh)))
     field: Array = np.fft.ifftn(waves * squares ** (slope / 4)).real
-    return field / field.std()
+    field /= field.std()
+    return field
 
 
 def sphere(mesh: int, radius: float, center: Corner) -> Array:
@@ -156,7 +157,8 @@ def sphere(mesh: int, radius: float, center: Corner) -> Array:
         np.minimum((axis - at) % mesh, (at - axis) % mesh)
         for axis, at in zip(axes, center, strict=True)
     ]
-    return (near[0] ** 2 + near[1] ** 2 + near[2] ** 2 <= radius**2).astype(np.float64)
+    inside: Array = near[0] ** 2 + near[1] ** 2 + near[2] ** 2 <= radius**2
+    return inside.astype(np.float64)
 
 
 DENSITY = 3e-28 * np.exp(0.3 * smooth(32, -2, 1))

@@ -578,7 +578,7 @@ def test_coordinates_that_are_stored_otherwise_are_found(store: CubeStore) -> No
         ({"codecs": members["x"]["codecs"][:1]}, "codecs ['bytes', 'crc32c'], got ['bytes']"),
         ({"chunk_grid": {}}, "has no metadata of an array"),
     ]:
-        members["x"] = {**json.loads(whole), **change}
+        members["x"] = json.loads(whole) | change
         write_root(store, root)
         file_of(store, "x", "zarr.json").write_text(json.dumps(members["x"]))
         check_one(store, what, field="x")
