@@ -69,8 +69,12 @@ def select_cubes(
     """
     if isinstance(inputs, str):
         raise ValueError(f"inputs must be a list of names, got {inputs!r}; give [{inputs!r}]")
+    if not isinstance(target, str):
+        raise ValueError(f"target must be the name of a field, got {target!r}")
     if redshifts is not None and np.ndim(redshifts) != 1:
-        raise ValueError(f"redshifts must be a list of numbers, got {redshifts!r}")
+        raise ValueError(
+            f"redshifts must be a list of numbers, got {redshifts!r}; give [{redshifts!r}] for one"
+        )
     if not len(inputs) or (redshifts is not None and not len(redshifts)):
         raise ValueError(
             f"inputs and redshifts must name at least one each, got inputs {list(inputs)}, "
