@@ -45,7 +45,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name by a hard link, or copy it where the file system has none."""
+    """Give a file a second name by a hard link, or copy it where the file system has none.
+
+    What is at the second name already, as in a build that is resumed, is replaced.
+    """
+    target.unlink(missing_ok=True)
     try:
         os.link(source, target)
     except OSError:

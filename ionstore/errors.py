@@ -33,6 +33,10 @@ class DiskSpaceError(UserError, OSError):
     """The disk cannot hold what would be written."""
 
 
+class ClusterError(UserError, RuntimeError):
+    """A dask cluster that cannot be reached, or whose workers keep ending."""
+
+
 class MemoryBudgetError(UserError, ValueError):
     """The memory budget cannot hold what was asked for."""
 

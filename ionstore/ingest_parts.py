@@ -5,17 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
+from ionstore.atomic import link_or_copy, sync
 from ionstore.build import PartBooks, StoreBuild
+from ionstore.build_plan import BuildPlan
 from ionstore.codecs import blosc, round_to_bits
 from ionstore.cube import Array
 from ionstore.errors import DiskSpaceError, StoreDamageError
 from ionstore.ingest_plan import IngestPlan
 from ionstore.layout import Part
+from ionstore.object_build import ObjectBooks, ObjectBuild
+from ionstore.object_writer import ObjectWriter
 from ionstore.readers.base import FieldSource
 from ionstore.statistics import FieldStatistics
+from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, StoreWriter
 
 Sources = Mapping[str, Mapping[float, FieldSource]]
@@ -37,9 +43,9 @@ class PartWriter:
         How the fields are stored.
     sources : mapping
         Where their values come from.
-    writer : StoreWriter
+    writer : StoreWriter or ObjectWriter
         The store being built.
-    books : PartBooks
+    books : PartBooks or ObjectBooks
         Where finished parts are recorded.
 
     Notes
@@ -49,8 +55,8 @@ class PartWriter:
 
     plan: IngestPlan
     sources: Sources
-    writer: StoreWriter
-    books: PartBooks
+    writer: StoreWriter | ObjectWriter
+    books: PartBooks | ObjectBooks
 
     def source_bytes(self, part: Part) -> int:
         """Return how many bytes of its source a part holds."""
@@ -115,7 +121,34 @@ def slabwise_statistics(values: Array) -> FieldStatistics:
     return reduce(FieldStatistics.merge, map(FieldStatistics.of, slabs))
 
 
-def merge_parts(books: PartBooks, parts: Sequence[Part]) -> dict[str, dict[int, FieldStatistics]]:
+def take_over(old: CubeStore, plan: BuildPlan, writer: StoreWriter) -> None:
+    """Give the shards of an old store that stay as they are their place in the new one.
+
+    Parameters
+    ----------
+    old : CubeStore
+        The store, in a folder.
+    plan : BuildPlan
+        Says which part of the new store is which part of the old one.
+    writer : StoreWriter
+        The new store. Shards that are there already, of a build that is resumed, stay.
+    """
+    folders = set()
+    for part in plan.parts:
+        linked = plan.linked(part)
+        if linked is None:
+            continue
+        path = writer.shard_path(part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(Path(old.shard_path(linked.field, linked.redshift_index, linked.shard)), path)
+        folders.add(path.parent)
+    for folder in folders:
+        sync(folder)
+
+
+def merge_parts(
+    books: PartBooks | ObjectBooks, parts: Sequence[Part]
+) -> dict[str, dict[int, FieldStatistics]]:
     """Return the statistics of every field by the place of its redshift.
 
     Parameters
@@ -160,7 +193,7 @@ def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: flo
     require_space(build, needed)
 
 
-def require_space(build: StoreBuild, needed_bytes: int) -> None:
+def require_space(build: StoreBuild | ObjectBuild, needed_bytes: int) -> None:
     """Check that a number of bytes is free where a store is built.
 
     Raises
@@ -184,8 +217,7 @@ def estimate_bytes(plan: IngestPlan, sources: Sources) -> int:
     total = 0.0
     for field in plan.fields:
         codec = blosc(plan.compression[field.name], field.numpy_dtype)
-        for redshift in plan.redshifts:
-            source = sources[field.name][redshift]
+        for source in sources[field.name].values():
             raw = packed = 0
             for corner in corners:
                 values = stored_values(source.read_block((corner,) * 3, (chunk,) * 3), field)

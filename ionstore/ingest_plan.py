@@ -42,6 +42,8 @@ class IngestPlan(BaseModel):
         Settings of Blosc for every field.
     sources : tuple of SourceFile
         Files with their digests.
+    appended_to : str, optional
+        Name of the store that redshifts are added to.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,6 +55,7 @@ class IngestPlan(BaseModel):
     layout: Layout
     compression: Mapping[str, Compression]
     sources: tuple[SourceFile, ...]
+    appended_to: str | None = None
 
     @property
     def mesh(self) -> Mesh:

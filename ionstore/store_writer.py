@@ -26,7 +26,7 @@ from ionstore.cube import Array
 from ionstore.errors import StoreDamageError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
-from ionstore.layout import Corner, Layout, plan_layout
+from ionstore.layout import Corner, Layout, Part, plan_layout
 from ionstore.statistics import FieldStatistics
 from ionstore.store import DIMENSIONS
 from ionstore.units import Frame
@@ -112,6 +112,10 @@ class StoreWriter:
         assert array.shards is not None  # create_store makes sharded fields only
         return Layout(array.shape[1], array.chunks[1], array.shards[1])
 
+    def shard_path(self, part: Part) -> Path:
+        """Return the file of a shard."""
+        return self.path.joinpath(part.field, "c", str(part.redshift_index), *map(str, part.shard))
+
     def write_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> Path:
         """Write one whole shard of a field and bring it to the disk.
 
@@ -141,7 +145,7 @@ class StoreWriter:
             raise ValueError(f"values must be {array.dtype} for {field}, got {values.dtype}")
         i, j, k = values.shape
         shard = self.layout.shard_of_region(start, (i, j, k))
-        path = self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
+        path = self.shard_path(Part(field, redshift_index, shard))
         # Zarr would decode a shard of a killed build first, to keep what lies off the mesh.
         path.unlink(missing_ok=True)
         array[(redshift_index, *_slices(start, (i, j, k)))] = values

@@ -62,6 +62,11 @@ class Progress:
         self._done = 0
         self._lock = threading.Lock()
 
+    def expect(self, amount: int) -> None:
+        """Let there be more to do than was known."""
+        with self._lock:
+            self._total += amount
+
     def add(self, amount: int) -> None:
         """Report that more has been done."""
         with self._lock:

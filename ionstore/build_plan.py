@@ -1,0 +1,196 @@
+"""`BuildPlan`: what is written into a store, and what is taken over from another; no values."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ionstore.cosmology import Cosmology
+from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.errors import SourceDataError
+from ionstore.ingest_plan import IngestPlan, OnNote
+from ionstore.layout import Part, plan_parts
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoredField
+
+Item = TypeVar("Item")
+
+
+_BOX_TOLERANCE = 1e-4  # 714.29 and 500/0.7 are one box
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What is written into a new store, and what it takes over from an old one as it is.
+
+    Parameters
+    ----------
+    store : IngestPlan
+        The store as it is going to be, with all redshifts.
+    old_places : mapping of int to int
+        Place of each redshift that is taken over in the new store, to that in the old one.
+    rewritten : tuple of str
+        Fields whose old values are written anew, as their dtype has to widen.
+    """
+
+    store: IngestPlan
+    old_places: Mapping[int, int] = field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
+
+    def linked(self, part: Part) -> Part | None:
+        """Return the part of the old store that a part is, byte by byte; None if it is written."""
+        if part.redshift_index not in self.old_places or part.field in self.rewritten:
+            return None
+        return dataclasses.replace(part, redshift_index=self.old_places[part.redshift_index])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts of the new store."""
+        names = tuple(one.name for one in self.store.fields)
+        return plan_parts(names, len(self.store.redshifts), self.store.layout)
+
+
+def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPlan:
+    """Return how the redshifts of a planned ingest are added to a store.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store that is there.
+    plan : IngestPlan
+        What an ingest of the new redshifts alone would write, on the layout of the store.
+    on_note : callable
+        Told what is left out.
+
+    Raises
+    ------
+    SourceDataError
+        If a redshift is in the store already, a field is missing, or mesh, box, cosmology, frame
+        or units are others than those of the store.
+    """
+    _check_redshifts(store, plan)
+    _check_box(store, plan)
+    coming = {one.name: one for one in plan.fields}
+    lacking = [name for name in store.field_names if name not in coming]
+    if lacking:
+        raise SourceDataError(
+            f"{store.path} holds {', '.join(lacking)}, which the new redshifts lack; add the "
+            "files, or make a store without them"
+        )
+    for name in coming:
+        if name not in store.field_names:
+            on_note(f"{name} is left out: {store.path} does not hold it at its other redshifts")
+    fields = tuple(_merged(store, coming[name]) for name in store.field_names)
+    redshifts = tuple(sorted((*store.redshifts, *plan.redshifts), reverse=True))
+    files = {file.name: file for file in (*store.attributes.sources, *plan.sources)}
+    whole = plan.model_copy(
+        update={
+            "redshifts": redshifts,
+            "fields": fields,
+            "box_length_cmpc": store.mesh.box_length_cmpc,
+            "cosmology": _merged_cosmology(store, plan.cosmology),
+            "compression": {name: store.compression(name) for name in store.field_names},
+            "sources": tuple(sorted(files.values(), key=lambda file: file.name)),
+            "appended_to": store.uuid,
+        }
+    )
+    return BuildPlan(
+        whole,
+        {redshifts.index(redshift): place for place, redshift in enumerate(store.redshifts)},
+        tuple(one.name for one in fields if one.numpy_dtype != store.dtype(one.name)),
+    )
+
+
+def by_redshift(
+    plan: BuildPlan,
+    name: str,
+    old: Mapping[str, Sequence[Item]],
+    new: Mapping[str, Mapping[int, Item]],
+) -> list[Item]:
+    """Return what is known of a field at all redshifts, in the order of the new store.
+
+    Parameters
+    ----------
+    plan : BuildPlan
+        What was written and what was taken over.
+    name : str
+        Name of the field.
+    old : mapping of str to sequence
+        What the old store says, by field, in its order.
+    new : mapping of str to mapping of int
+        What was found of new redshifts, by field and place in the new store.
+    """
+    return [
+        old[name][plan.old_places[place]] if place in plan.old_places else new[name][place]
+        for place in range(len(plan.store.redshifts))
+    ]
+
+
+def _check_redshifts(store: CubeStore, plan: IngestPlan) -> None:
+    for redshift in plan.redshifts:
+        for there in store.redshifts:
+            if abs(redshift - there) <= REDSHIFT_TOLERANCE:
+                raise SourceDataError(
+                    f"redshift {redshift:g} is in {store.path} already; give --redshift for those "
+                    "to add, or --overwrite to make the store anew"
+                )
+
+
+def _check_box(store: CubeStore, plan: IngestPlan) -> None:
+    there, coming = store.mesh, plan.mesh
+    if coming.cells_per_side != there.cells_per_side:
+        raise SourceDataError(
+            f"the mesh must have the {there.cells_per_side} cells a side of {store.path}, got "
+            f"{coming.cells_per_side}"
+        )
+    if coming.box_length_cmpc is None or coming.box_length_cmpc == there.box_length_cmpc:
+        return
+    if there.box_length_cmpc is None:
+        raise SourceDataError(
+            f"the box is {coming.box_length_cmpc:g} cMpc, that of {store.path} is unknown; give it "
+            f"first: ionstore edit {store.path} --box-length {coming.box_length_cmpc:g}"
+        )
+    if abs(coming.box_length_cmpc / there.box_length_cmpc - 1) > _BOX_TOLERANCE:
+        raise SourceDataError(
+            f"the box must have the {there.box_length_cmpc:g} cMpc of {store.path}, got "
+            f"{coming.box_length_cmpc:g} cMpc"
+        )
+
+
+def _merged_cosmology(store: CubeStore, coming: Cosmology | None) -> Cosmology | None:
+    there = store.cosmology
+    if there is None or coming is None:
+        return there or coming
+    values = {}
+    for name in ("h", "omega_m", "omega_b", "sigma_8", "n_s"):
+        one, other = getattr(there, name), getattr(coming, name)
+        if None not in (one, other) and one != other:
+            raise SourceDataError(
+                f"the cosmology must be that of {store.path}, {name} {one:g}, got {other:g}"
+            )
+        values[name] = other if one is None else one
+    return Cosmology(name=there.name or coming.name, **values)
+
+
+def _merged(store: CubeStore, coming: StoredField) -> StoredField:
+    """Return how a field is stored at all redshifts."""
+    name = coming.name
+    units, frame = store.units(name), store.frame if name == "n_igm" else None
+    if (units, frame) != (coming.units, coming.frame):
+        raise SourceDataError(
+            f"{name} must have the units of {store.path}, {_in_words(units, frame)}, got "
+            f"{_in_words(coming.units, coming.frame)}; where one is unknown, give it with an "
+            "option here or with `ionstore edit`"
+        )
+    keep_bits = store.keep_bits(name)
+    if coming.keep_bits not in (None, keep_bits):
+        raise SourceDataError(
+            f"{name} keeps {keep_bits or 'all'} bits in {store.path}, got --keep-bits "
+            f"{coming.keep_bits}; leave the option out"
+        )
+    dtype = max(store.dtype(name), coming.numpy_dtype, key=lambda dtype: dtype.itemsize)
+    return StoredField(name, str(dtype), units, frame, keep_bits)
+
+
+def _in_words(units: str, frame: str | None) -> str:
+    return units if frame is None else f"{units} ({frame})"

@@ -1,0 +1,216 @@
+"""Redshifts added to a store: the same as a store made of all at once, or the old one as it was."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from ionstore import atomic
+from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
+from ionstore.ingest import ingest_cubes
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoreWriter
+from tests.three_file_sets import PREFIXES, files_of, write_set
+
+CUT = {"max_shard_cells": 10, "chunk_cells": 5}
+OLD, NEW = ("9.000", "7.500"), ("10.000", "8.000", "7.000")
+
+
+def split_set(folder: Path, mesh: int = 20) -> tuple[Path, Path, Path]:
+    """One simulation in two folders, and in one."""
+    write_set(folder / "all", mesh, (*OLD, *NEW))
+    for name, redshifts in (("old", OLD), ("new", NEW)):
+        (folder / name).mkdir()
+        for redshift in redshifts:
+            for prefix in PREFIXES.values():
+                shutil.copy2(folder / "all" / f"{prefix}_z{redshift}.npy", folder / name)
+    return folder / "old", folder / "new", folder / "all"
+
+
+def without_identity(folder: Path) -> dict[str, object]:
+    files: dict[str, object] = dict(files_of(folder))
+    root = json.loads((folder / "zarr.json").read_text())
+    del root["attributes"]["ionstore"]["uuid"]
+    return {**files, "zarr.json": root}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_store_in_two_steps_is_the_store_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    link = os.link
+
+    def no_links(source: Path, to: Path) -> None:
+        if Path(source).name.isdigit():  # Zarr links its metadata, and cannot do without
+            raise OSError(errno.EXDEV, "no links here")
+        link(source, to)
+
+    old, new, everything = split_set(tmp_path)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    shard = target / "xhii" / "c" / "0" / "0" / "0" / "1"
+    before = shard.stat().st_ino
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    inventory = ingest_cubes(new, target, box_length_cmpc=20.0, append=True)
+    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    assert inventory.redshifts == (10.0, 9.0, 8.0, 7.5, 7.0)
+    assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
+    now = target / "xhii" / "c" / "1" / "0" / "0" / "1"
+    assert (now.stat().st_ino == before) == links
+    assert not (tmp_path / "cubes.zarr.partial").exists()
+    with xr.open_zarr(target) as dataset:
+        assert dataset["redshift"].values.tolist() == [10.0, 9.0, 8.0, 7.5, 7.0]
+
+
+def test_counts_that_no_longer_fit_are_written_anew(tmp_path: Path) -> None:
+    old, new, everything = split_set(tmp_path)
+    for folder in (new, everything):
+        sources = np.load(folder / "nsrc_z8.000.npy")
+        sources[3, 4, 5] = 300
+        np.save(folder / "nsrc_z8.000.npy", sources)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    assert CubeStore.open(target).dtype("n_src") == np.uint8
+    seen: list[tuple[int, int]] = []
+    ingest_cubes(new, target, append=True, on_progress=lambda *done: seen.append(done))
+    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    assert CubeStore.open(target).dtype("n_src") == np.uint16
+    assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_rounding_and_what_was_edited_goes_on(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, keep_bits={"n_igm": 8})
+    ingest_cubes(new, target, append=True)
+    store = CubeStore.open(target)
+    assert (store.mesh.box_length_cmpc, store.keep_bits("n_igm")) == (20.0, 8)
+    assert store.cosmology is not None
+    assert store.cosmology.h == 0.7
+    stored = store.read_field("n_igm", 8.0)
+    assert (stored.view(np.uint32) % 2 ** (23 - 8) == 0).all()
+    np.testing.assert_allclose(stored, np.load(new / "rho_z8.000.npy"), rtol=2**-9)
+    write_set(tmp_path / "more", 8, ("6.000",))
+    with pytest.raises(SourceDataError, match=r"keeps 8 bits .* leave the option out"):
+        ingest_cubes(tmp_path / "more", target, append=True, keep_bits={"n_igm": 5})
+
+
+def _other_mesh(new: Path) -> None:
+    write_set(new, 9, NEW)
+
+
+def _no_sources(new: Path) -> None:
+    for path in new.glob("nsrc_*"):
+        path.unlink()
+
+
+def _masses(new: Path) -> None:
+    for path in new.glob("nsrc_*"):
+        np.save(path, np.load(path) * 1e9)
+
+
+def _comoving(new: Path) -> None:
+    for path in new.glob("rho_*"):
+        np.save(path, np.load(path) / np.float32((1 + float(path.stem[5:])) ** 3))
+
+
+def _there_already(new: Path) -> None:
+    for prefix in PREFIXES.values():
+        (new / f"{prefix}_z8.000.npy").rename(new / f"{prefix}_z9.000.npy")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        (_other_mesh, {}, "8 cells a side of .*, got 9"),
+        (_no_sources, {}, "n_src is missing"),
+        (_masses, {}, "n_src must have the units of .*, 1, got unknown"),
+        (_masses, {"n_src_unit": "Msun"}, "n_src must have the units of .*, 1, got Msun"),
+        (_comoving, {}, r"g cm-3 \(proper\), got g cm-3 \(comoving\)"),
+        (_there_already, {}, "redshift 9 is in .* already; give --redshift"),
+        (None, {"box_length_cmpc": 21.0}, "20 cMpc of .*, got 21 cMpc"),
+        (None, {"h": 0.6}, "h 0.7, got 0.6"),
+    ],
+)
+def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
+    tmp_path: Path, change: Callable[[Path], None] | None, options: dict[str, Any], said: str
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7)
+    before = files_of(target)
+    if change is not None:
+        change(new)
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(new, target, append=True, **options)
+    assert files_of(target) == before
+    assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+def test_there_must_be_a_store_to_add_to(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    with pytest.raises(StoreFormatError, match="leave --append out to make one"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", append=True)
+    assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+def test_an_unfinished_append_is_resumed_and_kept_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, everything = split_set(tmp_path)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    before = files_of(target)
+    with monkeypatch.context() as patched:
+        written, write_block = [], StoreWriter.write_block
+
+        def stop(self: StoreWriter, *arguments: Any) -> Path:
+            if len(written) == 7:
+                raise KeyboardInterrupt
+            written.append(1)
+            return write_block(self, *arguments)
+
+        patched.setattr(StoreWriter, "write_block", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(new, target, append=True)
+    assert files_of(target) == before
+    with pytest.raises(StoreExistsError, match="was not finished"):
+        ingest_cubes(new, target, append=True, redshifts=[8.0])
+    notes: list[str] = []
+    ingest_cubes(new, target, append=True, on_note=notes.append)
+    assert [note for note in notes if "resuming: 7 of 72 parts" in note]
+    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
+
+
+def test_a_swap_stopped_between_two_renames_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0)
+    rename = os.rename
+
+    def stop(source: Path, to: Path) -> None:
+        if Path(to) == target:
+            raise KeyboardInterrupt
+        rename(source, to)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic, "_exchange", lambda *_: False)
+        patched.setattr(os, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(new, target, append=True)
+    assert not target.exists()
+    ingest_cubes(new, target, append=True)
+    assert CubeStore.open(target).redshifts == (10.0, 9.0, 8.0, 7.5, 7.0)
+    assert not (tmp_path / "cubes.zarr.partial").exists()
