@@ -100,7 +100,19 @@ class FieldPath(click.ParamType[tuple[str, Path]]):
     metavar="FIELD=BITS",
     help="Round a field to this many bits of its mantissa (of 23), so that it takes less space.",
 )
+@click.option(
+    "--trust",
+    multiple=True,
+    type=click.Choice(("n_igm", "n_src", "xhii")),
+    help="Take a field for what it is said to be, whatever its numbers look like. Repeatable.",
+)
+@click.option("--append", is_flag=True, help="Add the redshifts of SIM to STORE.")
 @click.option("--overwrite", is_flag=True, help="Replace STORE, or an unfinished build of it.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of this dask scheduler write, which see the same files.",
+)
 def ingest(
     sim: Path,
     store: Path,
@@ -116,7 +128,10 @@ def ingest(
     n_box: int | None,
     n_src_unit: str | None,
     keep_bits: tuple[tuple[str, int], ...],
+    trust: tuple[str, ...],
+    append: bool,
     overwrite: bool,
+    scheduler: str | None,
 ) -> None:
     """Copy the coeval cubes in the folder SIM into one compressed, chunked STORE.
 
@@ -134,11 +149,13 @@ def ingest(
       n_box            cells along a side of the finest N-body mesh
       seed             of the initial conditions; marks what `ionstore simulate` wrote
 
-    An ingest that was stopped goes on where it was when the same command is run again.
+    An ingest that was stopped goes on where it was when the same command is run again. STORE is at
+    every moment what it was before or what it is going to be.
 
     \b
     Examples:
       ionstore ingest sim/ cubes.zarr --box-length 714.3 --h 0.7
+      ionstore ingest later_redshifts/ cubes.zarr --append
     \b
       # C2-Ray: each field in a folder of its own, masses in grid masses
       ionstore ingest sim/ cubes.zarr --dry-run --map n_igm=sim/density \\
@@ -193,6 +210,9 @@ def ingest(
                     n_box=n_box,
                     n_src_unit=n_src_unit,
                     keep_bits=dict(keep_bits),
+                    trust=trust,
+                    append=append,
+                    scheduler=scheduler,
                     overwrite=overwrite,
                     command_line=shlex.join(["ionstore", *sys.argv[1:]]),
                     on_detection=_echo_fields,
