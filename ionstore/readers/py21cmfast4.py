@@ -97,7 +97,7 @@ class Py21cmFast4(FileReader):
 def _kinds(file: Any) -> Iterator[tuple[str, Any]]:
     """Yield the groups of outputs by their kinds."""
     for name in file:
-        group = file[name]
+        group = file.get(name)  # None for links to what is not there
         if hasattr(group, "keys") and _INPUTS in group and _OUTPUTS in group:
             yield name, group
 
