@@ -157,6 +157,11 @@ def _density(
             f"n_igm is taken as {simulation.density_frame}, as the simulation's files say, "
             f"although its mean fits {fitting} densities"
         )
+    elif fitting == "unknown":
+        on_note(
+            f"n_igm is stored as {simulation.density_frame} density, but its mean is not the "
+            "cosmic one; where it was computed with them, check --n-box, --h and --omega-b"
+        )
     return simulation.density_frame, FIELDS["n_igm"].units
 
 

@@ -1,20 +1,18 @@
 """Source lists that pyC2Ray converts to HDF5: ``8.700-coarsest_wsubgrid_sources.hdf5``."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ionstore.cube import Array, Cells
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes, PointList, naming
+from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes, PointList
 from ionstore.readers.file_names import redshift_in
 from ionstore.readers.flat_array import read_pieces
+from ionstore.readers.hdf5_field import HDF5_MAGIC, opened_hdf5
 
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _POSITIONS, _MASSES = "sources_positions", "sources_mass"
 _SOLAR_MASS = ("Solar Mass", None)  # the converter writes no other unit
 _ROWS = 1 << 18
@@ -57,7 +55,7 @@ class ConvertedSourceList(PointList):
             If it cannot be read.
         """
         read_pieces(self.path, on_bytes)
-        with _opened(self.path) as file:
+        with opened_hdf5(self.path) as file:
             positions, masses = file[_POSITIONS], file[_MASSES]
             for first in range(0, len(masses), _ROWS):
                 piece = slice(first, first + _ROWS)
@@ -99,9 +97,9 @@ class PyC2RaySources(FileReader):
         OSError
             If it cannot be read.
         """
-        if not head.startswith(_HDF5_MAGIC):
+        if not head.startswith(HDF5_MAGIC):
             return None
-        with _opened(path) as file:
+        with opened_hdf5(path) as file:
             if not (_POSITIONS in file and _MASSES in file):
                 return None
             positions, masses = file[_POSITIONS], file[_MASSES]
@@ -127,30 +125,3 @@ class PyC2RaySources(FileReader):
                 ),
             )
         )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading; what is wrong with it is said in a sentence."""
-    try:
-        import h5py  # an extra, and slow to import
-    except ImportError as error:
-        raise SourceDataError(
-            f'{path}: reading HDF5 needs h5py; install it with pip install "ionstore[hdf5]"'
-        ) from error
-    with naming(path):
-        try:
-            with h5py.File(path, "r") as file:
-                yield file
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise _damaged(path, error) from error
-        except (RuntimeError, KeyError) as error:  # what h5py makes of other damage
-            raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> SourceDataError:
-    return SourceDataError(
-        f"{path}: it cannot be read as HDF5 ({error}); it is truncated or damaged, copy it again"
-    )
