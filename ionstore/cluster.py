@@ -1,13 +1,35 @@
 """Independent tasks on a dask.distributed cluster."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 from ionstore.errors import ClusterError
 
 Item = TypeVar("Item")
 
-_ANSWER_WITHIN_S = 10
+_ANSWER_WITHIN_S = 10.0
+_WORKER_WITHIN_S = 60.0
+_LOOK_EVERY_S = 0.05
+_COUNT_WORKERS_EVERY_S = 1.0
+
+
+def check_scheduler(address: str) -> None:
+    """Check that a dask scheduler answers.
+
+    Parameters
+    ----------
+    address : str
+        Address of the scheduler, such as "tcp://10.0.0.1:8786".
+
+    Raises
+    ------
+    ClusterError
+        If the package is missing, or no scheduler answers.
+    """
+    with _connected(address):
+        pass
 
 
 def run_on_cluster(
@@ -22,7 +44,7 @@ def run_on_cluster(
     ----------
     function : callable
         Sent to the workers with its item. It may run twice for an item, as when a worker ends
-        under it.
+        under it; what it returns should be small.
     items : sequence
         What it is called with.
     address : str
@@ -33,12 +55,33 @@ def run_on_cluster(
     Raises
     ------
     ClusterError
-        If the package is missing, no scheduler answers, or workers end again and again.
+        If the package is missing, no scheduler answers or it ends, there are no workers for a
+        minute, or they end again and again under one item.
     Exception
-        What the function raised first; what has not begun then does not begin any more.
+        What the function raised first. What has not begun then does not begin any more, and the
+        calls under way have returned.
     """
+    if not items:
+        return
+    with _connected(address) as client:
+        futures = client.map(function, items, pure=False, key="part")
+        waiting = {future.key: future for future in futures}
+        item_of = dict(zip(waiting, items, strict=True))
+        try:
+            for future in _as_they_end(client, address, futures):
+                _check_ended_well(future, address)
+                on_done(item_of[future.key])
+                # What nobody refers to is forgotten: no worker that ends makes it run again.
+                waiting.pop(future.key).release()
+        finally:
+            if waiting:
+                _stop(client, list(waiting.values()))
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
     try:
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client
     except ImportError as error:
         raise ClusterError(
             'a cluster needs the package distributed; pip install "ionstore[distributed]"'
@@ -47,22 +90,72 @@ def run_on_cluster(
         client = Client(  # type: ignore[no-untyped-call]
             address, timeout=_ANSWER_WITHIN_S, set_as_default=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any type where something else than dask answers
         raise ClusterError(
             f"{address}: expected a dask scheduler, none answers ({error}); start one with "
             "`dask scheduler`, and workers that see the same files with `dask worker`"
         ) from error
     with client:
-        futures = client.map(function, items, pure=False, key="part")
-        places = {future.key: place for place, future in enumerate(futures)}
+        yield client
+
+
+def _as_they_end(client: Any, address: str, futures: Sequence[Any]) -> Iterator[Any]:
+    """Yield futures as they end, while there are workers for them."""
+    from distributed import as_completed
+
+    ended = as_completed(futures, loop=client.loop)  # type: ignore[no-untyped-call]
+    counted = seen = time.monotonic()
+    while not ended.is_empty():  # type: ignore[no-untyped-call]
+        batch = ended.next_batch(block=False)  # type: ignore[no-untyped-call]
+        yield from batch
+        now = time.monotonic()
+        if now - counted > _COUNT_WORKERS_EVERY_S:
+            counted = now
+            with suppress(OSError):  # of a scheduler that has ended: its futures are canceled
+                if client.nthreads():
+                    seen = now
+                elif now - seen > _WORKER_WITHIN_S:
+                    raise ClusterError(
+                        f"{address}: expected workers, there have been none for "
+                        f"{_WORKER_WITHIN_S:g} s; start some that see the same files with "
+                        f"`dask worker {address}`, and run the same command again, which resumes"
+                    )
+        if not batch:
+            time.sleep(_LOOK_EVERY_S)
+
+
+def _check_ended_well(future: Any, address: str) -> None:
+    from distributed import KilledWorker
+
+    if future.status == "error":
         try:
-            for future in as_completed(futures, loop=client.loop):  # type: ignore[no-untyped-call]
-                future.result()
-                on_done(items[places[future.key]])
+            future.result()
         except KilledWorker as error:
             raise ClusterError(
                 f"{address}: workers ended again and again under one part ({error}); look at their "
                 "logs, and run the same command again, which resumes"
             ) from error
-        finally:
-            client.cancel(futures)  # type: ignore[no-untyped-call]
+    if future.status != "finished":
+        raise ClusterError(
+            f"{address}: the scheduler ended, or its work was canceled; see that it runs, and run "
+            "the same command again, which resumes"
+        )
+
+
+def _stop(client: Any, futures: Sequence[Any]) -> None:
+    """Let nothing begin any more, and wait for what is under way."""
+    if client.status != "running":
+        return
+    client.cancel(futures)
+    keys = {future.key for future in futures}
+    quiet = 0
+    # Asked twice, as the question takes another way to the workers than the cancellation.
+    while quiet < 2 and client.status == "running":
+        time.sleep(_LOOK_EVERY_S)
+        held = client.run(_holds_any, keys, on_error="ignore")
+        quiet = 0 if any(held.values()) else quiet + 1
+
+
+def _holds_any(keys: Collection[str], dask_worker: Any) -> bool:
+    """Tell whether a worker runs, or is still to run, one of some tasks."""
+    return any(key in dask_worker.state.tasks for key in keys)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ionstore.attributes import partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.build_plan import BuildPlan, by_redshift, plan_append
-from ionstore.cluster import run_on_cluster
+from ionstore.cluster import check_scheduler, run_on_cluster
 from ionstore.description import from_values
 from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
@@ -111,6 +111,8 @@ def ingest_cubes(
     StoreExistsError
         If there is something at `target` that may not be replaced, another build of it runs, or
         one of other files or with other options was not finished.
+    ClusterError
+        If no dask scheduler answers, it has no workers, or these end again and again.
     DiskSpaceError
         If the disk cannot hold the store.
     StoreDamageError
@@ -127,7 +129,9 @@ def ingest_cubes(
     the same call. Memory is bounded by a few shards per thread, not by cubes.
     """
     note = on_note or (lambda line: None)
-    if scheduler is not None:  # other processes may stand elsewhere
+    if scheduler is not None:
+        check_scheduler(scheduler)  # before all is read
+        # Other processes may stand elsewhere.
         folder = folder.absolute()
         maps = {name: [path.absolute() for path in paths] for name, paths in (maps or {}).items()}
     with (
