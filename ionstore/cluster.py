@@ -1,8 +1,10 @@
 """Independent tasks on a dask.distributed cluster."""
 
+import pickle
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from ionstore.errors import ClusterError
@@ -43,8 +45,8 @@ def run_on_cluster(
     Parameters
     ----------
     function : callable
-        Sent to the workers with its item. It may run twice for an item, as when a worker ends
-        under it; what it returns should be small.
+        Sent pickled to the workers with its item. It may run twice for an item, as when a worker
+        ends under it; what it returns should be small.
     items : sequence
         What it is called with.
     address : str
@@ -64,7 +66,9 @@ def run_on_cluster(
     if not items:
         return
     with _connected(address) as client:
-        futures = client.map(function, items, pure=False, key="part")
+        # As bytes: the scheduler would unpickle a function, and it need not see the files.
+        call = partial(_call, pickle.dumps(function))
+        futures = client.map(call, items, pure=False, key="part")
         waiting = {future.key: future for future in futures}
         item_of = dict(zip(waiting, items, strict=True))
         try:
@@ -124,6 +128,10 @@ def _as_they_end(client: Any, address: str, futures: Sequence[Any]) -> Iterator[
             time.sleep(_LOOK_EVERY_S)
 
 
+def _call(function: bytes, item: object) -> object:
+    return pickle.loads(function)(item)
+
+
 def _check_ended_well(future: Any, address: str) -> None:
     from distributed import KilledWorker
 
@@ -152,7 +160,10 @@ def _stop(client: Any, futures: Sequence[Any]) -> None:
     # Asked twice, as the question takes another way to the workers than the cancellation.
     while quiet < 2 and client.status == "running":
         time.sleep(_LOOK_EVERY_S)
-        held = client.run(_holds_any, keys, on_error="ignore")
+        try:
+            held = client.run(_holds_any, keys, on_error="ignore")
+        except OSError:  # the scheduler has ended
+            return
         quiet = 0 if any(held.values()) else quiet + 1
 
 
