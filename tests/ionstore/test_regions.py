@@ -1,8 +1,9 @@
 """Regions open in time, hold what belongs to them, and end with whoever ends them."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +90,16 @@ def test_any_number_of_slots_from_one_a_lane_serves_any_number_of_fillers(
     plan = plan_of(batch_size=batch_size)
     regions, decoder = opened(plan, box11, n_slots)
     batches = range(plan.n_batches if batch_size > 3 else 40)
+    counts: list[int] = []
+    pending: deque[Future[int]] = deque()
     decoder.start(0, 0)
     try:
-        with ThreadPoolExecutor(n_fillers) as fillers:  # at most so many batches at a time
-            counts = list(fillers.map(lambda b: check_batch(regions, box11, 0, b), batches))
+        with ThreadPoolExecutor(n_fillers) as fillers:
+            for batch in batches:  # as with slots of a ring: none begins while an older one lags
+                if len(pending) == n_fillers:
+                    counts.append(pending.popleft().result())
+                pending.append(fillers.submit(check_batch, regions, box11, 0, batch))
+            counts += [future.result() for future in pending]
     finally:
         decoder.stop()
     assert counts == [plan.n_samples(batch) for batch in batches]
