@@ -1,8 +1,10 @@
 """Independent tasks on a dask.distributed cluster."""
 
+import asyncio
 import pickle
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -30,8 +32,27 @@ def check_scheduler(address: str) -> None:
     ClusterError
         If the package is missing, or no scheduler answers.
     """
-    with _connected(address):
-        pass
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise ClusterError(
+            'a cluster needs the package distributed; pip install "ionstore[distributed]"'
+        ) from error
+    # Not by a Client: one that could not start may block the next when it is collected. In a
+    # thread, as this one may run an event loop of its own.
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: asyncio.run(_ask_type(address)))
+    failure = asked.exception()
+    if failure is None and asked.result() == "Scheduler":
+        return
+    if failure is None:
+        reason = f"this is a {asked.result()}"
+    else:
+        reason = str(failure) or f"waited {_ANSWER_WITHIN_S:g} s"
+    raise ClusterError(
+        f"{address}: expected a dask scheduler, none answers ({reason}); start one with "
+        "`dask scheduler`, and workers that see the same files with `dask worker`"
+    ) from failure
 
 
 def run_on_cluster(
@@ -82,24 +103,29 @@ def run_on_cluster(
                 _stop(client, list(waiting.values()))
 
 
+async def _ask_type(address: str) -> str:
+    """Return what answers at an address of dask, "Scheduler" or "Worker"."""
+    from distributed import rpc
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    async with (
+        asyncio.timeout(_ANSWER_WITHIN_S),
+        rpc(  # type: ignore[no-untyped-call]
+            address, timeout=_ANSWER_WITHIN_S, connection_args=arguments
+        ) as node,
+    ):
+        return str((await node.identity())["type"])
+
+
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ClusterError(
-            'a cluster needs the package distributed; pip install "ionstore[distributed]"'
-        ) from error
-    try:
-        client = Client(  # type: ignore[no-untyped-call]
-            address, timeout=_ANSWER_WITHIN_S, set_as_default=False
-        )
-    except Exception as error:  # of any type where something else than dask answers
-        raise ClusterError(
-            f"{address}: expected a dask scheduler, none answers ({error}); start one with "
-            "`dask scheduler`, and workers that see the same files with `dask worker`"
-        ) from error
-    with client:
+    check_scheduler(address)
+    from distributed import Client
+
+    with Client(  # type: ignore[no-untyped-call]
+        address, timeout=_ANSWER_WITHIN_S, set_as_default=False
+    ) as client:
         yield client
 
 
@@ -143,7 +169,7 @@ def _check_ended_well(future: Any, address: str) -> None:
                 f"{address}: workers ended again and again under one part ({error}); look at their "
                 "logs, and run the same command again, which resumes"
             ) from error
-    if future.status != "finished":
+    if future.cancelled():  # not where its result has been lost with a worker: the part is done
         raise ClusterError(
             f"{address}: the scheduler ended, or its work was canceled; see that it runs, and run "
             "the same command again, which resumes"
