@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,13 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, mark: str = "") -> Iterator[Path]:
     """Yield a path to write to; when the block ends well, the file there becomes ``path``.
 
-    At every moment ``path`` is the old file or the new one, whole.
+    At every moment ``path`` is the old file or the new one, whole. Processes that may write it at
+    the same time give different marks.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:
         yield temporary
         sync(temporary)
@@ -39,8 +41,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that is there as a whole or not at all."""
-    with whole_file(path) as temporary:
+    """Write a JSON file that is there whole or not at all, even if several write it at once."""
+    with whole_file(path, mark=uuid.uuid4().hex) as temporary:
         temporary.write_text(json.dumps(content))
 
 

@@ -101,29 +101,22 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
     )
 
 
-def by_redshift(
-    plan: BuildPlan,
-    name: str,
-    old: Mapping[str, Sequence[Item]],
-    new: Mapping[str, Mapping[int, Item]],
-) -> list[Item]:
+def by_redshift(plan: BuildPlan, old: Sequence[Item], new: Mapping[int, Item]) -> tuple[Item, ...]:
     """Return what is known of a field at all redshifts, in the order of the new store.
 
     Parameters
     ----------
     plan : BuildPlan
         What was written and what was taken over.
-    name : str
-        Name of the field.
-    old : mapping of str to sequence
-        What the old store says, by field, in its order.
-    new : mapping of str to mapping of int
-        What was found of new redshifts, by field and place in the new store.
+    old : sequence
+        What the old store says, in its order.
+    new : mapping of int
+        What was found of new redshifts, by place in the new store.
     """
-    return [
-        old[name][plan.old_places[place]] if place in plan.old_places else new[name][place]
+    return tuple(
+        old[plan.old_places[place]] if place in plan.old_places else new[place]
         for place in range(len(plan.store.redshifts))
-    ]
+    )
 
 
 def _check_redshifts(store: CubeStore, plan: IngestPlan) -> None:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict
 from ionstore.attributes import ROOT_METADATA
 from ionstore.codecs import check_storage
 from ionstore.cube import Array
-from ionstore.errors import StoreFormatError
+from ionstore.errors import ObjectStoreError, StoreFormatError
 from ionstore.layout import Corner, Layout
-from ionstore.objects import ObjectPath, ObjectStoreError
+from ionstore.objects import ObjectPath
 from ionstore.places import StorePath
 from ionstore.store import DIMENSIONS, CubeStore
 

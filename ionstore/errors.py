@@ -33,6 +33,14 @@ class DiskSpaceError(UserError, OSError):
     """The disk cannot hold what would be written."""
 
 
+class ObjectStoreError(UserError, OSError):
+    """An object store that cannot be reached, or refuses what is asked of it."""
+
+
+class ExportFormatError(UserError, ValueError):
+    """A file that cannot be written: of no known suffix, or for want of a package."""
+
+
 class ClusterError(UserError, RuntimeError):
     """A dask cluster that cannot be reached, or whose workers keep ending."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ionstore.atomic import whole_file
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, StoreExistsError, UserError
+from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
 from ionstore.layout import Corner
 from ionstore.store import CubeStore
 from ionstore.threads import Progress, run_in_threads
@@ -25,10 +25,6 @@ _HEADERS_BYTES = 1 << 14
 
 Put = Callable[[Corner, Array], None]
 """Writes a block: its first cell, and its values indexed [x, y, z], from any thread."""
-
-
-class ExportFormatError(UserError, ValueError):
-    """A file that cannot be written: of no known suffix, or for want of a package."""
 
 
 @dataclass(frozen=True, slots=True)

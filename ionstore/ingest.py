@@ -2,8 +2,6 @@
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 from ionstore.attributes import partial_folder
@@ -12,27 +10,30 @@ from ionstore.build_plan import BuildPlan, by_redshift, plan_append
 from ionstore.cluster import check_scheduler, run_on_cluster
 from ionstore.description import from_values
 from ionstore.detection import Detection, detect
-from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
-from ionstore.evidence import coarsen, find_contradictions
-from ionstore.fields import REQUIRED
+from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.first_pass import (
+    check_all_unchanged,
+    check_evidence,
+    source_bytes,
+    survey_simulation,
+)
 from ionstore.ingest_parts import (
     PartWriter,
     Sources,
     check_disk,
     merge_parts,
-    require_space,
     take_over,
 )
 from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, plan_as_json, plan_ingest
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.object_build import ObjectBuild, start_build
-from ionstore.readers.base import FieldSource, Simulation
+from ionstore.readers.base import FieldSource
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter, create_store
 from ionstore.stored_source import StoredSource
-from ionstore.survey import SourceSurvey, check_shapes, check_unchanged, survey_source
+from ionstore.survey import check_shapes
 from ionstore.threads import Progress, run_in_threads
 
 
@@ -129,11 +130,11 @@ def ingest_cubes(
     the same call. Memory is bounded by a few shards per thread, not by cubes.
     """
     note = on_note or (lambda line: None)
+    # Whoever resumes it, and the workers of a cluster, may stand elsewhere.
+    maps = {name: [path.absolute() for path in paths] for name, paths in (maps or {}).items()}
     if scheduler is not None:
         check_scheduler(scheduler)  # before all is read
-        # Other processes may stand elsewhere.
         folder = folder.absolute()
-        maps = {name: [path.absolute() for path in paths] for name, paths in (maps or {}).items()}
     with (
         start_build(target, overwrite=overwrite, append=append, on_note=note) as build,
         full_disk_as_message(build.folder),
@@ -168,9 +169,9 @@ def ingest_cubes(
             layout = plan_layout(
                 mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
             )
-        progress = Progress(2 * _source_bytes(simulation), on_progress)
-        sources, surveys = _survey(simulation, detection.file_names(), build, progress)
-        _check_evidence(sources, trust)
+        progress = Progress(2 * source_bytes(simulation), on_progress)
+        sources, surveys = survey_simulation(simulation, detection.file_names(), build, progress)
+        check_evidence(sources, trust)
         plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
         sources = _with_old_values(sources, whole, old)
@@ -184,41 +185,12 @@ def ingest_cubes(
             take_over(old, whole, writer)
         shard_writer = writer if isinstance(build, StoreBuild) else build.writer(writer)
         part_writer = PartWriter(whole.store, sources, shard_writer, build.books)
-        progress.expect(sum(map(part_writer.source_bytes, parts)) - _source_bytes(simulation))
+        progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
         _write_parts(part_writer, todo, done, progress, scheduler)
-        for name, cubes in simulation.cubes.items():
-            for redshift, source in cubes.items():
-                check_unchanged(source, surveys[name][redshift])
+        check_all_unchanged(simulation, surveys)
         _finalize(writer, whole, old, surveys, merge_parts(build.books, parts))
         build.publish()
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
-
-
-def _survey(
-    simulation: Simulation,
-    names: Mapping[Path, str],
-    build: StoreBuild | ObjectBuild,
-    progress: Progress,
-) -> tuple[Sources, Surveys]:
-    """Check all values; return sources that can be cut into blocks, and what was found."""
-    require_space(build, sum(source.spool_bytes for _, _, source in _each_source(simulation)))
-
-    def survey(item: tuple[str, float, FieldSource]) -> tuple[FieldSource, SourceSurvey]:
-        name, redshift, source = item
-        spool = None
-        if source.spool_bytes:
-            spool = build.spool_path(name, simulation.redshifts.index(redshift))
-        found = survey_source(name, source, spool=spool, on_values=progress.add)
-        file = found.file.model_copy(update={"name": names[source.path]})
-        found = replace(found, file=file)
-        return (source if spool is None else source.from_spool(spool)), found
-
-    items = _each_source(simulation)
-    sources: dict[str, dict[float, FieldSource]] = {name: {} for name in simulation.cubes}
-    surveys: dict[str, dict[float, SourceSurvey]] = {name: {} for name in simulation.cubes}
-    for (name, redshift, _), result in zip(items, run_in_threads(survey, items), strict=True):
-        sources[name][redshift], surveys[name][redshift] = result
-    return sources, surveys
 
 
 def _opened(build: StoreBuild | ObjectBuild) -> CubeStore:
@@ -229,16 +201,6 @@ def _opened(build: StoreBuild | ObjectBuild) -> CubeStore:
             f"{build.target}: there is no complete store to add redshifts to; leave --append out "
             "to make one"
         ) from error
-
-
-def _check_evidence(sources: Sources, trust: Collection[str]) -> None:
-    """Refuse fields whose numbers say that they are not what they are said to be."""
-    for redshift in next(iter(sources.values())):
-        coarse = {field.name: coarsen(sources[field.name][redshift]) for field in REQUIRED}
-        for found in find_contradictions(coarse):
-            if not set(found.fields) & set(trust):
-                path = sources[found.fields[0]][redshift].path
-                raise SourceDataError(f"{path}: {found.sentence}")
 
 
 def _with_old_values(sources: Sources, plan: BuildPlan, old: CubeStore | None) -> Sources:
@@ -258,41 +220,21 @@ def _finalize(
     surveys: Surveys,
     statistics: Mapping[str, Mapping[int, FieldStatistics]],
 ) -> None:
-    redshifts = plan.store.redshifts
-    counted = {
-        count: {
-            name: {
-                redshifts.index(redshift): getattr(survey, count)
-                for redshift, survey in surveys[name].items()
-            }
-        }
-        for name, count in (("xhii", "n_clipped"), ("n_igm", "n_zeros"))
-    }
-    said = None if old is None else old.attributes
-    none = {name: (0,) * len(plan.old_places) for name in ("xhii", "n_igm")}
+    """Complete the store with what is known of old and new redshifts."""
+    place_of = {redshift: place for place, redshift in enumerate(plan.store.redshifts)}
+    none = (0,) * len(plan.old_places)
+    said = old.attributes if old is not None else None
+    old_clipped = said.n_clipped.get("xhii", none) if said is not None else none
+    old_zeros = said.n_zeros.get("n_igm", none) if said is not None else none
+    new_clipped = {place_of[z]: survey.n_clipped for z, survey in surveys["xhii"].items()}
+    new_zeros = {place_of[z]: survey.n_zeros for z, survey in surveys["n_igm"].items()}
     writer.finalize(
         {
-            field.name: by_redshift(
-                plan, field.name, {} if said is None else said.statistics, statistics
-            )
-            for field in plan.store.fields
+            name: by_redshift(plan, said.statistics[name] if said is not None else (), new)
+            for name, new in statistics.items()
         },
-        n_clipped={
-            "xhii": by_redshift(
-                plan,
-                "xhii",
-                none if said is None else {**none, **said.n_clipped},
-                counted["n_clipped"],
-            )
-        },
-        n_zeros={
-            "n_igm": by_redshift(
-                plan,
-                "n_igm",
-                none if said is None else {**none, **said.n_zeros},
-                counted["n_zeros"],
-            )
-        },
+        n_clipped={"xhii": by_redshift(plan, old_clipped, new_clipped)},
+        n_zeros={"n_igm": by_redshift(plan, old_zeros, new_zeros)},
     )
 
 
@@ -365,17 +307,3 @@ def _write_parts(
         run_in_threads(write, todo)
     else:
         run_on_cluster(writer.write, todo, scheduler, count)
-
-
-def _each_source(simulation: Simulation) -> list[tuple[str, float, FieldSource]]:
-    return [
-        (name, redshift, cubes[redshift])
-        for redshift in simulation.redshifts
-        for name, cubes in simulation.cubes.items()
-    ]
-
-
-def _source_bytes(simulation: Simulation) -> int:
-    return sum(
-        prod(source.shape) * source.dtype.itemsize for _, _, source in _each_source(simulation)
-    )

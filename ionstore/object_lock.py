@@ -14,8 +14,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from ionstore.errors import StoreExistsError
-from ionstore.objects import ObjectPath, ObjectStoreError
+from ionstore.errors import ObjectStoreError, StoreExistsError
+from ionstore.objects import ObjectPath
 
 REFRESH_S = 30.0
 STALE_S = 180.0

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ionstore.errors import UserError
+from ionstore.errors import ObjectStoreError
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -21,10 +21,6 @@ Stamp = tuple[Any, ...]
 _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _GAP_BYTES = 2**20  # takes about as long as another request
 _WORDS = 160  # characters of what a server says that are passed on
-
-
-class ObjectStoreError(UserError, OSError):
-    """An object store that cannot be reached, or refuses what is asked of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from ionstore.cube import Array
-from ionstore.errors import StoreDamageError
+from ionstore.errors import ObjectStoreError, StoreDamageError
 from ionstore.layout import Corner, Layout
-from ionstore.objects import ObjectPath, ObjectStoreError, OpenObject, Stamp
+from ionstore.objects import ObjectPath, OpenObject, Stamp
 from ionstore.places import OpenFile, StorePath, open_file
 
 ShardIndex = NDArray[np.uint64]

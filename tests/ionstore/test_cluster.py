@@ -1,134 +1,390 @@
-"""Parts written by a real dask cluster: a scheduler and two workers, processes on this machine."""
+"""Parts written by real dask clusters: a scheduler and workers, processes on this machine."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import psutil
+import numpy as np
 import pytest
 
 from ionstore import cluster
-from ionstore.errors import ClusterError
+from ionstore.errors import ClusterError, SourceDataError
 from ionstore.ingest import ingest_cubes
-from tests.ionstore.test_append import without_identity
-from tests.three_file_sets import write_set
+from ionstore.store_writer import StoreWriter
+from tests.three_file_sets import files_of, write_set
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 
-CUT = {"max_shard_cells": 8, "chunk_cells": 4, "box_length_cmpc": 20.0}
-N_WORKERS = 2
+CUT: dict[str, Any] = {"max_shard_cells": 10, "chunk_cells": 5}
+N_PARTS = 3 * 4**3  # of a mesh of 40 cells at one redshift
+
+run_command = partial(subprocess.check_call, shell=True)
 
 
 class Cluster:
-    """A scheduler and its workers, each a process that stands in a folder of its own."""
+    """A scheduler and its workers, each in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
-        file = folder / "scheduler.json"
-        self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)
-        )
-        wait_until(file.exists)
-        from distributed import Client
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", port)
 
-        with Client(scheduler_file=str(file), set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            self.address = str(client.scheduler.address)
-            self.workers = [
-                self._start("worker", self.address, "--nthreads", "1", "--no-nanny")
-                for _ in range(N_WORKERS)
-            ]
-            client.wait_for_workers(N_WORKERS, timeout=60)  # type: ignore[no-untyped-call]
+    def add_workers(self, number: int) -> "list[subprocess.Popen[bytes]]":
+        """Start workers and wait until the scheduler knows them."""
+        options = (self.address, "--nthreads", "1", "--no-nanny", "--local-directory", ".")
+        workers = [self._start("worker", *options) for _ in range(number)]
+        running = [process for process in self._processes if process.poll() is None]
+        with distributed.Client(self.address, timeout=30, set_as_default=False) as client:
+            client.wait_for_workers(len(running) - 1, timeout=30)
+        return workers
 
-    def _start(self, what: str, *options: str) -> "subprocess.Popen[bytes]":
-        place = self._folder / f"{what}-{len(self._processes)}"
+    def end(self) -> None:
+        """Kill all processes, their children included."""
+        for process in self._processes:
+            kill(process)
+
+    def _start(self, role: str, *options: str) -> "subprocess.Popen[bytes]":
+        place = self._folder / f"{role}-{len(self._processes)}"
         place.mkdir()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dask", what, *options, "--no-dashboard"],
-            cwd=place,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        with (place / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dask", role, *options, "--no-dashboard"],
+                cwd=place,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self._processes.append(process)
         return process
 
-    def end(self) -> None:
-        for process in reversed(self._processes):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a process, and what it started, if it still runs."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def wait_until(holds: Callable[[], object], timeout_s: float = 60) -> None:
-    until = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.02)
+@contextmanager
+def new_cluster(folder: Path) -> Iterator[Cluster]:
+    started = Cluster(folder)
+    try:
+        yield started
+    finally:
+        started.end()
 
 
-@pytest.fixture
-def dask_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    running = Cluster(tmp_path_factory.mktemp("cluster"))
-    yield running
-    running.end()
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose two workers stay."""
+    with new_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        started.add_workers(2)
+        yield started
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    """A simulation of many parts, and its store as threads write it."""
+    folder = tmp_path_factory.mktemp("large")
+    write_set(folder / "sim", 40, ("9.000",))
+    ingest_cubes(folder / "sim", folder / "cubes.zarr", **CUT)
+    return folder / "sim", without_identity(folder / "cubes.zarr")
+
+
+def without_identity(store: Path) -> dict[str, object]:
+    files: dict[str, object] = dict(files_of(store))
+    root = json.loads((store / "zarr.json").read_text())
+    del root["attributes"]["ionstore"]["uuid"]
+    return {**files, "zarr.json": root}
+
+
+def n_done(target: Path) -> int:
+    """Number of parts that are recorded as done."""
+    return len(list((target.parent / f"{target.name}.partial" / "parts").glob("*.json")))
+
+
+def once_parts_are_done(target: Path, act: Callable[[], object]) -> Callable[[int, int], None]:
+    """Return what acts once, when the first parts of a store are done."""
+    acted: list[int] = []
+
+    def on_progress(done: int, total: int) -> None:
+        if not acted and n_done(target):
+            acted.append(n_done(target))
+            assert acted[0] < N_PARTS / 2
+            act()
+
+    return on_progress
+
+
+def resume_on_threads(sim: Path, target: Path) -> None:
+    notes: list[str] = []
+    done = n_done(target)
+    ingest_cubes(sim, target, **CUT, on_note=notes.append)
+    assert 0 < done < N_PARTS
+    assert f"resuming: {done} of {N_PARTS} parts are there already" in notes
+    assert not (target.parent / f"{target.name}.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "sim/more",
+        "elsewhere",
+    ],
+)
 def test_a_cluster_writes_the_store_that_threads_write(
-    dask_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    write_set(tmp_path / "sim", 16)
-    ingest_cubes(tmp_path / "sim", tmp_path / "threads.zarr", **CUT)
+    cubes = write_set(tmp_path / "sim", 16, ("9.000",))["9.000"]
+    (tmp_path / "sim" / "rho_z9.000.npy").unlink()
+    np.savez_compressed(tmp_path / "sim" / "rho_z9.000.npz", cubes["n_igm"])
+    (tmp_path / place).mkdir()
+    (tmp_path / "sim" / "xHII_z9.000.npy").rename(tmp_path / place / "fraction_z9.000.npy")
     monkeypatch.chdir(tmp_path)
+    maps = {"xhii": [Path(place, "fraction_z9.000.npy")]}
+    ingest_cubes(Path("sim"), Path("threads.zarr"), maps=maps, **CUT)
     seen: list[tuple[int, int]] = []
-    ingest_cubes(
-        Path("sim"),
-        Path("cluster.zarr"),
-        scheduler=dask_cluster.address,
-        on_progress=lambda *done: seen.append(done),
-        **CUT,
-    )
-    assert without_identity(tmp_path / "cluster.zarr") == without_identity(
-        tmp_path / "threads.zarr"
-    )
+    with monkeypatch.context() as patch:
+        patch.delattr(StoreWriter, "write_block")  # here; the workers have it
+        ingest_cubes(
+            Path("sim"),
+            Path("cluster.zarr"),
+            maps=maps,
+            scheduler=two_workers.address,
+            on_progress=lambda *done: seen.append(done),
+            **CUT,
+        )
+    stores = [without_identity(tmp_path / f"{name}.zarr") for name in ("cluster", "threads")]
+    assert stores[0] == stores[1]
     assert seen[-1][0] == seen[-1][1]
+    assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_worker_killed_in_mid_run_costs_nothing(dask_cluster: Cluster, tmp_path: Path) -> None:
-    write_set(tmp_path / "sim", 32)
-    ingest_cubes(tmp_path / "sim", tmp_path / "threads.zarr", **CUT)
-    parts = tmp_path / "cluster.zarr.partial" / "parts"
-    n_at_kill: list[int] = []
+def test_a_worker_killed_in_mid_run_is_made_up_for(
+    two_workers: Cluster, large: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    sim, expected = large
+    (victim,) = two_workers.add_workers(1)
+    target = tmp_path / "cubes.zarr"
+    kill_it = once_parts_are_done(target, partial(kill, victim))
+    ingest_cubes(sim, target, scheduler=two_workers.address, on_progress=kill_it, **CUT)
+    assert victim.returncode == -signal.SIGKILL
+    assert without_identity(target) == expected
 
-    def kill_one() -> None:
-        wait_until(lambda: parts.exists() and len(list(parts.glob("*.json"))) > 5)
-        n_at_kill.append(len(list(parts.glob("*.json"))))
-        os.kill(dask_cluster.workers[0].pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    ingest_cubes(tmp_path / "sim", tmp_path / "cluster.zarr", scheduler=dask_cluster.address, **CUT)
-    killer.join()
-    assert n_at_kill[0] < 2 * 3 * 4**3
-    dask_cluster.workers[0].wait(10)
-    assert psutil.pid_exists(dask_cluster.workers[1].pid)
-    assert without_identity(tmp_path / "cluster.zarr") == without_identity(
-        tmp_path / "threads.zarr"
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("workers", "expected workers, there have been none for 0.5 s"),
+        ("scheduler", "the scheduler ended"),
+    ],
+)
+def test_what_a_cluster_leaves_unfinished_threads_finish(
+    large: tuple[Path, dict[str, object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ends: str,
+    said: str,
+) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 2.0)
+    monkeypatch.setattr(cluster, "_WORKER_WITHIN_S", 0.5)
+    monkeypatch.setattr(cluster, "_COUNT_WORKERS_EVERY_S", 0.1)
+    sim, expected = large
+    target = tmp_path / "cubes.zarr"
+    with new_cluster(tmp_path) as started:
+        (worker,) = started.add_workers(1)
+        victim = worker if ends == "workers" else started.scheduler
+        kill_it = once_parts_are_done(target, partial(kill, victim))
+        with pytest.raises(ClusterError, match=f"{said}.* same command again, which resumes"):
+            ingest_cubes(sim, target, scheduler=started.address, on_progress=kill_it, **CUT)
+    assert not target.exists()
+    resume_on_threads(sim, target)
+    assert without_identity(target) == expected
+
+
+INGEST = """
+import sys
+from pathlib import Path
+from ionstore.ingest import ingest_cubes
+sim, target, scheduler = sys.argv[1:]
+ingest_cubes(Path(sim), Path(target), scheduler=scheduler, max_shard_cells=10, chunk_cells=5)
+"""
+
+
+def test_an_ingest_that_was_killed_is_resumed_on_threads(
+    two_workers: Cluster, large: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    sim, expected = large
+    target = tmp_path / "cubes.zarr"
+    process = subprocess.Popen(
+        [sys.executable, "-c", INGEST, str(sim), str(target), two_workers.address],
+        start_new_session=True,
     )
+    try:
+        until = time.monotonic() + 30
+        while n_done(target) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        kill(process)
+    time.sleep(0.2)  # parts under way are still recorded
+    resume_on_threads(sim, target)
+    assert without_identity(target) == expected
 
 
-def test_without_a_scheduler_there_is_a_sentence(
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("tcp://127.0.0.1:{free}", "waited 0.3 s"),
+        ("tcp://127.0.0.1", "missing port number"),
+        ("tls://127.0.0.1:{free}", "ssl_context"),
+        ("http://127.0.0.1:{free}", "unknown address scheme"),
+    ],
+)
+def test_where_no_scheduler_answers_a_sentence_says_so(
+    monkeypatch: pytest.MonkeyPatch, address: str, reason: str
+) -> None:
+    monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.3)
+    with socket.socket() as probe:  # bound, but nobody listens
+        probe.bind(("127.0.0.1", 0))
+        address = address.format(free=probe.getsockname()[1])
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match=f"{address}: .* none answers .*{reason}") as raised:
+            cluster.check_scheduler(address)
+    assert time.monotonic() - begun < 3
+    assert "\n" not in str(raised.value)
+
+
+def test_a_worker_is_no_scheduler(two_workers: Cluster) -> None:
+    with distributed.Client(two_workers.address, set_as_default=False) as client:
+        worker = next(iter(client.nthreads()))
+    with pytest.raises(ClusterError, match=r"expected a dask scheduler.*this is a Worker"):
+        cluster.run_on_cluster(run_command, ["true"], worker, print)
+
+
+def test_a_missing_scheduler_is_noticed_before_anything_is_read_or_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.3)
     write_set(tmp_path / "sim")
-    with pytest.raises(ClusterError, match="expected a dask scheduler, none answers"):
+    seen: list[int] = []
+    with pytest.raises(ClusterError, match="none answers"):
         ingest_cubes(
-            tmp_path / "sim", tmp_path / "cubes.zarr", scheduler="tcp://127.0.0.1:9", **CUT
+            tmp_path / "sim",
+            tmp_path / "cubes.zarr",
+            scheduler="tcp://127.0.0.1:9",
+            on_progress=lambda *done: seen.append(done[0]),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+    assert not seen
+
+
+def _vanish(source: Path) -> None:
+    source.rename(source.with_suffix(".away"))
+
+
+def _shrink(source: Path) -> None:
+    source.with_suffix(".away").write_bytes(source.read_bytes())
+    os.truncate(source, 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"), [(_vanish, FileNotFoundError), (_shrink, SourceDataError)]
+)
+def test_an_error_of_a_part_reaches_the_user_as_it_is(
+    two_workers: Cluster,
+    tmp_path: Path,
+    change: Callable[[Path], None],
+    error: type[Exception],
+) -> None:
+    write_set(tmp_path / "sim", 40, ("9.000",))
+    target = tmp_path / "cubes.zarr"
+    source = tmp_path / "sim" / "xHII_z9.000.npy"
+    change_it = once_parts_are_done(target, partial(change, source))
+    with pytest.raises(error, match=r"xHII_z9\.000\.npy"):
+        ingest_cubes(
+            tmp_path / "sim",
+            target,
+            scheduler=two_workers.address,
+            on_progress=change_it,
+            **CUT,
+        )
+    done = n_done(target)
+    assert 0 < done < N_PARTS
+    time.sleep(0.3)
+    assert n_done(target) == done
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("end", ["error", "interrupt"])
+def test_nothing_runs_any_more_when_a_run_has_ended(
+    two_workers: Cluster, tmp_path: Path, end: str
+) -> None:
+    def interrupt(command: str) -> None:
+        raise KeyboardInterrupt
+
+    slow = f"touch {tmp_path}/begun && sleep 1.5 && touch {tmp_path}/ended"
+    quick = f"while [ ! -e {tmp_path}/begun ]; do sleep 0.01; done; exit {int(end == 'error')}"
+    commands = [slow, quick, *(f"sleep 0.5; touch {tmp_path}/later-{n}" for n in range(20))]
+    error = subprocess.CalledProcessError if end == "error" else KeyboardInterrupt
+    with pytest.raises(error):
+        cluster.run_on_cluster(run_command, commands, two_workers.address, interrupt)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert {"begun", "ended"} <= there
+    assert len(there) < 10
+    time.sleep(0.7)
+    assert {path.name for path in tmp_path.iterdir()} == there
+
+
+def test_workers_that_keep_ending_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    with new_cluster(tmp_path) as started:
+        (worker,) = started.add_workers(1)
+        with pytest.raises(ClusterError, match="ended again and again under one part"):
+            cluster.run_on_cluster(run_command, ["kill -9 $PPID"], started.address, print)
+        assert worker.wait(10) == -signal.SIGKILL
+
+
+def test_each_item_is_done_once_and_none_asks_nobody(two_workers: Cluster, tmp_path: Path) -> None:
+    done: list[str] = []
+    commands = [f"echo {n} >> {tmp_path}/{n}" for n in range(30)]
+    cluster.run_on_cluster(run_command, commands, two_workers.address, done.append)
+    assert sorted(done) == sorted(commands)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        str(n): f"{n}\n" for n in range(30)
+    }
+    cluster.run_on_cluster(run_command, [], "nowhere", done.append)
+    assert len(done) == 30
+
+
+class Spoor:
+    """Leaves a file named after the process that unpickles it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self._folder}/$PPID",)
+
+
+def test_the_scheduler_need_not_see_the_files(two_workers: Cluster, tmp_path: Path) -> None:
+    cluster.run_on_cluster(partial(max, Spoor(tmp_path)), [1, 2], two_workers.address, print)
+    unpickled = {int(path.name) for path in tmp_path.iterdir()}
+    assert unpickled
+    assert unpickled.isdisjoint({two_workers.scheduler.pid, os.getpid()})

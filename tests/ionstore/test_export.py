@@ -16,8 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, NotInStoreError, StoreDamageError, StoreExistsError
-from ionstore.export import FORMATS, ExportFormatError, export_field, find_format, plan_blocks
+from ionstore.errors import (
+    DiskSpaceError,
+    ExportFormatError,
+    NotInStoreError,
+    StoreDamageError,
+    StoreExistsError,
+)
+from ionstore.export import FORMATS, export_field, find_format, plan_blocks
 from ionstore.grid import Mesh
 from ionstore.layout import Layout
 from ionstore.readers import READERS

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from ioncli.main import ionmodel, ionstore
 from ionstore import objects
-from ionstore.errors import StoreDamageError, StoreFormatError
+from ionstore.errors import ObjectStoreError, StoreDamageError, StoreFormatError
 from ionstore.inventory import take_inventory
 from ionstore.layout import Layout
 from ionstore.loading import NeighborhoodLoader
-from ionstore.objects import ObjectPath, ObjectStoreError, OpenObject
+from ionstore.objects import ObjectPath, OpenObject
 from ionstore.places import bytes_below, open_file
 from ionstore.shards import check_shard
 from ionstore.store import CubeStore

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ionstore.errors import StoreFormatError
-from ionstore.objects import ObjectPath, ObjectStoreError
+from ionstore.errors import ObjectStoreError, StoreFormatError
+from ionstore.objects import ObjectPath
 from ionstore.places import bytes_below, open_file, parse_place
 from ionstore.store import CubeStore
 

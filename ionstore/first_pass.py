@@ -1,0 +1,120 @@
+"""The first pass of an ingest: everything is read and checked before anything is written."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+from ionstore.build import StoreBuild
+from ionstore.errors import SourceDataError
+from ionstore.evidence import coarsen, find_contradictions
+from ionstore.fields import REQUIRED
+from ionstore.ingest_parts import Sources, require_space
+from ionstore.ingest_plan import Surveys
+from ionstore.object_build import ObjectBuild
+from ionstore.readers.base import FieldSource, Simulation
+from ionstore.survey import SourceSurvey, check_unchanged, survey_source
+from ionstore.threads import Progress, run_in_threads
+
+
+def survey_simulation(
+    simulation: Simulation,
+    names: Mapping[Path, str],
+    build: StoreBuild | ObjectBuild,
+    progress: Progress,
+) -> tuple[Sources, Surveys]:
+    """Check all values; return sources that can be cut into blocks, and what was found.
+
+    Parameters
+    ----------
+    simulation : Simulation
+        Cubes on one mesh.
+    names : mapping of Path to str
+        How each file is recorded.
+    build : StoreBuild or ObjectBuild
+        Where values are kept that cannot be cut in their files.
+    progress : Progress
+        Told of the bytes that were read.
+
+    Raises
+    ------
+    SourceDataError
+        If values are out of the range of their field, or a file is damaged.
+    DiskSpaceError
+        If the disk cannot keep what has to be kept.
+    OSError
+        If a file cannot be read.
+    """
+    items = _each_source(simulation)
+    require_space(build, sum(source.spool_bytes for _, _, source in items))
+
+    def survey(item: tuple[str, float, FieldSource]) -> tuple[FieldSource, SourceSurvey]:
+        name, redshift, source = item
+        spool = None
+        if source.spool_bytes:
+            spool = build.spool_path(name, simulation.redshifts.index(redshift))
+        found = survey_source(name, source, spool=spool, on_values=progress.add)
+        file = found.file.model_copy(update={"name": names[source.path]})
+        found = replace(found, file=file)
+        return (source if spool is None else source.from_spool(spool)), found
+
+    sources: dict[str, dict[float, FieldSource]] = {name: {} for name in simulation.cubes}
+    surveys: dict[str, dict[float, SourceSurvey]] = {name: {} for name in simulation.cubes}
+    for (name, redshift, _), result in zip(items, run_in_threads(survey, items), strict=True):
+        sources[name][redshift], surveys[name][redshift] = result
+    return sources, surveys
+
+
+def check_evidence(sources: Sources, trust: Collection[str]) -> None:
+    """Refuse fields whose numbers say that they are not what they are said to be.
+
+    Parameters
+    ----------
+    sources : mapping
+        Where the values come from.
+    trust : collection of str
+        Fields that are taken for what they are said to be.
+
+    Raises
+    ------
+    SourceDataError
+        If there is evidence against another field.
+    OSError
+        If a file cannot be read.
+    """
+    names = [field.name for field in REQUIRED]
+    for redshift in next(iter(sources.values())):
+        means = run_in_threads(coarsen, [sources[name][redshift] for name in names])
+        for found in find_contradictions(dict(zip(names, means, strict=True))):
+            if not set(found.fields) & set(trust):
+                path = sources[found.fields[0]][redshift].path
+                raise SourceDataError(f"{path}: {found.sentence}")
+
+
+def check_all_unchanged(simulation: Simulation, surveys: Surveys) -> None:
+    """Check that all files are still the ones that were surveyed.
+
+    Raises
+    ------
+    SourceDataError
+        If one has been written since.
+    OSError
+        If one is gone.
+    """
+    for name, redshift, source in _each_source(simulation):
+        check_unchanged(source, surveys[name][redshift])
+
+
+def source_bytes(simulation: Simulation) -> int:
+    """Return the bytes of all values, as they are in the files."""
+    return sum(
+        prod(source.shape) * source.dtype.itemsize for _, _, source in _each_source(simulation)
+    )
+
+
+def _each_source(simulation: Simulation) -> list[tuple[str, float, FieldSource]]:
+    return [
+        (name, redshift, cubes[redshift])
+        for redshift in simulation.redshifts
+        for name, cubes in simulation.cubes.items()
+    ]

@@ -1,0 +1,62 @@
+"""What is refused before anything is written, though every value is in range."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionstore.errors import SourceDataError
+from ionstore.ingest import ingest_cubes
+from ionstore.store import CubeStore
+
+MESH, REDSHIFT = 32, "8.000"
+
+
+@pytest.fixture
+def simulation(tmp_path: Path) -> Path:
+    """Density, sources and ionized fraction that follow each other over a few cells."""
+    rng = np.random.default_rng(3)
+    k = 2 * np.pi * np.fft.fftfreq(MESH)
+    k_squared = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
+    noise = np.fft.fftn(rng.normal(size=(MESH,) * 3))
+    smooth = np.fft.ifftn(noise * np.exp(-2 * k_squared)).real
+    smooth /= smooth.std()
+    folder = tmp_path / "sim"
+    folder.mkdir()
+    n_igm = np.exp(0.4 * smooth) * 3e-28
+    n_src = rng.poisson(np.exp(smooth))
+    xhii = 1 / (1 + np.exp(-3 * smooth))
+    for prefix, values in (("rho", n_igm), ("nsrc", n_src), ("xHII", xhii)):
+        np.save(folder / f"{prefix}_z{REDSHIFT}.npy", values.astype("f4"))
+    return folder
+
+
+def changed(simulation: Path, prefix: str, how: str) -> None:
+    path = simulation / f"{prefix}_z{REDSHIFT}.npy"
+    values = np.load(path)
+    np.save(path, 1 - values if how == "neutral" else np.ascontiguousarray(values.T))
+
+
+def test_fields_that_agree_are_taken(simulation: Path, tmp_path: Path) -> None:
+    ingest_cubes(simulation, tmp_path / "cubes.zarr")
+    assert CubeStore.open(tmp_path / "cubes.zarr").mesh.cells_per_side == MESH
+
+
+@pytest.mark.parametrize(
+    ("prefix", "how", "said"),
+    [
+        ("xHII", "neutral", r"xHII_z8\.000\.npy: .*neutral.*--trust xhii"),
+        ("rho", "transposed", r"rho_z8\.000\.npy: .*axes.*--trust n_igm"),
+    ],
+)
+def test_a_field_that_contradicts_the_others_is_refused_unless_trusted(
+    simulation: Path, tmp_path: Path, prefix: str, how: str, said: str
+) -> None:
+    changed(simulation, prefix, how)
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(simulation, tmp_path / "cubes.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+    field = {"xHII": "xhii", "rho": "n_igm"}[prefix]
+    ingest_cubes(simulation, tmp_path / "cubes.zarr", trust=[field])
+    stored = CubeStore.open(tmp_path / "cubes.zarr").read_field(field, 8.0)
+    np.testing.assert_array_equal(stored, np.load(simulation / f"{prefix}_z{REDSHIFT}.npy"))
