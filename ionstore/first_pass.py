@@ -6,8 +6,9 @@ from math import prod
 from pathlib import Path
 
 from ionstore.build import StoreBuild
+from ionstore.coarse_field import coarsen
 from ionstore.errors import SourceDataError
-from ionstore.evidence import coarsen, find_contradictions
+from ionstore.evidence import find_contradictions
 from ionstore.fields import REQUIRED
 from ionstore.ingest_parts import Sources, require_space
 from ionstore.ingest_plan import Surveys

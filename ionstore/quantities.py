@@ -230,6 +230,11 @@ class ConvertedSource(FieldSource):
         """Dtype of the values."""
         return np.dtype(np.float32)
 
+    @property
+    def fortran_order(self) -> bool:  # type: ignore[override]
+        """Whether the first index runs fastest."""
+        return self.source.fortran_order
+
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
         for numbers in self.source.stream(on_bytes):
@@ -246,9 +251,7 @@ class ConvertedSource(FieldSource):
 
     def from_spool(self, path: Path) -> FlatArray:
         """Return the source that reads the spooled values, which are converted already."""
-        # They lie in the order of the file, which sources that must be spooled name if it matters.
-        fortran_order: bool = getattr(self.source, "fortran_order", False)
-        return FlatArray(path, self.shape, self.dtype, 0, fortran_order)
+        return FlatArray(path, self.shape, self.dtype, 0, self.fortran_order)
 
     def _convert(self, numbers: Array) -> Array:
         values = numbers.astype(np.float64)

@@ -42,11 +42,14 @@ class FieldSource(ABC):
         Shape of the values, not necessarily that of a cube.
     dtype : numpy.dtype
         Dtype of the values in the file.
+    fortran_order : bool
+        Whether the first index runs fastest in the file, and in what `stream` yields.
     """
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    fortran_order: bool = False
 
     @abstractmethod
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:

@@ -9,7 +9,7 @@ then lie in the midst of values.
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -66,6 +66,7 @@ class SplitArray(FieldSource):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     sub_records: tuple[SubRecord, ...]
+    fortran_order: bool = field(default=True, init=False)
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
