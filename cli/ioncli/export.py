@@ -34,17 +34,12 @@ def export(store: Path, field: str, redshift: float | None, output: Path, overwr
     Example:
       ionstore export cubes.zarr --field xhii --redshift 8.397 -o xfrac3d_8.397.bin
     """
-    from ionstore.errors import NotInStoreError
     from ionstore.export import export_field
     from ionstore.store import CubeStore
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
-        if redshift is None:
-            if len(cubes.redshifts) > 1:
-                there = ", ".join(f"{known:g}" for known in cubes.redshifts)
-                raise NotInStoreError(f"--redshift must be one of {there}, got none")
-            redshift = cubes.redshifts[0]
+        redshift = options.only_redshift(cubes) if redshift is None else redshift
         with progress_bar(f"Writing {output.name}") as report:
             written = export_field(
                 cubes, field, redshift, output, overwrite=overwrite, on_progress=report

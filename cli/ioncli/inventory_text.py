@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ioncli.options import bytes_in_words
+from ioncli.options import bytes_in_words, table_lines
 
 if TYPE_CHECKING:
     from ionstore.inventory import Inventory
@@ -15,7 +15,7 @@ def inventory_lines(inventory: Inventory) -> Iterator[str]:
     """Yield what a store holds, a summary of each field, and its size on disk."""
     cells = inventory.mesh_cells
     yield f"{inventory.path}: {cells}³ cells, {_box(inventory)}"
-    yield from _table(
+    yield from table_lines(
         ("field", "dtype", "units", "on disk", "ratio", ""),
         [
             (
@@ -65,7 +65,7 @@ def statistics_lines(inventory: Inventory) -> Iterator[str]:
             zip(inventory.redshifts, field.statistics, strict=True)
         )
     ]
-    yield from _table(("field", "redshift", "mean", "std", "min", "max"), rows)
+    yield from table_lines(("field", "redshift", "mean", "std", "min", "max"), rows)
 
 
 def source_lines(inventory: Inventory) -> Iterator[str]:
@@ -74,7 +74,7 @@ def source_lines(inventory: Inventory) -> Iterator[str]:
     yield (f"chunks of {inventory.chunk_cells}³ cells in shards of up to {inventory.shard_cells}³")
     if inventory.command_line:
         yield f"made by: {inventory.command_line}"
-    yield from _table(
+    yield from table_lines(
         ("source file", "size", "digest"),
         [
             (source.name, bytes_in_words(source.size_bytes), source.digest[:19] + "…")
@@ -108,10 +108,3 @@ def _units(inventory: Inventory, field: str) -> str:
     if field == "n_igm" and units != "unknown":
         return f"{units} ({inventory.density_frame})"
     return units
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    for row in (head, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield ("  " + "  ".join(cells)).rstrip()

@@ -5,9 +5,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ionstore.store import CubeStore
 
 
 @contextmanager
@@ -90,6 +93,22 @@ n_src_unit = click.option(
     type=click.Choice(("Msun", "grid_mass", "1")),
     help="Unit of the sources where they are no counts.",
 )
+
+
+def only_redshift(store: "CubeStore") -> float:
+    """Return the redshift of a store that holds one.
+
+    Raises
+    ------
+    NotInStoreError
+        If it holds several: the user has to say which.
+    """
+    from ionstore.errors import NotInStoreError
+
+    if len(store.redshifts) > 1:
+        there = ", ".join(f"{known:g}" for known in store.redshifts)
+        raise NotInStoreError(f"--redshift must be one of {there}, got none")
+    return store.redshifts[0]
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -37,16 +37,11 @@ def view(
     Example:
       ionstore view cubes.zarr --field xhii --redshift 8.397 -o slice.png
     """
-    from ionstore.errors import NotInStoreError
     from ionstore.slice_figure import draw_slice
     from ionstore.store import CubeStore
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
-        if redshift is None:
-            if len(cubes.redshifts) > 1:
-                there = ", ".join(f"{known:g}" for known in cubes.redshifts)
-                raise NotInStoreError(f"--redshift must be one of {there}, got none")
-            redshift = cubes.redshifts[0]
+        redshift = options.only_redshift(cubes) if redshift is None else redshift
         draw_slice(cubes, field, redshift, output, axis=axis, index=index)
     click.echo(f"Wrote {output}")
