@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ionstore.attributes import partial_folder
@@ -130,11 +131,8 @@ def ingest_cubes(
     the same call. Memory is bounded by a few shards per thread, not by cubes.
     """
     note = on_note or (lambda line: None)
-    # Whoever resumes it, and the workers of a cluster, may stand elsewhere.
-    maps = {name: [path.absolute() for path in paths] for name, paths in (maps or {}).items()}
     if scheduler is not None:
         check_scheduler(scheduler)  # before all is read
-        folder = folder.absolute()
     with (
         start_build(target, overwrite=overwrite, append=append, on_note=note) as build,
         full_disk_as_message(build.folder),
@@ -306,4 +304,8 @@ def _write_parts(
     if scheduler is None:
         run_in_threads(write, todo)
     else:
-        run_on_cluster(writer.write, todo, scheduler, count)
+        sources = {
+            name: {redshift: source.absolute() for redshift, source in cubes.items()}
+            for name, cubes in writer.sources.items()
+        }
+        run_on_cluster(replace(writer, sources=sources).write, todo, scheduler, count)

@@ -1,7 +1,7 @@
 """What the numbers of a file become in a store: conversions, and sources that apply them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -243,6 +243,10 @@ class ConvertedSource(FieldSource):
     def read_block(self, start: Corner, shape: Corner) -> Array:
         """Return the values of a block."""
         return self._convert(self.source.read_block(start, shape))
+
+    def absolute(self) -> "ConvertedSource":
+        """Return the same source, to be read from any working folder."""
+        return replace(self, source=self.source.absolute())
 
     @property
     def spool_bytes(self) -> int:

@@ -1,11 +1,12 @@
 """What a reader of a simulation format offers: where its cubes lie, and their values in blocks."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -71,6 +72,12 @@ class FieldSource(ABC):
     @abstractmethod
     def read_block(self, start: Corner, shape: Corner) -> Array:
         """Return the values of a block, indexed [x, y, z] whatever the order in the file."""
+
+    def absolute(self) -> Self:
+        """Return the same source, to be read from any working folder."""
+        source = copy.copy(self)
+        object.__setattr__(source, "path", self.path.absolute())  # most sources are frozen
+        return source
 
     @property
     def spool_bytes(self) -> int:
