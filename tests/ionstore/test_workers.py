@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -38,11 +39,13 @@ def take_all(ring: Ring, workers: Workers, requests: Iterator[Request]) -> list[
 
 
 def worker_pids() -> set[int]:
-    return {
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if not process.children() and "forkserver" in " ".join(process.cmdline())
-    }
+    """Processes that run as workers; what other tests killed may not have been reaped yet."""
+    pids = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if not process.children() and "forkserver" in " ".join(process.cmdline()):
+                pids.add(process.pid)
+    return pids
 
 
 def test_batches_come_in_order_from_the_same_processes_every_epoch(
