@@ -66,9 +66,9 @@ def synthetic_box(folder: Path, mesh: int) -> Box:
     path = folder / "cubes.zarr"
     writer = create_store(path, Mesh(mesh), [8.0], stored)
     for name, cube in cubes.items():
-        for shard in writer.layout.shard_indices():
-            start, shape = writer.layout.shard_region(shard)
+        for shard in writer.shards.layout.shard_indices():
+            start, shape = writer.shards.layout.shard_region(shard)
             block = tuple(slice(a, a + cells) for a, cells in zip(start, shape, strict=True))
-            writer.write_block(name, 0, start, cube[block])
+            writer.shards.write_block(name, 0, start, cube[block])
     writer.finalize({name: [FieldStatistics.of(cube)] for name, cube in cubes.items()})
     return stored_box(path)

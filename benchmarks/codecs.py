@@ -113,10 +113,10 @@ def measure(name: str, cube: Array, rounds: int) -> Iterator[dict[str, object]]:
 def write_store(path: Path, name: str, cube: Array, setting: Compression) -> CubeStore:
     field = StoredField(name, str(cube.dtype), FIELDS[name].units)
     writer = create_store(path, Mesh(cube.shape[0]), [0.0], [field], compression={name: setting})
-    for shard in writer.layout.shard_indices():
-        start, shape = writer.layout.shard_region(shard)
+    for shard in writer.shards.layout.shard_indices():
+        start, shape = writer.shards.layout.shard_region(shard)
         x, y, z = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
-        writer.write_block(name, 0, start, cube[x, y, z])
+        writer.shards.write_block(name, 0, start, cube[x, y, z])
     writer.finalize({name: [FieldStatistics.of(cube)]})
     return CubeStore.open(path)
 

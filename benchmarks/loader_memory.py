@@ -100,7 +100,7 @@ def write_tiny_store(path: Path) -> Path:
         path, Mesh(8), [8.0], [StoredField(name, "float32", "1") for name in cubes]
     )
     for name, cube in cubes.items():
-        writer.write_block(name, 0, (0, 0, 0), cube)
+        writer.shards.write_block(name, 0, (0, 0, 0), cube)
     writer.finalize({name: [FieldStatistics.of(cube)] for name, cube in cubes.items()})
     return path
 

@@ -33,10 +33,10 @@ def main() -> None:
     fields = [StoredField(name, str(box.dtype), UNITS[name]) for name, box in boxes.items()]
     writer = create_store(arguments.store, Mesh(arguments.times * n), [redshift], fields)
     for name, box in boxes.items():
-        for shard in writer.layout.shard_indices():
-            start, shape = writer.layout.shard_region(shard)
+        for shard in writer.shards.layout.shard_indices():
+            start, shape = writer.shards.layout.shard_region(shard)
             cells = [np.arange(a, a + m) % n for a, m in zip(start, shape, strict=True)]
-            writer.write_block(name, 0, start, box[np.ix_(*cells)])
+            writer.shards.write_block(name, 0, start, box[np.ix_(*cells)])
     statistics = {name: [FieldStatistics.of(box)] for name, box in boxes.items()}
     writer.finalize(statistics)
 

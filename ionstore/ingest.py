@@ -180,9 +180,9 @@ def ingest_cubes(
             check_disk(build, whole.store, sources, len(todo) / len(parts))
         writer = StoreWriter(build.store_path) if done else _begin(build, whole.store, command_line)
         if old is not None:
-            take_over(old, whole, writer)
-        shard_writer = writer if isinstance(build, StoreBuild) else build.writer(writer)
-        part_writer = PartWriter(whole.store, sources, shard_writer, build.books)
+            take_over(old, whole, writer.shards)
+        shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
+        part_writer = PartWriter(whole.store, sources, shards, build.books)
         progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
         _write_parts(part_writer, todo, done, progress, scheduler)
         check_all_unchanged(simulation, surveys)

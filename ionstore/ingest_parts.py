@@ -14,15 +14,15 @@ from ionstore.build import PartBooks, StoreBuild
 from ionstore.build_plan import BuildPlan
 from ionstore.codecs import blosc, round_to_bits
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, StoreDamageError
+from ionstore.errors import DiskSpaceError
 from ionstore.ingest_plan import IngestPlan
 from ionstore.layout import Part
 from ionstore.object_build import ObjectBooks, ObjectBuild
-from ionstore.object_writer import ObjectWriter
 from ionstore.readers.base import FieldSource
+from ionstore.shard_writer import ShardWriter
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, StoreWriter
+from ionstore.store_writer import StoredField
 
 Sources = Mapping[str, Mapping[float, FieldSource]]
 """For every field the source of its values at every redshift."""
@@ -43,8 +43,8 @@ class PartWriter:
         How the fields are stored.
     sources : mapping
         Where their values come from.
-    writer : StoreWriter or ObjectWriter
-        The store being built.
+    writer : ShardWriter
+        Writes their shards.
     books : PartBooks or ObjectBooks
         Where finished parts are recorded.
 
@@ -55,7 +55,7 @@ class PartWriter:
 
     plan: IngestPlan
     sources: Sources
-    writer: StoreWriter | ObjectWriter
+    writer: ShardWriter
     books: PartBooks | ObjectBooks
 
     def source_bytes(self, part: Part) -> int:
@@ -75,13 +75,9 @@ class PartWriter:
         field = next(field for field in self.plan.fields if field.name == part.field)
         source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
         values = stored_values(source.read_block(start, shape), field)
-        path = self.writer.write_block(part.field, part.redshift_index, start, values)
-        back = self.writer.read_block(part.field, part.redshift_index, start, shape)
-        if not np.array_equal(back, values):
-            raise StoreDamageError(
-                f"{path}: what was read back is not what was written; check the disk and run the "
-                "same command again"
-            )
+        block = (part.field, part.redshift_index, start, values)
+        self.writer.write_block(*block)
+        self.writer.check_block(*block)
         self.books.record(part, {"statistics": asdict(slabwise_statistics(values))})
 
 
@@ -121,7 +117,7 @@ def slabwise_statistics(values: Array) -> FieldStatistics:
     return reduce(FieldStatistics.merge, map(FieldStatistics.of, slabs))
 
 
-def take_over(old: CubeStore, plan: BuildPlan, writer: StoreWriter) -> None:
+def take_over(old: CubeStore, plan: BuildPlan, writer: ShardWriter) -> None:
     """Give the shards of an old store that stay as they are their place in the new one.
 
     Parameters
@@ -130,15 +126,15 @@ def take_over(old: CubeStore, plan: BuildPlan, writer: StoreWriter) -> None:
         The store, in a folder.
     plan : BuildPlan
         Says which part of the new store is which part of the old one.
-    writer : StoreWriter
-        The new store. Shards that are there already, of a build that is resumed, stay.
+    writer : ShardWriter
+        That of the new store. Shards that are there already, of a build that is resumed, stay.
     """
     folders = set()
     for part in plan.parts:
         linked = plan.linked(part)
         if linked is None:
             continue
-        path = writer.shard_path(part)
+        path = Path(writer.shard_path(part))
         path.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(Path(old.shard_path(linked.field, linked.redshift_index, linked.shard)), path)
         folders.add(path.parent)

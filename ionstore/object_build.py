@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,9 +25,9 @@ from ionstore.build import StoreBuild
 from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.layout import Part
 from ionstore.object_lock import ObjectLock
-from ionstore.object_writer import ObjectWriter
 from ionstore.objects import ObjectPath
 from ionstore.places import parse_place
+from ionstore.shard_writer import ShardWriter
 from ionstore.store_writer import StoreWriter
 
 _PLAN = "plan.json"
@@ -137,7 +137,7 @@ class ObjectBuild:
         """Return where the values of a source that cannot be cut are kept."""
         return self.folder / f"{field}-{redshift_index}.spool"
 
-    def writer(self, skeleton: StoreWriter) -> ObjectWriter:
+    def shard_writer(self, skeleton: StoreWriter) -> ShardWriter:
         """Return what puts the shards of a store that was made at `store_path`, without values.
 
         Notes
@@ -147,9 +147,7 @@ class ObjectBuild:
         for path in _files(self.store_path):
             parts = path.relative_to(self.store_path).parts
             self._partial.joinpath(_SKELETON, *parts).write_bytes(path.read_bytes())
-        names = (path.parent.name for path in self.store_path.glob(f"*/{ROOT_METADATA}"))
-        metadata = {name: (self.store_path / name / ROOT_METADATA).read_bytes() for name in names}
-        return ObjectWriter(self.place, skeleton.layout, metadata)
+        return replace(skeleton.shards, place=self.place)
 
     def publish(self) -> None:
         """Put metadata and coordinates, the root last: from then on there is a store.

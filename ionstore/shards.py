@@ -33,7 +33,7 @@ _Run = tuple[int, int, int, int, int]
 """Along one axis: place of the first chunk, chunks, first cell in it and in the block, cells."""
 
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_MISSING = 2**64 - 1
+MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
 _HEADER = struct.Struct("<4xI4xI")  # of Blosc: size of the values, size of the frame
@@ -265,7 +265,7 @@ def read_chunks(
             next(_at_hand(file, index, runs, _chunks_of_run))
         return file
 
-    with _one_thread_in_blosc():
+    with one_thread_in_blosc():
         for first in range(0, len(parts), _PARTS_AT_ONCE):
             some = [
                 (path_of(part.shard), part.runs) for part in parts[first : first + _PARTS_AT_ONCE]
@@ -342,7 +342,7 @@ def check_shard(
     except OSError as error:
         yield CheckedBlock(start, shape, None, _why_unreadable(error))
         return
-    with file, _one_thread_in_blosc():
+    with file, one_thread_in_blosc():
         index: ShardIndex | str
         try:
             index, _ = _find_index(file, per_side**3)
@@ -416,7 +416,7 @@ def _at_hand(
     ahead_bytes = 0
     for item in items:
         entries = index[chunks_of(item)]
-        there = [(first, n) for first, n in entries.tolist() if first != _MISSING]
+        there = [(first, n) for first, n in entries.tolist() if first != MISSING]
         item_bytes = sum(n for _, n in there)
         if batch and ahead_bytes + item_bytes > _FETCH_BYTES:
             file.fetch(ranges)
@@ -449,7 +449,7 @@ def _decode_run(
 
 def _decode(file: OpenFile | OpenObject, first: int, n_bytes: int, room: Array) -> str | None:
     """Decode a chunk into its room; return what is wrong with it, None if nothing is."""
-    frame = b"" if first == _MISSING else file.read_at(n_bytes, first)
+    frame = b"" if first == MISSING else file.read_at(n_bytes, first)
     # Blosc is not told where its input ends, and believes the sizes that stand in its header.
     if (
         len(frame) != n_bytes
@@ -465,7 +465,7 @@ def _decode(file: OpenFile | OpenObject, first: int, n_bytes: int, room: Array) 
 
 
 def _what_is_wrong(frame: bytes, n_bytes: int) -> str:
-    if n_bytes == _MISSING:
+    if n_bytes == MISSING:
         return "is missing"
     if len(frame) != n_bytes:
         return "is cut short"
@@ -487,7 +487,7 @@ def _parse_index(stored: bytes, n_chunks: int, data_bytes: int) -> ShardIndex | 
     if not is_whole or crc32c(stored) != _RESIDUE:
         return "its index does not match its checksum"
     index: ShardIndex = np.frombuffer(stored, "<u8", count=2 * n_chunks).reshape(n_chunks, 2)
-    first, n_bytes = index[(index != _MISSING).any(axis=1)].T
+    first, n_bytes = index[(index != MISSING).any(axis=1)].T
     least = _HEADER.size + _CHECKSUM_BYTES
     if (
         (first > data_bytes).any()
@@ -499,7 +499,8 @@ def _parse_index(stored: bytes, n_chunks: int, data_bytes: int) -> ShardIndex | 
 
 
 @contextmanager
-def _one_thread_in_blosc() -> Iterator[None]:
+def one_thread_in_blosc() -> Iterator[None]:
+    """Keep Blosc from threads of its own: it runs in the calling thread alone."""
     # Left to itself, Blosc uses threads of its own in the main thread and nowhere else, so that
     # this changes nothing for other threads.
     if blosc.use_threads is False or threading.current_thread() is not threading.main_thread():

@@ -55,7 +55,7 @@ class CubeStore:
                 for name, array in members.items()
                 if tuple(array.get("dimension_names") or ()) == DIMENSIONS
             }
-            self.layout = _layout_of(next(iter(self._metadata.values())))
+            self.layout = layout_of(next(iter(self._metadata.values())))
         except (KeyError, TypeError, IndexError, StopIteration, ValueError) as error:
             raise StoreFormatError(
                 f"{path}: expected consolidated metadata of at least one field, found none; "
@@ -346,11 +346,12 @@ class CubeStore:
         """Return how a field is cut, once it is known to be stored as this format says."""
         if field not in self._layouts:
             check_storage(self.path / field, self._field(field))
-            self._layouts[field] = _layout_of(self._field(field))
+            self._layouts[field] = layout_of(self._field(field))
         return self._layouts[field]
 
 
-def _layout_of(metadata: Mapping[str, Any]) -> Layout:
+def layout_of(metadata: Mapping[str, Any]) -> Layout:
+    """Return how a field is cut, from the metadata of its Zarr array."""
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][1]
     chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][1]
     return Layout(metadata["shape"][1], chunk, shard)

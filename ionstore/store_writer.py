@@ -1,5 +1,6 @@
-"""`StoreWriter`: makes a store, shard by shard; readers refuse it until it is finalized."""
+"""`StoreWriter`: makes a store; readers refuse it until it is finalized."""
 
+import json
 import os
 import uuid
 import warnings
@@ -14,21 +15,22 @@ import numpy as np
 from ionstore.atomic import sync
 from ionstore.attributes import (
     ATTRIBUTE,
+    ROOT_METADATA,
     SourceFile,
     StoreAttributes,
     parse_attributes,
     read_root_metadata,
     software_versions,
 )
-from ionstore.codecs import Compression, chunk_codecs, default_compression
+from ionstore.codecs import Compression, chunk_codecs, default_compression, stored_compression
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
-from ionstore.errors import StoreDamageError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
-from ionstore.layout import Corner, Layout, Part, plan_layout
+from ionstore.layout import Layout, plan_layout
+from ionstore.shard_writer import Encoding, ShardWriter
 from ionstore.statistics import FieldStatistics
-from ionstore.store import DIMENSIONS
+from ionstore.store import DIMENSIONS, layout_of
 from ionstore.units import Frame
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class StoredField:
 
 
 class StoreWriter:
-    """Writes the blocks of a store that is being built.
+    """A store that is being built, from its metadata to the word that it is complete.
 
     Parameters
     ----------
@@ -93,81 +95,29 @@ class StoreWriter:
 
     Notes
     -----
-    Every write covers one whole shard, so that several writers never meet in one file; which
-    writer takes which shard is up to the caller. Pickled as its path.
+    Pickled as its path.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = parse_attributes(path, read_root_metadata(path))
-        self._arrays: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[type["StoreWriter"], tuple[Path]]:
         return type(self), (self.path,)
 
     @cached_property
-    def layout(self) -> Layout:
-        """How the mesh is cut."""
-        array = self._array(next(name for name in FIELDS if (self.path / name).exists()))
-        assert array.shards is not None  # create_store makes sharded fields only
-        return Layout(array.shape[1], array.chunks[1], array.shards[1])
-
-    def shard_path(self, part: Part) -> Path:
-        """Return the file of a shard."""
-        return self.path.joinpath(part.field, "c", str(part.redshift_index), *map(str, part.shard))
-
-    def write_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> Path:
-        """Write one whole shard of a field and bring it to the disk.
-
-        Parameters
-        ----------
-        field : str
-            Name of the field.
-        redshift_index : int
-            Place of the redshift.
-        start : tuple of three int
-            First cell (i, j, k) of the shard.
-        values : ndarray
-            Values of all cells of the shard that lie on the mesh, in the stored dtype.
-
-        Returns
-        -------
-        Path
-            The file that holds the shard.
-
-        Raises
-        ------
-        ValueError
-            If the block is not one whole shard, or its dtype is not the stored one.
-        """
-        array = self._array(field)
-        if values.dtype != array.dtype:
-            raise ValueError(f"values must be {array.dtype} for {field}, got {values.dtype}")
-        i, j, k = values.shape
-        shard = self.layout.shard_of_region(start, (i, j, k))
-        path = self.shard_path(Part(field, redshift_index, shard))
-        # Zarr would decode a shard of a killed build first, to keep what lies off the mesh.
-        path.unlink(missing_ok=True)
-        array[(redshift_index, *_slices(start, (i, j, k)))] = values
-        for name in (path, path.parent):
-            sync(name)
-        return path
-
-    def read_block(self, field: str, redshift_index: int, start: Corner, shape: Corner) -> Array:
-        """Return a block as it was written, decoded from its file, checksums included.
-
-        Raises
-        ------
-        StoreDamageError
-            If it cannot be decoded.
-        """
-        try:
-            return np.asarray(self._array(field)[(redshift_index, *_slices(start, shape))])
-        except (ValueError, RuntimeError) as error:
-            raise StoreDamageError(
-                f"{self.path / field}: what was written cannot be decoded ({error}); check the "
-                "disk and run the same command again"
-            ) from error
+    def shards(self) -> ShardWriter:
+        """What writes the shards of its fields."""
+        metadata = {
+            name: json.loads((self.path / name / ROOT_METADATA).read_bytes())
+            for name in FIELDS
+            if (self.path / name).exists()
+        }
+        encodings = {
+            name: Encoding(np.dtype(array["data_type"]), stored_compression(array))
+            for name, array in metadata.items()
+        }
+        return ShardWriter(self.path, layout_of(next(iter(metadata.values()))), encodings)
 
     def finalize(
         self,
@@ -195,17 +145,6 @@ class StoreWriter:
         )
         write_attributes(self.path, complete)
         self.attributes = complete
-
-    def _array(self, field: str) -> "zarr.Array[Any]":
-        array: zarr.Array[Any] | None = self._arrays.get(field)
-        if array is None:
-            from zarr import open_array
-
-            stored = open_array(self.path / field, mode="r+", zarr_format=3)
-            # All-zero chunks too: a missing chunk of sources could not be told from zeros.
-            # Zarr ignores this setting when it is given to open_array.
-            array = self._arrays[field] = stored.with_config({"write_empty_chunks": True})
-        return array
 
 
 def create_store(
@@ -338,8 +277,3 @@ def _write_coordinate(
         config={"write_empty_chunks": True},
     )
     array[:] = values
-
-
-def _slices(start: Corner, shape: Corner) -> tuple[slice, slice, slice]:
-    i, j, k = (slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
-    return i, j, k

@@ -42,13 +42,13 @@ def write_store(
     fields = [StoredField(name, str(cube.dtype), units[name]) for name, cube in cubes.items()]
     mesh = Mesh(next(iter(cubes.values())).shape[1], box_length_cmpc)
     writer = create_store(path, mesh, redshifts, fields, layout=layout)
-    shard = writer.layout.shard_cells
+    shard = writer.shards.layout.shard_cells
     starts = range(0, mesh.cells_per_side, shard)
     for name, cube in cubes.items():
         for index in range(len(redshifts)):
             for start in ((i, j, k) for i in starts for j in starts for k in starts):
                 block = tuple(slice(first, first + shard) for first in start)
-                writer.write_block(name, index, start, cube[index][block])
+                writer.shards.write_block(name, index, start, cube[index][block])
     writer.finalize(
         {name: [FieldStatistics.of(values) for values in cube] for name, cube in cubes.items()}
     )

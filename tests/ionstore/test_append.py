@@ -15,8 +15,9 @@ import xarray as xr
 from ionstore import atomic
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.ingest import ingest_cubes
+from ionstore.places import StorePath
+from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
-from ionstore.store_writer import StoreWriter
 from tests.three_file_sets import PREFIXES, files_of, write_set
 
 CUT = {"max_shard_cells": 10, "chunk_cells": 5}
@@ -171,15 +172,15 @@ def test_an_unfinished_append_is_resumed_and_kept_from_others(
     ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
     before = files_of(target)
     with monkeypatch.context() as patched:
-        written, write_block = [], StoreWriter.write_block
+        written, write_block = [], ShardWriter.write_block
 
-        def stop(self: StoreWriter, *arguments: Any) -> Path:
+        def stop(self: ShardWriter, *arguments: Any) -> StorePath:
             if len(written) == 7:
                 raise KeyboardInterrupt
             written.append(1)
             return write_block(self, *arguments)
 
-        patched.setattr(StoreWriter, "write_block", stop)
+        patched.setattr(ShardWriter, "write_block", stop)
         with pytest.raises(KeyboardInterrupt):
             ingest_cubes(new, target, append=True)
     assert files_of(target) == before

@@ -19,7 +19,7 @@ import pytest
 from ionstore import cluster
 from ionstore.errors import ClusterError, SourceDataError
 from ionstore.ingest import ingest_cubes
-from ionstore.store_writer import StoreWriter
+from ionstore.shard_writer import ShardWriter
 from tests.three_file_sets import files_of, write_set
 
 distributed = pytest.importorskip("distributed")
@@ -158,7 +158,7 @@ def test_a_cluster_writes_the_store_that_threads_write(
     ingest_cubes(Path("sim"), Path("threads.zarr"), maps=maps, **CUT)
     seen: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
-        patch.delattr(StoreWriter, "write_block")  # here; the workers have it
+        patch.delattr(ShardWriter, "write_block")  # here; the workers have it
         ingest_cubes(
             Path("sim"),
             Path("cluster.zarr"),

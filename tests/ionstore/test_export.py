@@ -99,7 +99,7 @@ def test_a_frame_is_said_where_there_is_one(tmp_path: Path) -> None:
     fields = [StoredField("n_igm", "float32", "g cm-3", frame="comoving")]
     writer = create_store(tmp_path / "cubes.zarr", Mesh(4), [9.0], fields)
     values = np.ones((4, 4, 4), "f4")
-    writer.write_block("n_igm", 0, (0, 0, 0), values)
+    writer.shards.write_block("n_igm", 0, (0, 0, 0), values)
     writer.finalize({"n_igm": [FieldStatistics.of(values)]})
     store = CubeStore.open(tmp_path / "cubes.zarr")
     export_field(store, "n_igm", 9.0, tmp_path / "field.h5")

@@ -19,9 +19,11 @@ from ionstore.errors import (
     UserError,
 )
 from ionstore.ingest import ingest_cubes
+from ionstore.layout import Corner
+from ionstore.places import StorePath
+from ionstore.shard_writer import ShardWriter
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
-from ionstore.store_writer import StoreWriter
 from tests.three_file_sets import files_of, random_cubes, write_set
 
 
@@ -330,15 +332,15 @@ def test_too_small_a_disk_is_noticed_beforehand(
 
 
 def _fail_after(monkeypatch: pytest.MonkeyPatch, n_parts: int, error: BaseException) -> None:
-    original = StoreWriter.write_block
+    original = ShardWriter.write_block
     calls = iter(range(1000))
 
-    def write_block(self: StoreWriter, *arguments: object) -> Path:
+    def write_block(self: ShardWriter, *arguments: object) -> StorePath:
         if next(calls) >= n_parts:
             raise error
         return original(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(StoreWriter, "write_block", write_block)
+    monkeypatch.setattr(ShardWriter, "write_block", write_block)
 
 
 def _without_identity(files: dict[str, bytes]) -> dict[str, object]:
@@ -433,10 +435,15 @@ def test_what_reads_back_wrongly_is_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(tmp_path / "sim")
-    monkeypatch.setattr(
-        StoreWriter, "read_block", lambda self, field, index, start, shape: np.zeros(shape)
-    )
-    with pytest.raises(StoreDamageError, match="read back"):
+    original = ShardWriter.write_block
+
+    def write_something_else(
+        self: ShardWriter, field: str, index: int, start: Corner, values: Array
+    ) -> StorePath:
+        return original(self, field, index, start, values + 1)
+
+    monkeypatch.setattr(ShardWriter, "write_block", write_something_else)
+    with pytest.raises(StoreDamageError, match=r"read back, .* holds other values than were wri"):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
     assert not list((tmp_path / "cubes.zarr.partial" / "parts").iterdir())
 
@@ -445,17 +452,17 @@ def test_what_cannot_be_read_back_is_an_error_of_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_set(tmp_path / "sim")
-    original = StoreWriter.write_block
+    original = ShardWriter.write_block
 
-    def flip_a_bit(self: StoreWriter, *arguments: object) -> Path:
+    def flip_a_bit(self: ShardWriter, *arguments: object) -> StorePath:
         path = original(self, *arguments)  # type: ignore[arg-type]
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
         return path
 
-    monkeypatch.setattr(StoreWriter, "write_block", flip_a_bit)
-    with pytest.raises(StoreDamageError, match="cannot be decoded"):
+    monkeypatch.setattr(ShardWriter, "write_block", flip_a_bit)
+    with pytest.raises(StoreDamageError, match=r"read back, .* does not match its checksum"):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
 
 

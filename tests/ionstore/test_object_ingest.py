@@ -24,9 +24,9 @@ from ionstore.errors import StoreDamageError, StoreExistsError, StoreFormatError
 from ionstore.ingest import ingest_cubes
 from ionstore.object_build import ObjectBuild
 from ionstore.object_lock import ObjectLock
-from ionstore.object_writer import ObjectWriter
 from ionstore.objects import ObjectPath
-from ionstore.places import bytes_below
+from ionstore.places import StorePath, bytes_below
+from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
 from tests.object_server import refused_credentials
 from tests.three_file_sets import files_of, write_set
@@ -152,9 +152,9 @@ def test_bad_input_leaves_nothing(place: ObjectPath, sim: Path, tmp_path: Path) 
 def test_what_reads_back_differently_is_noticed(
     place: ObjectPath, sim: Path, expected: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ObjectWriter.write_block
+    real = ShardWriter.write_block
 
-    def damaging(self: ObjectWriter, field: str, *rest: Any) -> ObjectPath:
+    def damaging(self: ShardWriter, field: str, *rest: Any) -> StorePath:
         path = real(self, field, *rest)
         if field == "n_src":
             content = bytearray(path.read_bytes())
@@ -163,7 +163,7 @@ def test_what_reads_back_differently_is_noticed(
         return path
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectWriter, "write_block", damaging)
+        patch.setattr(ShardWriter, "write_block", damaging)
         with pytest.raises(StoreDamageError, match=f"{place}/n_src/c/"):
             ingest_cubes(sim, Path(str(place)), **SIZES)
     with pytest.raises(StoreFormatError, match="found one that is being built"):
@@ -259,15 +259,15 @@ def test_other_options_do_not_resume(
 
 
 def interrupt_after_parts(monkeypatch: pytest.MonkeyPatch, n_parts: int) -> None:
-    real, written = ObjectWriter.write_block, []
+    real, written = ShardWriter.write_block, []
 
-    def write(self: ObjectWriter, *rest: Any) -> ObjectPath:
+    def write(self: ShardWriter, *rest: Any) -> StorePath:
         written.append(rest)
         if len(written) > n_parts:
             raise KeyboardInterrupt
         return real(self, *rest)
 
-    monkeypatch.setattr(ObjectWriter, "write_block", write)
+    monkeypatch.setattr(ShardWriter, "write_block", write)
 
 
 def test_of_two_ingests_at_once_the_second_is_refused(

@@ -446,7 +446,7 @@ def written(path: Path, values: Mapping[str, Array]) -> CubeStore:
     fields = [StoredField(name, str(cube.dtype), "1") for name, cube in values.items()]
     writer = create_store(path, Mesh(8), [9.0], fields, layout=Layout(8, 4, 8))
     for name, cube in values.items():
-        writer.write_block(name, 0, (0, 0, 0), cube)
+        writer.shards.write_block(name, 0, (0, 0, 0), cube)
     with np.errstate(invalid="ignore"):
         writer.finalize({name: [FieldStatistics.of(cube)] for name, cube in values.items()})
     return CubeStore.open(path)
