@@ -237,14 +237,35 @@ def _flat_file(
     fortran_order: bool = True,
     sub_record_bytes: int | None = None,
 ) -> Iterator[Put]:
-    """Open a file of all values one after the other, in one record where sub-records have a size.
+    """Open a file of all values, one after the other behind a head."""
+    path.write_bytes(head)
+    with _values_at(
+        path,
+        len(head),
+        exported,
+        fortran_order=fortran_order,
+        sub_record_bytes=sub_record_bytes,
+    ) as put:
+        yield put
 
-    Every run of values that lie together in the file is written at its place.
+
+@contextmanager
+def _values_at(
+    path: Path,
+    head_bytes: int,
+    exported: Exported,
+    *,
+    fortran_order: bool,
+    sub_record_bytes: int | None = None,
+) -> Iterator[Put]:
+    """Open a file that has its head already, to be filled with all values, one after the other.
+
+    They lie in one record where sub-records have a size. Every run of values that lie together in
+    the file is written at its place.
     """
     cells = exported.shape[0]
-    with path.open("wb") as file:
-        _write_at(file.fileno(), head, 0)
-        _reserve(file.fileno(), len(head), exported.n_bytes, sub_record_bytes)
+    with path.open("r+b") as file:
+        _reserve(file.fileno(), head_bytes, exported.n_bytes, sub_record_bytes)
 
         def put(start: Corner, values: Array) -> None:
             if fortran_order:
@@ -252,7 +273,7 @@ def _flat_file(
             first, second, third = start
             for plane, rows in enumerate(values, first):
                 place = ((plane * cells + second) * cells + third) * exported.dtype.itemsize
-                _write_values(file.fileno(), len(head), place, rows.tobytes(), sub_record_bytes)
+                _write_values(file.fileno(), head_bytes, place, rows.tobytes(), sub_record_bytes)
 
         yield put
 
@@ -333,16 +354,15 @@ def _hdf5_file(path: Path, exported: Exported) -> Iterator[Put]:
         "box_length_cmpc": store.mesh.box_length_cmpc,
         "frame": store.frame if field == "n_igm" else None,
     }
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     with h5py.File(path, "w") as file:
-        values = file.create_dataset(field, exported.shape, exported.dtype)
+        values = file.create_dataset(field, exported.shape, exported.dtype, dcpl=early)
         values.attrs.update({key: one for key, one in attributes.items() if one is not None})
-
-        def put(start: Corner, block: Array) -> None:
-            x, y, z = (
-                slice(first, first + cells) for first, cells in zip(start, block.shape, strict=True)
-            )
-            values[x, y, z] = block
-
+        first_byte = values.id.get_offset()
+    # Not through HDF5, which cannot close a file on a full disk, and says so in place of the cause.
+    with _values_at(path, first_byte, exported, fortran_order=False) as put:
         yield put
 
 
