@@ -29,12 +29,13 @@ from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, plan_as_json, plan
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.object_build import ObjectBuild, start_build
-from ionstore.readers.base import FieldSource
+from ionstore.readers.base import FieldSource, Simulation
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter, create_store
 from ionstore.stored_source import StoredSource
 from ionstore.survey import check_shapes
+from ionstore.surveyed_source import SurveyedSource
 from ionstore.threads import Progress, run_in_threads
 
 
@@ -172,7 +173,7 @@ def ingest_cubes(
         check_evidence(sources, trust)
         plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
-        sources = _with_old_values(sources, whole, old)
+        sources = _with_old_values(_as_surveyed(sources, surveys, simulation), whole, old)
         parts = [part for part in whole.parts if whole.linked(part) is None]
         done = _parts_done(build, whole.store, parts, note, overwrite=overwrite)
         todo = [part for part in parts if part not in done]
@@ -199,6 +200,19 @@ def _opened(build: StoreBuild | ObjectBuild) -> CubeStore:
             f"{build.target}: there is no complete store to add redshifts to; leave --append out "
             "to make one"
         ) from error
+
+
+def _as_surveyed(sources: Sources, surveys: Surveys, simulation: Simulation) -> Sources:
+    """Return sources whose values are those that were surveyed; spooled ones are in any case."""
+    return {
+        name: {
+            redshift: source
+            if simulation.cubes[name][redshift].spool_bytes
+            else SurveyedSource(source, surveys[name][redshift])
+            for redshift, source in cubes.items()
+        }
+        for name, cubes in sources.items()
+    }
 
 
 def _with_old_values(sources: Sources, plan: BuildPlan, old: CubeStore | None) -> Sources:
