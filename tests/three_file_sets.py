@@ -1,5 +1,6 @@
 """Three-file sets of random numbers, to be ingested or to be broken first."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,3 +42,12 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def contents_of(store: Path) -> dict[str, object]:
+    """Return all that a store holds, but for its name for good and the command that made it."""
+    files: dict[str, object] = dict(files_of(store))
+    root = json.loads((store / "zarr.json").read_text())
+    for key in ("uuid", "command_line"):
+        del root["attributes"]["ionstore"][key]
+    return {**files, "zarr.json": root}
