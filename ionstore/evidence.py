@@ -98,7 +98,7 @@ def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...
     ----------
     fields : mapping of str to ndarray, each of shape (n, n, n)
         Fields at one redshift by their names in a store, indexed [x, y, z], or their means over
-        blocks as `coarsen` gives them; larger ones than 64 cells a side are averaged to that.
+        blocks as `BlockMeans` gives them; larger ones than 64 cells a side are averaged to that.
 
     Notes
     -----

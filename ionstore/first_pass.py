@@ -1,12 +1,14 @@
 """The first pass of an ingest: everything is read and checked before anything is written."""
 
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 from ionstore.build import StoreBuild
-from ionstore.coarse_field import coarsen
+from ionstore.coarse_field import BlockMeans, CoarseField
+from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.evidence import find_contradictions
 from ionstore.fields import REQUIRED
@@ -23,6 +25,8 @@ def survey_simulation(
     names: Mapping[Path, str],
     build: StoreBuild | ObjectBuild,
     progress: Progress,
+    *,
+    trust: Collection[str] = (),
 ) -> tuple[Sources, Surveys]:
     """Check all values; return sources that can be cut into blocks, and what was found.
 
@@ -36,11 +40,14 @@ def survey_simulation(
         Where values are kept that cannot be cut in their files.
     progress : Progress
         Told of the bytes that were read.
+    trust : collection of str
+        Fields that are taken for what they are said to be, whatever their numbers say.
 
     Raises
     ------
     SourceDataError
-        If values are out of the range of their field, or a file is damaged.
+        If values are out of the range of their field, a file is damaged, or there is evidence
+        that a field is not what it is said to be.
     DiskSpaceError
         If the disk cannot keep what has to be kept.
     OSError
@@ -48,13 +55,21 @@ def survey_simulation(
     """
     items = _each_source(simulation)
     require_space(build, sum(source.spool_bytes for _, _, source in items))
+    evidence = _Evidence(simulation, trust)
 
     def survey(item: tuple[str, float, FieldSource]) -> tuple[FieldSource, SourceSurvey]:
         name, redshift, source = item
         spool = None
         if source.spool_bytes:
             spool = build.spool_path(name, simulation.redshifts.index(redshift))
-        found = survey_source(name, source, spool=spool, on_values=progress.add)
+        means = BlockMeans(source.shape[0], fortran_order=source.fortran_order)
+
+        def take(values: Array) -> None:
+            means.add(values)
+            progress.add(values.nbytes)
+
+        found = survey_source(name, source, spool=spool, on_values=take)
+        evidence.add(name, redshift, means.of_blocks())
         file = found.file.model_copy(update={"name": names[source.path]})
         found = replace(found, file=file)
         return (source if spool is None else source.from_spool(spool)), found
@@ -64,32 +79,6 @@ def survey_simulation(
     for (name, redshift, _), result in zip(items, run_in_threads(survey, items), strict=True):
         sources[name][redshift], surveys[name][redshift] = result
     return sources, surveys
-
-
-def check_evidence(sources: Sources, trust: Collection[str]) -> None:
-    """Refuse fields whose numbers say that they are not what they are said to be.
-
-    Parameters
-    ----------
-    sources : mapping
-        Where the values come from.
-    trust : collection of str
-        Fields that are taken for what they are said to be.
-
-    Raises
-    ------
-    SourceDataError
-        If there is evidence against another field.
-    OSError
-        If a file cannot be read.
-    """
-    names = [field.name for field in REQUIRED]
-    for redshift in next(iter(sources.values())):
-        means = run_in_threads(coarsen, [sources[name][redshift] for name in names])
-        for found in find_contradictions(dict(zip(names, means, strict=True))):
-            if not set(found.fields) & set(trust):
-                path = sources[found.fields[0]][redshift].path
-                raise SourceDataError(f"{path}: {found.sentence}")
 
 
 def check_all_unchanged(simulation: Simulation, surveys: Surveys) -> None:
@@ -119,3 +108,29 @@ def _each_source(simulation: Simulation) -> list[tuple[str, float, FieldSource]]
         for redshift in simulation.redshifts
         for name, cubes in simulation.cubes.items()
     ]
+
+
+class _Evidence:
+    """Weighs the required fields of a cube against each other as soon as all of them were read."""
+
+    def __init__(self, simulation: Simulation, trust: Collection[str]) -> None:
+        self._simulation = simulation
+        self._trust = set(trust)
+        self._waiting: dict[float, dict[str, CoarseField]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, redshift: float, means: CoarseField) -> None:
+        """Take in a field; raise what speaks against one of its cube."""
+        required = {field.name for field in REQUIRED}
+        if name not in required:
+            return
+        with self._lock:
+            cube = self._waiting.setdefault(redshift, {})
+            cube[name] = means
+            if cube.keys() != required:
+                return
+            del self._waiting[redshift]
+        for found in find_contradictions(cube):
+            if not set(found.fields) & self._trust:
+                path = self._simulation.cubes[found.fields[0]][redshift].path
+                raise SourceDataError(f"{path}: {found.sentence}")

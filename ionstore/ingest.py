@@ -14,7 +14,6 @@ from ionstore.detection import Detection, detect
 from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.first_pass import (
     check_all_unchanged,
-    check_evidence,
     source_bytes,
     survey_simulation,
 )
@@ -169,8 +168,9 @@ def ingest_cubes(
                 mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
             )
         progress = Progress(2 * source_bytes(simulation), on_progress)
-        sources, surveys = survey_simulation(simulation, detection.file_names(), build, progress)
-        check_evidence(sources, trust)
+        sources, surveys = survey_simulation(
+            simulation, detection.file_names(), build, progress, trust=trust
+        )
         plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
         sources = _with_old_values(_as_surveyed(sources, surveys, simulation), whole, old)

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
 from math import prod
 from pathlib import Path
 
@@ -30,7 +29,6 @@ Sources = Mapping[str, Mapping[float, FieldSource]]
 _DISK_MARGIN = 1.1
 _METADATA_BYTES = 1 << 16
 _SAMPLES_PER_SIDE = 2
-_SLAB_CELLS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class PartWriter:
         block = (part.field, part.redshift_index, start, values)
         self.writer.write_block(*block)
         self.writer.check_block(*block)
-        self.books.record(part, {"statistics": asdict(slabwise_statistics(values))})
+        self.books.record(part, {"statistics": asdict(FieldStatistics.of(values))})
 
 
 def stored_values(values: Array, field: StoredField) -> Array:
@@ -108,13 +106,6 @@ def stored_values(values: Array, field: StoredField) -> Array:
     if field.name == "xhii":
         single = np.clip(single, 0, 1, out=single)
     return single if field.keep_bits is None else round_to_bits(single, field.keep_bits)
-
-
-def slabwise_statistics(values: Array) -> FieldStatistics:
-    """Return the statistics of a block, with float64 copies of a few of its planes at a time."""
-    planes = max(1, _SLAB_CELLS // values[0].size)
-    slabs = (values[first : first + planes] for first in range(0, len(values), planes))
-    return reduce(FieldStatistics.merge, map(FieldStatistics.of, slabs))
 
 
 def take_over(old: CubeStore, plan: BuildPlan, writer: ShardWriter) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numba import njit
 
 from ionstore.cube import Array
 
@@ -41,12 +42,16 @@ class FieldStatistics:
 
         Notes
         -----
-        Two passes in float64: the squares of densities in g/cm3 underflow float32.
+        Two passes in float64: the squares of densities in g/cm3 underflow float32. No copy in
+        float64 is made.
         """
-        wide = np.asarray(values, dtype=np.float64)
-        mean = float(wide.mean())
-        m2 = float(np.square(wide - mean).sum())
-        return cls(wide.size, mean, m2, float(wide.min()), float(wide.max()))
+        if values.size == 0:
+            raise ValueError("values must hold at least one, got none")
+        flat = values.ravel()
+        mean = sum_in_float64(flat) / flat.size
+        return cls(
+            flat.size, mean, _sum_of_squares(flat, mean), float(flat.min()), float(flat.max())
+        )
 
     @property
     def variance(self) -> float:
@@ -70,3 +75,27 @@ class FieldStatistics:
             min(self.min, other.min),
             max(self.max, other.max),
         )
+
+
+def sum_in_float64(values: Array) -> float:
+    """Return the sum of values, shape (n,), of any real dtype, without a copy in float64."""
+    return float(_sum(values))
+
+
+# Sums in vectors: the order of their terms, and so their last digits, are up to the compiler.
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum(values: Array) -> float:
+    total = 0.0
+    for index in range(values.size):
+        total += np.float64(values[index])
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum_of_squares(values: Array, mean: float) -> float:
+    """Sum the squares of deviations from the mean."""
+    total = 0.0
+    for index in range(values.size):
+        deviation = np.float64(values[index]) - mean
+        total += deviation * deviation
+    return total

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
 from ionstore.attributes import SourceFile
 from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.grid import Mesh
 from ionstore.readers.base import FieldSource, Simulation
+from ionstore.statistics import sum_in_float64
 
 XHII_TOLERANCE = 1e-6
 _DIGEST = "sha256"  # the fastest of hashlib where the processor has instructions for it
+_SLICE_CELLS = 1 << 16
 _NON_NEGATIVE = {"n_igm": "a gas density", "n_src": "a number or mass of sources"}
 
 
@@ -82,7 +86,7 @@ def survey_source(
     source: FieldSource,
     *,
     spool: Path | None = None,
-    on_values: Callable[[int], object] = lambda n_bytes: None,
+    on_values: Callable[[Array], object] = lambda values: None,
 ) -> SourceSurvey:
     """Read all values of a source once, check them, and digest the file.
 
@@ -95,7 +99,7 @@ def survey_source(
     spool : Path, optional
         Where to keep the values of a source that cannot be cut into blocks.
     on_values : callable
-        Called with the number of bytes of each piece.
+        Called with each piece of the values, flat and in the order of the file.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def survey_source(
             if spooled is not None:
                 spooled.write(values.data)
             tally.add(values)
-            on_values(values.nbytes)
+            on_values(values)
     tally.check(field, source.path)
     return SourceSurvey(
         SourceFile(
@@ -164,23 +168,30 @@ class _Tally:
 
     def add(self, values: Array) -> None:
         """Take in a piece."""
+        # Slice by slice: each stays in the cache of the processor while it is looked at.
+        for first in range(0, values.size, _SLICE_CELLS):
+            self._add(values[first : first + _SLICE_CELLS])
+
+    def _add(self, values: Array) -> None:
         with np.errstate(over="ignore"):
-            single = values.astype(np.float32)
-        finite = np.isfinite(single)
-        if not finite.all():
+            single = values.astype(np.float32, copy=False)
+        n_not_finite = _count_not_finite(single.view(np.uint32))
+        if n_not_finite:
+            finite = np.isfinite(single)
             lost = ~finite & np.isfinite(values)
             if lost.any():
                 self.overflow = float(values[lost][0])
-            self.n_not_finite += int(single.size - np.count_nonzero(finite))
+            self.n_not_finite += n_not_finite
             single = single[finite]
         if single.size == 0:
             return
+        low, high = float(single.min()), float(single.max())
         self.count += single.size
-        self.n_zeros += int(single.size - np.count_nonzero(single))
-        self.n_outside += int(np.count_nonzero((single < 0) | (single > 1)))
-        self.sum += float(single.sum(dtype=np.float64))
-        self.min = min(self.min, float(single.min()))
-        self.max = max(self.max, float(single.max()))
+        self.n_zeros += _count_zeros(single)
+        if low < 0 or high > 1:
+            self.n_outside += int(np.count_nonzero((single < 0) | (single > 1)))
+        self.sum += sum_in_float64(single)
+        self.min, self.max = min(self.min, low), max(self.max, high)
         self.integral = self.integral and bool((single == np.rint(single)).all())
 
     def check(self, field: str, path: Path) -> None:
@@ -213,3 +224,21 @@ class _Tally:
             raise SourceDataError(
                 f"{path}: n_igm is a gas density and cannot be zero everywhere; mend the file"
             )
+
+
+@njit(nogil=True, cache=True)
+def _count_not_finite(bits: NDArray[np.uint32]) -> int:
+    """Count the infinities and NaN among the bits of float32 values: fewer than 2**32."""
+    exponent = np.uint32(0x7F800000)
+    count = np.uint32(0)
+    for index in range(bits.size):
+        count = np.uint32(count + np.uint32(bits[index] & exponent == exponent))
+    return int(count)
+
+
+@njit(nogil=True, cache=True)
+def _count_zeros(values: NDArray[np.float32]) -> int:
+    count = np.uint32(0)
+    for index in range(values.size):
+        count = np.uint32(count + np.uint32(values[index] == 0))
+    return int(count)

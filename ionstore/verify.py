@@ -24,7 +24,6 @@ from ionstore.damage import (
     why_unreadable,
 )
 from ionstore.errors import StoreFormatError
-from ionstore.ingest_parts import slabwise_statistics
 from ionstore.layout import Layout, Part, plan_parts
 from ionstore.readers.flat_array import read_pieces
 from ionstore.shards import check_shard
@@ -214,7 +213,7 @@ def _check_shard(progress: Progress, shard: _Shard) -> _Checked:
             n_chunks += 1
             wrong = list(_value_damage(part.field, block.values))
             if np.isfinite(block.values).all():
-                statistics.append(slabwise_statistics(block.values))
+                statistics.append(FieldStatistics.of(block.values))
         damage += [
             Damage(
                 field=part.field,

@@ -1,18 +1,12 @@
-"""Means over blocks, of arrays and of files slab by slab."""
+"""Means over blocks, of arrays and of what passes by piece by piece."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from ionstore.coarse_field import block_means, coarsen
-from ionstore.cube import Array
-from ionstore.layout import Corner
-from ionstore.readers.base import FieldSource
-from ionstore.readers.flat_array import FlatArray
+from ionstore.coarse_field import BlockMeans, block_means
 
 
 @pytest.mark.parametrize(("mesh", "blocks"), [(12, 4), (13, 4), (7, 7), (7, 6), (5, 9), (1, 1)])
@@ -28,43 +22,20 @@ def test_block_means_are_means_over_blocks(mesh: int, blocks: int) -> None:
         assert means[i, j, k] == pytest.approx(expected, rel=1e-12)
 
 
-@dataclass
-class Noted(FieldSource):
-    """A source that notes what is read of it."""
-
-    source: FieldSource
-    blocks: list[tuple[Corner, Corner]]
-
-    def __post_init__(self) -> None:
-        self.path, self.shape, self.dtype = self.source.path, self.source.shape, self.source.dtype
-        self.fortran_order = self.source.fortran_order
-
-    def stream(self, on_bytes: Callable[[bytes], object]) -> Iterator[Array]:
-        yield from self.source.stream(on_bytes)
-
-    def read_block(self, start: Corner, shape: Corner) -> Array:
-        self.blocks.append((start, shape))
-        return self.source.read_block(start, shape)
-
-
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("mesh", [1, 10, 33, 70])
-def test_a_file_is_coarsened_slab_by_slab_in_its_own_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, mesh: int
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "uint8", ">i2"])
+def test_pieces_of_any_size_in_either_order_have_the_means_of_the_whole(
+    order: Literal["C", "F"], mesh: int, dtype: str
 ) -> None:
-    monkeypatch.setattr("ionstore.coarse_field._SLAB_BYTES", 8 * 3 * mesh**2)
-    field = np.random.default_rng(1).lognormal(size=(mesh, mesh, mesh)).astype("f4")
-    path = tmp_path / "field.raw"
-    path.write_bytes(field.tobytes(order="F" if order == "F" else "C"))
-    flat = FlatArray(path, field.shape, field.dtype, 0, order == "F")
-    source = Noted(flat, [])
-    coarse = coarsen(source)
-    np.testing.assert_allclose(coarse, block_means(field, 64), rtol=1e-12)
-    np.testing.assert_allclose(coarsen(source, 8), block_means(field, 8), rtol=1e-12)
-    slabs = source.blocks[: -(-mesh // 3)]
-    axis = 2 if order == "F" else 0
-    assert [start[axis] for start, _ in slabs] == list(range(0, mesh, 3))
-    for start, shape in slabs:
-        assert [start[other] for other in range(3) if other != axis] == [0, 0]
-        assert shape[axis] <= 3
-    np.testing.assert_array_equal(coarsen(flat), coarse)
+    rng = np.random.default_rng(1)
+    field = (100 * rng.random((mesh,) * 3)).astype(dtype)
+    flat = field.ravel(order=order)
+    cuts = np.sort(rng.integers(0, flat.size, 5))
+    for max_cells in (8, 64):
+        expected = block_means(field.astype("f8"), max_cells)
+        for pieces in ([flat], np.split(flat, cuts)):
+            means = BlockMeans(mesh, max_cells, fortran_order=order == "F")
+            for piece in pieces:
+                means.add(piece)
+            np.testing.assert_allclose(means.of_blocks(), expected, rtol=1e-12)
