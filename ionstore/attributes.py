@@ -43,7 +43,7 @@ class SourceFile(BaseModel):
     size_bytes : int
         Size of the file.
     digest : str
-        Algorithm and digest of its bytes, such as "sha256:9f86...".
+        Algorithm and digest of its bytes, such as "xxh3_128:9f86...".
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,6 +1,5 @@
 """The first pass over a simulation: digests, ranges, and all that would make it unfit to ingest."""
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 
 from ionstore.attributes import SourceFile
 from ionstore.cube import Array
+from ionstore.digest import DIGEST, start_digest
 from ionstore.errors import SourceDataError
 from ionstore.grid import Mesh
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.statistics import sum_in_float64
 
 XHII_TOLERANCE = 1e-6
-_DIGEST = "sha256"  # the fastest of hashlib where the processor has instructions for it
 _SLICE_CELLS = 1 << 16
 _NON_NEGATIVE = {"n_igm": "a gas density", "n_src": "a number or mass of sources"}
 
@@ -112,7 +111,8 @@ def survey_source(
     -----
     Memory is bounded by the pieces of the stream, about 8 MB and their temporaries.
     """
-    digest = hashlib.new(_DIGEST)
+    digest = start_digest()
+    assert digest is not None  # the default is always there
     tally = _Tally()
     before = source.path.stat()
     with spool.open("wb") if spool else nullcontext() as spooled:
@@ -126,7 +126,7 @@ def survey_source(
         SourceFile(
             name=source.path.name,
             size_bytes=before.st_size,
-            digest=f"{_DIGEST}:{digest.hexdigest()}",
+            digest=f"{DIGEST}:{digest.hexdigest()}",
         ),
         before.st_mtime_ns,
         tally.min,

@@ -1,6 +1,5 @@
 """`verify_store`: whether a store is whole and intact, and what is damaged in it."""
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from ionstore.damage import (
     stray_files,
     why_unreadable,
 )
+from ionstore.digest import start_digest
 from ionstore.errors import StoreFormatError
 from ionstore.layout import Layout, Part, plan_parts
 from ionstore.readers.flat_array import read_pieces
@@ -274,10 +274,9 @@ def _source_damage(folder: Path, progress: Progress, file: SourceFile) -> Damage
             size = os.fstat(opened.fileno()).st_size
         if size != file.size_bytes:
             what = f"has {size:,} bytes, had {file.size_bytes:,} when it was ingested"
-        elif algorithm not in hashlib.algorithms_available:
+        elif (found := start_digest(algorithm)) is None:
             what = f"cannot be compared, its digest was made with {algorithm}"
         else:
-            found = hashlib.new(algorithm)
             read_pieces(path, found.update)
             if found.hexdigest() != digest:
                 what = "has other bytes than when it was ingested"

@@ -29,7 +29,7 @@ def test_people_read_fields_statistics_and_sources(tmp_path: Path) -> None:
     assert "16³ cells, box 20 cMpc, cell 1.25 cMpc" in out
     mean = f"{cubes['7.500']['n_src'].mean(dtype='f8'):.5g}"
     assert re.search(rf"n_src +9 .*\n +7\.5 +{re.escape(mean)} ", out)
-    assert re.search(r"xHII_z7\.500\.npy +16\.5 kB +sha256:", out)
+    assert re.search(r"xHII_z7\.500\.npy +16\.5 kB +xxh3_128:", out)
     assert "chunks of 16³ cells in shards of up to 16³" in out
     assert "made by: made" in out
 

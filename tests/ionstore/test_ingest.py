@@ -67,7 +67,7 @@ def test_sources_are_recorded_with_size_and_digest(tmp_path: Path) -> None:
         "xHII_z9.000.npy",
     ]
     assert all(file.size_bytes == 128 + 4 * 8**3 for file in attributes.sources)
-    assert all(file.digest.startswith("sha256:") for file in attributes.sources)
+    assert all(file.digest.startswith("xxh3_128:") for file in attributes.sources)
     assert attributes.command_line == "ionstore ingest sim"
 
 

@@ -1,6 +1,7 @@
 """Every kind of damage is found where it is; a store without damage has none."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import xxhash
 import zarr
 
 from ionstore.attributes import SourceFile
@@ -710,3 +712,16 @@ def test_a_store_in_an_object_store_is_verified(
             ("n_igm/c/0/0/1/1", "does not match its checksum"),
         ]
         assert found.stray_files == ("notes.txt",)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "xxh3_128"])
+def test_digests_of_any_known_algorithm_are_compared(tmp_path: Path, algorithm: str) -> None:
+    store = simulated(tmp_path)
+    path = tmp_path / "sim" / "rho_z9.000.npy"
+    made = hashlib.sha256 if algorithm == "sha256" else xxhash.xxh3_128
+    digest = f"{algorithm}:{made(path.read_bytes()).hexdigest()}"
+    source = SourceFile(name=path.name, size_bytes=path.stat().st_size, digest=digest)
+    write_attributes(file_of(store), store.attributes.model_copy(update={"sources": (source,)}))
+    assert verified(store, sources=tmp_path / "sim").is_intact
+    flip(path, 300)
+    assert len(verified(store, sources=tmp_path / "sim").damage) == 1
