@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -19,6 +20,7 @@ from ioncli.train import _Stop
 from ionmodel.trainer import Trainer
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
+from tests.forked_commands import CommandServer, Forked, command_server
 
 TINY = [
     "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32", "samples_per_epoch=160",
@@ -31,6 +33,12 @@ LONG = [*TINY[:-2], "device=cpu", "epochs=100000"]
 def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
     path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
     return write_store(path, cubes_at(16, (9.0, 7.5), seed=3), (9.0, 7.5))
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    with command_server(tmp_path_factory.mktemp("commands")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -207,13 +215,18 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
     assert_one_sentence(contradiction, "small", "'week3'")
 
 
-def test_interrupted_while_starting_leaves_no_traceback(store: CubeStore, tmp_path: Path) -> None:
-    for delay in (2.5, 3.5, 4.5):  # around the moment when workers start
-        process = start(store, tmp_path / str(delay), options=[*LONG, "num_workers=1"])
+def test_interrupted_while_starting_leaves_no_traceback(
+    commands: CommandServer, store: CubeStore, tmp_path: Path
+) -> None:
+    for delay in (0.0, 0.7, 1.4):  # around the moment when workers start
+        run = tmp_path / str(delay)
+        process = start(commands, store, run, options=[*LONG, "num_workers=1"])
+        while not psutil.Process(process.pid).children():
+            assert not process.has_ended(within_s=0.01), process.wait()
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode != 0
+        exit_code, errors = process.wait()
+        assert exit_code != 0
         assert "Traceback" not in errors, errors
 
 
@@ -223,39 +236,47 @@ def test_a_path_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
         assert_one_sentence(result, str(path))
 
 
-def start(store: CubeStore, run: Path, *more: str, options: list[str]) -> subprocess.Popen[str]:
+def start(
+    commands: CommandServer, store: CubeStore, run: Path, *more: str, options: list[str]
+) -> Forked:
     """Start training as the leader of a process group, as a terminal does."""
-    main = "import torch; torch.set_num_threads(1); from ioncli.main import ionmodel; ionmodel()"
-    return subprocess.Popen(
-        [sys.executable, "-c", main, *arguments(store, "--run", str(run), *more, options=options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    return commands.start("ionmodel", arguments(store, "--run", str(run), *more, options=options))
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(path: Path, process: Forked) -> None:
     deadline = time.monotonic() + 60
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert not process.has_ended(within_s=0.02), process.wait()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("to_all", [False, True])
+@pytest.mark.parametrize(
+    ("number", "workers", "to_all"),  # any two of them in all combinations
+    [
+        (signal.SIGINT, 0, False),
+        (signal.SIGINT, 1, True),
+        (signal.SIGTERM, 0, True),
+        (signal.SIGTERM, 1, False),
+    ],
+)
 def test_an_interrupt_leaves_a_run_that_can_be_resumed(
-    store: CubeStore, tmp_path: Path, number: signal.Signals, workers: int, to_all: bool
+    commands: CommandServer,
+    store: CubeStore,
+    tmp_path: Path,
+    *,
+    number: signal.Signals,
+    workers: int,
+    to_all: bool,
 ) -> None:
     run = tmp_path / "run"
-    process = start(store, run, options=[*LONG, f"num_workers={workers}"])
+    process = start(commands, store, run, options=[*LONG, f"num_workers={workers}"])
     wait_for(run / "log.jsonl", process)
     if to_all:
         os.killpg(process.pid, number)
     else:
-        process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+        os.kill(process.pid, number)
+    exit_code, errors = process.wait()
+    assert exit_code == 130
     last = errors.strip().splitlines()[-1]
     assert last.startswith("Stopped in epoch ")
     way_on = f"ionmodel train --store {store.path} --run {run} --resume"
@@ -269,16 +290,16 @@ def test_an_interrupt_leaves_a_run_that_can_be_resumed(
 
 
 def test_a_kill_at_any_moment_leaves_a_run_that_can_be_resumed(
-    store: CubeStore, tmp_path: Path
+    commands: CommandServer, store: CubeStore, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
     for _ in range(3):
-        process = start(store, run, "--resume", options=LONG)
+        process = start(commands, store, run, "--resume", options=LONG)
         wait_for(run / "log.jsonl", process)
         time.sleep(0.3)
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        assert process.wait()[0] == -signal.SIGKILL
     entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["epoch"] for entry in entries] == list(range(1, len(entries) + 1))
     resumed = train(store, "--run", str(run), "--resume", options=[f"epochs={len(entries) + 1}"])
