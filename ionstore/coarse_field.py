@@ -84,8 +84,9 @@ def _add_rows(values: Array, n_done: int, block_of: Array, row: Array, sums: Coa
         line, low = divmod(n_done + first, cells)
         x, y = divmod(line, cells)
         n = min(cells - low, values.size - first)
+        here, there = row[low : low + n], values[first : first + n]
         for index in range(n):
-            row[low + index] += values[first + index]
+            here[index] += there[index]
         first += n
         # Rows of one block after the other are added up before they are shared out.
         next_line = (n_done + first) // cells

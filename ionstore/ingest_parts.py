@@ -92,19 +92,20 @@ def stored_values(values: Array, field: StoredField) -> Array:
     Returns
     -------
     ndarray
-        New array in the stored dtype; ionized fractions are clipped to 0 to 1.
+        In the stored dtype, the given array where that changes nothing; ionized fractions are
+        clipped to 0 to 1.
 
     Raises
     ------
     ValueError
         If the bits to keep are out of range.
     """
-    single = values.astype(np.float32)
+    single = values.astype(np.float32, copy=False)
     if field.numpy_dtype.kind == "u":
         # Whole numbers as the survey judges them: a bare cast would cut 2.9999999999 to 2.
-        return np.rint(single, out=single).astype(field.numpy_dtype)
-    if field.name == "xhii":
-        single = np.clip(single, 0, 1, out=single)
+        return np.rint(single).astype(field.numpy_dtype)
+    if field.name == "xhii" and not 0 <= single.min() <= single.max() <= 1:
+        single = np.clip(single, 0, 1)
     return single if field.keep_bits is None else round_to_bits(single, field.keep_bits)
 
 

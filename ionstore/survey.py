@@ -113,7 +113,7 @@ def survey_source(
     """
     digest = start_digest()
     assert digest is not None  # the default is always there
-    tally = _Tally()
+    tally = _Tally(field)
     before = source.path.stat()
     with spool.open("wb") if spool else nullcontext() as spooled:
         for values in source.stream(digest.update):
@@ -133,7 +133,7 @@ def survey_source(
         tally.max,
         tally.sum / tally.count,
         tally.n_zeros,
-        tally.n_outside if field == "xhii" else 0,
+        tally.n_outside,
         tally.integral,
     )
 
@@ -159,7 +159,8 @@ def check_unchanged(source: FieldSource, survey: SourceSurvey) -> None:
 class _Tally:
     """Running range and counts of the pieces of a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, field: str) -> None:
+        self._field = field
         self.count = self.n_zeros = self.n_outside = self.n_not_finite = 0
         self.sum = 0.0
         self.min, self.max = np.inf, -np.inf
@@ -188,11 +189,11 @@ class _Tally:
         low, high = float(single.min()), float(single.max())
         self.count += single.size
         self.n_zeros += _count_zeros(single)
-        if low < 0 or high > 1:
+        if self._field == "xhii" and (low < 0 or high > 1):
             self.n_outside += int(np.count_nonzero((single < 0) | (single > 1)))
         self.sum += sum_in_float64(single)
         self.min, self.max = min(self.min, low), max(self.max, high)
-        self.integral = self.integral and bool((single == np.rint(single)).all())
+        self.integral = self.integral and _are_integral(single)
 
     def check(self, field: str, path: Path) -> None:
         """Raise what makes the values unfit for their field."""
@@ -242,3 +243,11 @@ def _count_zeros(values: NDArray[np.float32]) -> int:
     for index in range(values.size):
         count = np.uint32(count + np.uint32(values[index] == 0))
     return int(count)
+
+
+@njit(nogil=True, cache=True)
+def _are_integral(values: NDArray[np.float32]) -> bool:
+    count = np.uint32(0)
+    for index in range(values.size):
+        count = np.uint32(count + np.uint32(values[index] != np.rint(values[index])))
+    return count == 0

@@ -9,11 +9,11 @@ from typing import TypeVar, cast
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MAX_THREADS = 8  # more would only hold more blocks in memory: Zarr compresses in its own threads
+MAX_THREADS = 8  # more would only hold more blocks in memory
 
 
 def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Call a function on every item, on as many threads as there are processors, 8 at most.
+    """Call a function on every item, on one thread more than there are processors, 8 at most.
 
     Parameters
     ----------
@@ -39,8 +39,9 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
         delayed(partial(function, item), pure=False)(dask_key_name=f"task-{len(todo) - index:012}")
         for index, item in enumerate(todo)
     ]
+    # One more than processors: while it waits for the disk, the others work.
     # Leaving the pool waits: nothing may still write when an interrupt or an error goes on.
-    with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT + 1)) as pool:
         results = compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
     return cast(list[Result], list(results))
 
