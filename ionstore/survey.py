@@ -212,14 +212,15 @@ class _Tally:
                 "give the ionized fraction of hydrogen"
             )
         if field in _NON_NEGATIVE and self.min < 0:
-            hint = (
-                "this looks like an overdensity, give the density itself in g/cm3"
-                if field == "n_igm" and self.min >= -1
-                else "mend the file"
-            )
+            hint = "mend the file"
+            if field == "n_igm" and self.min >= -1:
+                hint = (
+                    "of an overdensity give the density itself in g/cm3, 1 + overdensity times "
+                    "the mean; no store holds negative ones, so --trust n_igm does not help"
+                )
             raise SourceDataError(
-                f"{path}: {field} is {_NON_NEGATIVE[field]} and cannot be negative, "
-                f"got {self.min:g}; {hint}"
+                f"{path}: {field} is {_NON_NEGATIVE[field]} and cannot be negative, got "
+                f"{self.min:g} to {self.max:g} with a mean of {self.sum / self.count:.2g}; {hint}"
             )
         if field == "n_igm" and self.max == 0:
             raise SourceDataError(

@@ -54,8 +54,21 @@ def simulated_by_21cmfast_3(place: Path, redshift: str) -> dict[str, Array]:
     return {"n_igm": density, "n_src": n_src, "xhii": 1 - found["IonizedBox"]}
 
 
+KINDS = {
+    "like a neutral fraction": "neutral_fraction",
+    "another axis order": "axis_order",
+    "divided by its mean": "relative_density",
+    "one octant of the box": "coarser_mesh",
+}
+
+
+def kind(sentence: str) -> str:
+    (found,) = (name for words, name in KINDS.items() if words in sentence)
+    return found
+
+
 def kinds(fields: Mapping[str, Array]) -> list[tuple[str, tuple[str, ...]]]:
-    return [(found.kind, found.fields) for found in find_contradictions(fields)]
+    return [(kind(found.sentence), found.fields) for found in find_contradictions(fields)]
 
 
 @pytest.mark.parametrize(("folder", "redshift"), CASES)
@@ -96,7 +109,7 @@ def test_the_field_that_the_others_speak_against_is_named(shared_data: Path) -> 
         assert kinds(wrong) == [("axis_order", (name,))]
     two_wrong = {name: fields[name].transpose() for name in ("n_src", "src_mass")}
     found = find_contradictions({**fields, **two_wrong})
-    assert {pair.kind for pair in found} == {"axis_order"}
+    assert {kind(pair.sentence) for pair in found} == {"axis_order"}
     assert {name for pair in found for name in pair.fields} == set(fields)
 
 
@@ -126,10 +139,30 @@ def test_a_density_relative_to_its_mean_is_told(shared_data: Path) -> None:
     for factor in (1e-28, 100.0, 97844.7):
         assert kinds({**fields, "n_igm": relative * factor}) == []
     assert kinds({**fields, "n_igm": relative}) == [("relative_density", ("n_igm",))]
-    found = find_contradictions({**fields, "n_igm": relative - 1})
-    assert [(one.kind, one.fields) for one in found] == [("overdensity", ("n_igm",))]
-    assert "goes down to -0.6" in found[0].sentence
-    assert kinds({"n_igm": relative - 3}) == []  # negative, but no overdensity either
+
+
+@pytest.mark.parametrize("mesh", [17, 32, 128])
+def test_sources_of_a_coarser_mesh_are_told(mesh: int) -> None:
+    rng = np.random.default_rng(4)
+    coarser = np.zeros((mesh, mesh, mesh))
+    coarser[tuple(rng.integers(0, mesh // 2, (3, 900)))] = 1e9
+    (found,) = find_contradictions({"n_src": coarser})
+    assert found.fields == ("n_src",)
+    farthest = (np.argwhere(block_means(coarser, 64) > 0).max() + 1) / min(mesh, 64)
+    assert f"{farthest:.2f}" in found.sentence
+    assert found.sentence.endswith("or --trust n_src to take them as they are")
+    for axis in range(3):  # one source beyond the middle along one axis is enough
+        beyond = coarser.copy()
+        beyond[tuple(mesh - 1 if one == axis else 0 for one in range(3))] = 1e9
+        assert kinds({"n_src": beyond}) == []
+    few = spots(mesh // 2, 49, 5)
+    assert kinds({"n_src": np.pad(few, [(0, mesh - mesh // 2)] * 3)}) == []
+
+
+def test_a_list_of_half_the_cells_is_told_by_real_sources(shared_data: Path) -> None:
+    n_src = simulated(shared_data, "dev/pyc2ray_rt", "8.700")["n_src"]
+    (found,) = kinds({"n_src": np.pad(n_src, [(0, 64)] * 3)})
+    assert found == ("coarser_mesh", ("n_src",))
 
 
 def spots(mesh: int, n_spots: int, seed: int) -> Array:

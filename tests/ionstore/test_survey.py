@@ -63,3 +63,25 @@ def test_ionized_fractions_outside_by_rounding_are_counted(tmp_path: Path) -> No
     values[9] = -2e-6
     with pytest.raises(SourceDataError, match="must lie between 0 and 1"):
         surveyed(tmp_path, values, "xhii")
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "said"),
+    [
+        (
+            "n_igm",
+            [-0.5, -0.25, 1.0, 0.0],
+            "n_igm is a gas density and cannot be negative, got -0.5 to 1 with a mean of 0.062; "
+            "of an overdensity give the density itself in g/cm3, 1 + overdensity times the mean; "
+            "no store holds negative ones, so --trust n_igm does not help",
+        ),
+        ("n_igm", [-3.0, 1.0], "got -3 to 1 with a mean of -1; mend the file"),
+        ("n_src", [-0.5, 1.5], "got -0.5 to 1.5 with a mean of 0.5; mend the file"),
+    ],
+)
+def test_negative_values_are_told_with_their_range_and_mean(
+    tmp_path: Path, field: str, values: list[float], said: str
+) -> None:
+    with pytest.raises(SourceDataError) as caught:
+        surveyed(tmp_path, np.array(values, "f4"), field)
+    assert str(caught.value).endswith(said)
