@@ -37,7 +37,7 @@ def test_no_items_give_no_results() -> None:
 
 
 def test_items_begin_in_their_order(processors: Callable[[int], None]) -> None:
-    processors(1)
+    processors(0)
     begun: list[int] = []
     run_in_threads(begun.append, range(30))
     assert begun == list(range(30))
@@ -50,8 +50,8 @@ def test_items_arrive_as_they_are(item: Any) -> None:
     assert run_in_threads(lambda seen: seen, [item, item]) == [item, item]
 
 
-@pytest.mark.parametrize(("n_processors", "n_threads"), [(3, 3), (100, MAX_THREADS)])
-def test_as_many_threads_as_processors_and_eight_at_most(
+@pytest.mark.parametrize(("n_processors", "n_threads"), [(1, 2), (3, 4), (100, MAX_THREADS)])
+def test_one_thread_more_than_processors_and_eight_at_most(
     processors: Callable[[int], None], n_processors: int, n_threads: int
 ) -> None:
     processors(n_processors)
@@ -75,7 +75,7 @@ def test_as_many_threads_as_processors_and_eight_at_most(
 def test_an_error_waits_for_calls_under_way_and_begins_no_other(
     processors: Callable[[int], None],
 ) -> None:
-    processors(2)
+    processors(1)
     begun: list[int] = []
     returned: list[int] = []
     second_begun = threading.Event()
@@ -96,7 +96,7 @@ def test_an_error_waits_for_calls_under_way_and_begins_no_other(
 
 
 def test_the_first_of_several_errors_is_raised(processors: Callable[[int], None]) -> None:
-    processors(2)
+    processors(1)
     second_begun = threading.Event()
 
     def fail(item: int) -> None:
