@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
@@ -39,11 +39,18 @@ class SourceFile(BaseModel):
     Parameters
     ----------
     name : str
-        Name of the file, relative to the folder of the simulation.
+        Name of the file, relative to `folder`.
     size_bytes : int
         Size of the file.
     digest : str
         Algorithm and digest of its bytes, such as "xxh3_128:9f86...".
+    folder : str, optional
+        Folder of the simulation, or that mapped to a field, as it was given; None in stores that
+        do not say it.
+    fields : tuple of str
+        Fields that were taken from it, sorted; empty in stores that do not say it.
+    redshifts : tuple of float
+        Redshifts that were taken from it, descending; empty likewise.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,6 +58,33 @@ class SourceFile(BaseModel):
     name: str
     size_bytes: int
     digest: str
+    folder: str | None = None
+    fields: tuple[str, ...] = ()
+    redshifts: tuple[float, ...] = ()
+
+
+def merge_source_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
+    """Return the files sorted by name, with all that was taken from one and the same at once.
+
+    Files of one name in several folders, or of other bytes, are several files.
+    """
+    merged: dict[tuple[str, str | None, int, str], SourceFile] = {}
+    for file in files:
+        key = (file.name, file.folder, file.size_bytes, file.digest)
+        known = merged.get(key, file)
+        merged[key] = known.model_copy(
+            update={
+                "fields": tuple(sorted({*known.fields, *file.fields})),
+                "redshifts": tuple(sorted({*known.redshifts, *file.redshifts}, reverse=True)),
+            }
+        )
+    # In the order of redshifts where the names are one, in any order of arrival.
+    return tuple(
+        sorted(
+            merged.values(),
+            key=lambda file: (file.name, tuple(-one for one in file.redshifts), file.folder or ""),
+        )
+    )
 
 
 class StoreAttributes(BaseModel):
@@ -83,7 +117,9 @@ class StoreAttributes(BaseModel):
     versions : mapping of str to str
         Software that wrote the store.
     command_line : str, optional
-        Command that wrote the store.
+        Command that wrote the store: the last one, where redshifts were added.
+    earlier_command_lines : tuple of str
+        Commands that wrote what it took over, in their order.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -101,6 +137,13 @@ class StoreAttributes(BaseModel):
     n_zeros: Mapping[str, tuple[int, ...]] = {}
     versions: Mapping[str, str] = {}
     command_line: str | None = None
+    earlier_command_lines: tuple[str, ...] = ()
+
+    @property
+    def command_lines(self) -> tuple[str, ...]:
+        """All commands that are known to have written the store, in their order."""
+        last = () if self.command_line is None else (self.command_line,)
+        return (*self.earlier_command_lines, *last)
 
 
 def software_versions() -> dict[str, str]:

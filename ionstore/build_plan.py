@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ionstore.attributes import merge_source_files
 from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.errors import SourceDataError
@@ -82,7 +83,7 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
             on_note(f"{name} is left out: {store.path} does not hold it at its other redshifts")
     fields = tuple(_merged(store, coming[name]) for name in store.field_names)
     redshifts = tuple(sorted((*store.redshifts, *plan.redshifts), reverse=True))
-    files = {file.name: file for file in (*store.attributes.sources, *plan.sources)}
+    taken = [file for file in plan.sources if {*file.fields} & {*store.field_names}]
     whole = plan.model_copy(
         update={
             "redshifts": redshifts,
@@ -90,8 +91,7 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
             "box_length_cmpc": store.mesh.box_length_cmpc,
             "cosmology": _merged_cosmology(store, plan.cosmology),
             "compression": {name: store.compression(name) for name in store.field_names},
-            "sources": tuple(sorted(files.values(), key=lambda file: file.name)),
-            "appended_to": store.uuid,
+            "sources": merge_source_files((*store.attributes.sources, *taken)),
         }
     )
     return BuildPlan(

@@ -70,7 +70,8 @@ def survey_simulation(
 
         found = survey_source(name, source, spool=spool, on_values=take)
         evidence.add(name, redshift, means.of_blocks())
-        file = found.file.model_copy(update={"name": names[source.path]})
+        of_file = {"name": names[source.path], "fields": (name,), "redshifts": (redshift,)}
+        file = found.file.model_copy(update=of_file)
         found = replace(found, file=file)
         return (source if spool is None else source.from_spool(spool)), found
 

@@ -17,6 +17,7 @@ from ionstore.first_pass import (
     source_bytes,
     survey_simulation,
 )
+from ionstore.ingest_outline import IngestOutline, find_origins
 from ionstore.ingest_parts import (
     PartWriter,
     Sources,
@@ -167,11 +168,17 @@ def ingest_cubes(
             layout = plan_layout(
                 mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
             )
-        progress = Progress(2 * source_bytes(simulation), on_progress)
-        sources, surveys = survey_simulation(
-            simulation, detection.file_names(), build, progress, trust=trust
+        names = detection.file_names()
+        outline = IngestOutline(
+            origins=find_origins(simulation, names),
+            known=detection.known,
+            layout=layout,
+            keep_bits=keep_bits or {},
+            appended_to=None if old is None else old.uuid,
         )
-        plan = plan_ingest(simulation, surveys, layout, keep_bits=keep_bits or {}, on_note=note)
+        progress = Progress(2 * source_bytes(simulation), on_progress)
+        sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
+        plan = plan_ingest(simulation, surveys, outline, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
         sources = _with_old_values(_as_surveyed(sources, surveys, simulation), whole, old)
         parts = [part for part in whole.parts if whole.linked(part) is None]

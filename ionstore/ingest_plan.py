@@ -5,12 +5,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ionstore.attributes import SourceFile
+from ionstore.attributes import SourceFile, merge_source_files
 from ionstore.codecs import Compression, default_compression
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
+from ionstore.ingest_outline import IngestOutline
 from ionstore.layout import Layout
 from ionstore.readers.base import Simulation
 from ionstore.store_writer import StoredField
@@ -23,11 +24,41 @@ Surveys = Mapping[str, Mapping[float, SourceSurvey]]
 OnNote = Callable[[str], None]
 
 
+class SurveyedValues(BaseModel):
+    """What a survey found of the values of a field at a redshift, as they are to be stored.
+
+    Parameters
+    ----------
+    field : str
+        Name of the field.
+    redshift : float
+        Its redshift.
+    min, max, mean : float
+        As in `ionstore.survey.SourceSurvey`.
+    n_zeros : int
+        Likewise.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    redshift: float
+    min: float
+    max: float
+    mean: float
+    n_zeros: int
+
+
 class IngestPlan(BaseModel):
     """What an ingest is going to write.
 
     Parameters
     ----------
+    outline : IngestOutline
+        What was known before any value was read.
+    values : tuple of SurveyedValues
+        What was found in them: what the numbers of a file become may depend on more than its
+        bytes, such as on the column of a list.
     redshifts : tuple of float
         Redshifts, descending.
     fields : tuple of StoredField
@@ -42,12 +73,12 @@ class IngestPlan(BaseModel):
         Settings of Blosc for every field.
     sources : tuple of SourceFile
         Files with their digests.
-    appended_to : str, optional
-        Name of the store that redshifts are added to.
     """
 
     model_config = ConfigDict(frozen=True)
 
+    outline: IngestOutline
+    values: tuple[SurveyedValues, ...]
     redshifts: tuple[float, ...]
     fields: tuple[StoredField, ...]
     box_length_cmpc: float | None
@@ -55,7 +86,6 @@ class IngestPlan(BaseModel):
     layout: Layout
     compression: Mapping[str, Compression]
     sources: tuple[SourceFile, ...]
-    appended_to: str | None = None
 
     @property
     def mesh(self) -> Mesh:
@@ -66,9 +96,8 @@ class IngestPlan(BaseModel):
 def plan_ingest(
     simulation: Simulation,
     surveys: Surveys,
-    layout: Layout,
+    outline: IngestOutline,
     *,
-    keep_bits: Mapping[str, int],
     on_note: OnNote,
 ) -> IngestPlan:
     """Decide how the fields of a surveyed simulation are stored.
@@ -79,10 +108,8 @@ def plan_ingest(
         With all that is known of it.
     surveys : mapping
         What the first pass found for every field and redshift.
-    layout : Layout
-        Chunks and shards.
-    keep_bits : mapping of str to int
-        Bits of the mantissa to keep, for fields that are to be rounded.
+    outline : IngestOutline
+        What was known before any value was read.
     on_note : callable
         Told what stays unknown.
 
@@ -91,6 +118,7 @@ def plan_ingest(
     SourceDataError
         If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits.
     """
+    keep_bits = outline.keep_bits
     fields = []
     for name in simulation.cubes:
         dtype, units = "float32", FIELDS[name].units
@@ -117,24 +145,34 @@ def plan_ingest(
             "or `ionstore edit STORE --box-length` later"
         )
     return IngestPlan(
+        outline=outline,
+        values=tuple(
+            SurveyedValues(
+                field=name,
+                redshift=redshift,
+                min=survey.min,
+                max=survey.max,
+                mean=survey.mean,
+                n_zeros=survey.n_zeros,
+            )
+            for name, cubes in surveys.items()
+            for redshift, survey in cubes.items()
+        ),
         redshifts=simulation.redshifts,
         fields=tuple(fields),
         box_length_cmpc=simulation.box_length_cmpc,
         cosmology=simulation.cosmology,
-        layout=layout,
+        layout=outline.layout,
         compression={field.name: default_compression(field.numpy_dtype) for field in fields},
-        sources=tuple(
-            sorted(
-                {survey.file for cubes in surveys.values() for survey in cubes.values()},
-                key=lambda file: file.name,
-            )
+        sources=merge_source_files(
+            survey.file for cubes in surveys.values() for survey in cubes.values()
         ),
     )
 
 
 def plan_as_json(plan: IngestPlan) -> dict[str, Any]:
-    """Return a plan as it is recorded."""
-    return plan.model_dump(mode="json")
+    """Return a plan as it is recorded: without the ways in which its folders can be named."""
+    return plan.model_dump(mode="json", exclude={"sources": {"__all__": {"folder"}}})
 
 
 def _density(

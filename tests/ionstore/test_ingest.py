@@ -2,6 +2,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -414,6 +415,67 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
     stored = CubeStore.open(target).read_field("n_igm", 9.0)
     np.testing.assert_array_equal(stored, cubes["n_igm"])
     assert (stored != before).any()
+
+
+def _write_c2ray_set(folder: Path) -> None:
+    rng = np.random.default_rng(3)
+    sizes = np.full(3, 6, "<i4").tobytes()
+    density = (0.5 + rng.random((6, 6, 6))).astype("<f4").tobytes(order="F")
+    xhii = rng.random((6, 6, 6)).tobytes(order="F")
+    folder.mkdir()
+    (folder / "8.700n_all.dat").write_bytes(sizes + density)
+    (folder / "xfrac_z8.700.dat").write_bytes(sizes + xhii)
+    (folder / "8.700-used_sources.dat").write_text("2\n1 2 3 10.0 1.5\n6 6 6 20.0 2.5\n")
+
+
+@pytest.mark.parametrize("changed", [{"n_box": 80}, {"source_columns": (5,)}])
+def test_numbers_of_two_conversions_never_meet_in_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    _write_c2ray_set(tmp_path / "sim")
+    options = {"box_length_cmpc": 100.0, "h": 0.7, "omega_m": 0.27, "omega_b": 0.044, "n_box": 60}
+    sizes: dict[str, Any] = {"max_shard_cells": 4, "chunk_cells": 2}
+    target, whole = tmp_path / "cubes.zarr", tmp_path / "whole.zarr"
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(tmp_path / "sim", target, **options, **sizes)  # type: ignore[arg-type]
+    with pytest.raises(StoreExistsError, match="with other options was not finished"):
+        ingest_cubes(tmp_path / "sim", target, **(options | changed), **sizes)
+    ingest_cubes(tmp_path / "sim", target, **options, **sizes)  # type: ignore[arg-type]
+    ingest_cubes(tmp_path / "sim", whole, **options, **sizes)  # type: ignore[arg-type]
+    one, other = files_of(target), files_of(whole)
+    assert _without_identity(dict(one)) == _without_identity(dict(other))
+
+
+def test_files_that_change_their_fields_are_another_ingest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim", redshifts=("9.000",))
+    rng = np.random.default_rng(3)
+    one, other = (tmp_path / "sim" / f"{name}_9.000.npy" for name in ("one", "other"))
+    for path in (one, other):
+        np.save(path, rng.random((8, 8, 8)))
+    maps = {"n_igm": [one], "xhii": [other]}
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", maps=maps)
+    maps = {"n_igm": [other], "xhii": [one]}
+    with pytest.raises(StoreExistsError, match="with other options was not finished"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", maps=maps)
+
+
+def test_a_folder_by_another_name_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "sim")
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    monkeypatch.chdir(tmp_path / "sim")
+    notes: list[str] = []
+    ingest_cubes(Path("."), Path("../cubes.zarr"), on_note=notes.append)
+    assert "resuming: 1 of 6 parts are there already" in notes
 
 
 def test_a_build_killed_after_the_swap_is_cleared_away(tmp_path: Path) -> None:
