@@ -251,4 +251,4 @@ def _are_integral(values: NDArray[np.float32]) -> bool:
     count = np.uint32(0)
     for index in range(values.size):
         count = np.uint32(count + np.uint32(values[index] != np.rint(values[index])))
-    return count == 0
+    return bool(count == 0)
