@@ -5,5 +5,7 @@ below names the class of each, as ``module:class``, so that reading it imports n
 """
 
 NETWORKS: dict[str, str] = {
+    "pointwise": "ionmodel.networks.pointwise:Pointwise",
+    "residual": "ionmodel.networks.residual:Residual",
     "two_branch": "ionmodel.networks.two_branch:TwoBranch",
 }

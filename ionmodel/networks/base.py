@@ -61,7 +61,7 @@ class PatchNetwork(nn.Module, ABC):
 
         Returns
         -------
-        Tensor of float32, shape (batch,)
+        Tensor of float32, shape (batch,); of a `DenseNetwork` (batch, T, T, T)
             Between 0 and 1 when `final_activation` is on; any real number otherwise.
 
         Raises
@@ -84,6 +84,44 @@ class PatchNetwork(nn.Module, ABC):
     @abstractmethod
     def _logits(self, x: Tensor) -> Tensor:
         """Map valid neighborhoods to logits of shape (batch,)."""
+
+
+class DenseNetwork(PatchNetwork, ABC):
+    """A network that predicts xHII of all cells of a tile at once, from the tile and its halo.
+
+    Every cell is predicted from its own neighborhood of `receptive_field` cells a side alone: a
+    tile of T cells a side is as good as the T³ neighborhoods around its cells, at the cost of a
+    few of them. Parameters and attributes are those of `PatchNetwork`.
+    """
+
+    has_dense_form = True
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of all cells of a tile.
+
+        Parameters
+        ----------
+        x : Tensor of float32, shape (batch, channels, width, width, width)
+            Normalized tiles with a halo of half the receptive field around them; the width is
+            ``T + receptive_field - 1``.
+
+        Returns
+        -------
+        Tensor of float32, shape (batch, T, T, T)
+            Of a neighborhood, T is 1.
+
+        Raises
+        ------
+        ValueError
+            If `x` has another number of channels, or is narrower than the receptive field.
+        """
+        widths = tuple(x.shape[2:])
+        if x.ndim != 5 or x.shape[1] != self.channels or min(widths) < self.receptive_field:
+            raise ValueError(
+                f"x must have shape (batch, {self.channels}, width, width, width), its width at "
+                f"least {self.receptive_field}, got {tuple(x.shape)}"
+            )
+        return self._logits(x)
 
 
 def build_network(

@@ -64,7 +64,9 @@ def test_building_leaves_global_random_state() -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="name must be one of two_branch, got 'unknown'"):
+    with pytest.raises(
+        ValueError, match="name must be one of pointwise, residual, two_branch, got 'unknown'"
+    ):
         build_network("unknown", radius=4, channels=2, seed=0)
 
 

@@ -1,0 +1,67 @@
+"""The 2021 baseline: xHII of a cell from the fields in the cell alone."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ionmodel.networks.base import DenseNetwork
+
+
+class Pointwise(DenseNetwork):
+    """A fully connected network on the input channels of a single cell.
+
+    Parameters
+    ----------
+    radius : int
+        Must be 0: nothing around the cell is looked at.
+    channels : int
+        Input channels, at least 1.
+    widths : sequence of int
+        Widths of the hidden layers, each followed by LeakyReLU; may be empty.
+    negative_slope : float
+        Slope of every LeakyReLU below 0, dimensionless.
+    final_activation : bool
+        Whether the prediction is the sigmoid of the last layer.
+
+    Raises
+    ------
+    ValueError
+        If `radius` is not 0, or a width is not positive.
+
+    Notes
+    -----
+    Linear layers are 1³ convolutions here, so that a tile is predicted at once.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Pointwise(0)(torch.zeros(5, 2, 4, 4, 4)).shape
+    torch.Size([5, 4, 4, 4])
+    """
+
+    def __init__(
+        self,
+        radius: int = 0,
+        *,
+        channels: int = 2,
+        widths: Sequence[int] = (64, 64),
+        negative_slope: float = 0.01,
+        final_activation: bool = True,
+    ) -> None:
+        if radius != 0:
+            raise ValueError(
+                f"radius must be 0 of a network that looks at single cells, got {radius}"
+            )
+        if any(width < 1 for width in widths):
+            raise ValueError(f"widths must be positive, got {list(widths)}")
+        super().__init__(receptive_field=1, channels=channels, final_activation=final_activation)
+        layers: list[nn.Module] = []
+        n_in = channels
+        for n_out in widths:
+            layers += [nn.Conv3d(n_in, n_out, 1), nn.LeakyReLU(negative_slope)]
+            n_in = n_out
+        self.layers = nn.Sequential(*layers, nn.Conv3d(n_in, 1, 1))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        z: Tensor = self.layers(x)
+        return z.squeeze(1)

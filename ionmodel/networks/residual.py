@@ -1,0 +1,146 @@
+"""Valid convolutions with residual connections: a whole tile at once, or one neighborhood."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ionmodel.networks.base import DenseNetwork
+
+_UNDILATED_RADIUS = 6
+
+
+class Residual(DenseNetwork):
+    """A chain of 3³ convolutions without padding, each added to what it started from.
+
+    Parameters
+    ----------
+    radius : int
+        Neighborhood radius in cells, at least 0: the sum of the dilations.
+    channels : int
+        Input channels, at least 1.
+    width : int
+        Channels between the convolutions, at least 1.
+    dilations : sequence of int, optional
+        Dilation of each convolution, at least 1; their sum is `radius`. By default those of
+        `dilations_of`.
+    head_widths : sequence of int
+        Widths of the layers that map each cell's channels to its logit; may be empty.
+    negative_slope : float
+        Slope of every LeakyReLU below 0, dimensionless.
+    final_activation : bool
+        Whether the prediction is the sigmoid of the logits.
+
+    Raises
+    ------
+    ValueError
+        If a value is outside its range, or the dilations do not add up to the radius.
+
+    Notes
+    -----
+    Every convolution takes its dilation in cells off each side; what is added to it is cropped to
+    the same cells, so that no cell outside the tile is made up. There is no normalization between
+    the layers: no statistics of a batch couple its tiles, and tile and neighborhood give the same
+    numbers in training, too. The last convolution of each connection starts at zero, so that an
+    untrained network is as shallow as its first layer.
+
+    Memory: in training about ``8 * batch * width * (tile + 2 * radius)**3`` bytes for each
+    convolution.
+
+    References
+    ----------
+    He et al. 2016, Deep residual learning for image recognition, section 3.1 (the connections).
+    Zhang, Dauphin, Ma 2019, Fixup initialization, section 2 (the zeros).
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = Residual(4, width=16)
+    >>> network.receptive_field
+    9
+    >>> network(torch.zeros(5, 2, 9, 9, 9)).shape, network(torch.zeros(5, 2, 12, 12, 12)).shape
+    (torch.Size([5, 1, 1, 1]), torch.Size([5, 4, 4, 4]))
+    """
+
+    def __init__(
+        self,
+        radius: int,
+        *,
+        channels: int = 2,
+        width: int = 32,
+        dilations: Sequence[int] | None = None,
+        head_widths: Sequence[int] = (32,),
+        negative_slope: float = 0.01,
+        final_activation: bool = True,
+    ) -> None:
+        if radius < 0:
+            raise ValueError(f"radius must be at least 0, got {radius}")
+        super().__init__(
+            receptive_field=2 * radius + 1, channels=channels, final_activation=final_activation
+        )
+        steps = tuple(dilations) if dilations is not None else dilations_of(radius)
+        if sum(steps) != radius or any(step < 1 for step in steps):
+            raise ValueError(
+                f"dilations must be positive and add up to radius {radius}, got {list(steps)}"
+            )
+        if width < 1 or any(features < 1 for features in head_widths):
+            raise ValueError(
+                f"width and head_widths must be positive, got {width} and {list(head_widths)}"
+            )
+        self.negative_slope = negative_slope
+        self.dilations = steps or (0,)
+        first, *others = self.dilations
+        self.stem = nn.Conv3d(channels, width, 3 if first else 1, dilation=max(first, 1))
+        self.layers = nn.ModuleList(nn.Conv3d(width, width, 3, dilation=step) for step in others)
+        features = [width, *head_widths]
+        self.head = nn.ModuleList(
+            nn.Conv3d(n_in, n_out, 1)
+            for n_in, n_out in zip(features, [*head_widths, 1], strict=True)
+        )
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for name, weights in self.named_parameters():
+            if name.endswith("bias") or name.startswith("layers"):
+                nn.init.zeros_(weights)
+            else:
+                nn.init.kaiming_normal_(weights, self.negative_slope)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for step, convolution in zip(self.dilations[1:], self.layers, strict=True):
+            inner = slice(step, -step)
+            x = x[:, :, inner, inner, inner] + convolution(self._activate(x))
+        for linear in self.head:
+            x = linear(self._activate(x))
+        return x.squeeze(1)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        return functional.leaky_relu(x, self.negative_slope)
+
+
+def dilations_of(radius: int) -> tuple[int, ...]:
+    """Return dilations that add up to a radius: ones up to a radius of 6, then six that grow.
+
+    Parameters
+    ----------
+    radius : int
+        Neighborhood radius in cells, at least 0.
+
+    Returns
+    -------
+    tuple of int
+        Never more than one above twice the sum of those before: kernels leave no gaps.
+
+    Examples
+    --------
+    >>> [dilations_of(radius) for radius in (0, 4, 7, 12)]
+    [(), (1, 1, 1, 1), (1, 1, 1, 1, 1, 2), (1, 2, 2, 2, 2, 3)]
+    """
+    steps = [1] * min(radius, _UNDILATED_RADIUS)
+    place = len(steps)
+    for _ in range(radius - len(steps)):
+        place = place - 1 if place > 1 and steps[place - 1] <= 2 * sum(steps[: place - 1]) else -1
+        steps[place] += 1
+        place %= len(steps)
+    return tuple(steps)
