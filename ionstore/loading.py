@@ -35,8 +35,9 @@ on workers or ranks; with ``core`` given, neither on mode and budget. A position
 batches, resumes it anywhere.
 """
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self, TypeVar, Unpack
 
 import torch
@@ -47,7 +48,7 @@ from ionstore.grid import Mesh
 from ionstore.loader_settings import LoaderOptions, SettingsOptions, whole_number
 from ionstore.loader_stats import LoaderStats
 from ionstore.partition import Reach
-from ionstore.samples import Centers, centers_of_boxes, tile_starts
+from ionstore.samples import Centers, centers_of_boxes, tile_starts, tiles_within
 from ionstore.split import Region
 
 __all__ = ["Batch", "LoaderStats", "NeighborhoodLoader", "TileBatch", "TileLoader"]
@@ -305,6 +306,9 @@ class TileLoader(BatchLoader[TileBatch]):
         First cells of the tiles, or a region that tiles are to cover; all of the mesh by default.
         Where tiles do not divide a region, the last ones overlap those before. They take memory
         as lists of centers do.
+    anywhere : bool
+        Take every tile that lies in a region, wherever it starts, instead of those that cover it
+        once: with ``samples_per_epoch``, each epoch sees others. They take no memory.
     **options
         As in `NeighborhoodLoader`.
 
@@ -326,12 +330,13 @@ class TileLoader(BatchLoader[TileBatch]):
         halo: int,
         batch_size: int,
         starts: Centers | Sequence[Centers] | None = None,
+        anywhere: bool = False,
         **options: Unpack[LoaderOptions],
     ) -> None:
         self._tile = whole_number("tile", tile, 1)
         super().__init__(
             store,
-            lambda meshes: _tiles_of_boxes(meshes, starts, self._tile),
+            lambda meshes: _tiles_of_boxes(meshes, starts, self._tile, anywhere),
             Reach(whole_number("halo", halo, 0), self._tile),
             batch_size,
             **options,
@@ -340,10 +345,38 @@ class TileLoader(BatchLoader[TileBatch]):
     def sibling(
         self,
         starts: Centers | Sequence[Centers] | None,
+        *,
+        tile: int | None = None,
+        anywhere: bool = False,
         **changes: Unpack[SettingsOptions],
     ) -> Self:
-        """Return a loader over other tiles, as `NeighborhoodLoader.sibling`."""
-        return self._sibling(lambda meshes: _tiles_of_boxes(meshes, starts, self._tile), changes)
+        """Return a loader over other tiles, as `NeighborhoodLoader.sibling`.
+
+        Parameters
+        ----------
+        starts, anywhere
+            Its tiles.
+        tile : int, optional
+            Cells along their sides, at most those of this loader's, which is the default.
+        **changes
+            As in `NeighborhoodLoader.sibling`.
+
+        Raises
+        ------
+        TypeError, ValueError, MemoryBudgetError
+            As `NeighborhoodLoader.sibling`, or if the tile is larger.
+        """
+        other = copy.copy(self)
+        if tile is not None:
+            other._tile = whole_number("tile", tile, 1)
+            if other._tile > self._tile:
+                raise ValueError(
+                    f"tile of a sibling must be at most {self._tile}, that of its loader, got {tile}"
+                )
+            other._reach = replace(self._reach, tile=other._tile)
+        return other._sibling(
+            lambda meshes: _tiles_of_boxes(meshes, starts, other._tile, anywhere), changes
+        )
 
     def _batch(self, tensors: list[torch.Tensor]) -> TileBatch:
         inputs, target, redshift, starts, store_index = tensors
@@ -352,9 +385,13 @@ class TileLoader(BatchLoader[TileBatch]):
 
 
 def _tiles_of_boxes(
-    meshes: Sequence[Mesh], starts: Centers | Sequence[Centers] | None, tile: int
+    meshes: Sequence[Mesh],
+    starts: Centers | Sequence[Centers] | None,
+    tile: int,
+    anywhere: bool,
 ) -> list[Centers]:
+    cut = tiles_within if anywhere else tile_starts
     return [
-        tile_starts(cells, tile) if isinstance(cells, Region) else cells
+        cut(cells, tile) if isinstance(cells, Region) else cells
         for cells in centers_of_boxes(meshes, starts, name="starts")
     ]

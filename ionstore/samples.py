@@ -175,13 +175,42 @@ def tile_starts(region: Region, tile: int) -> Cells:
     >>> tile_starts(Region((2, 0, 0), (5, 2, 2)), 2).tolist()
     [[2, 0, 0], [4, 0, 0], [5, 0, 0]]
     """
-    if not 1 <= tile <= min(region.shape):
-        raise ValueError(
-            f"tile must be 1 to {min(region.shape)}, the shortest side of {region}, got {tile}"
-        )
+    _check_fits(region, tile)
     axes = [
         np.minimum(np.arange(first, first + length, tile, dtype=np.int64), first + length - tile)
         for first, length in zip(region.start, region.shape, strict=True)
     ]
     grid: Cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     return grid
+
+
+def tiles_within(region: Region, tile: int) -> Region:
+    """Return the first cells of all tiles that lie in a region, as a region.
+
+    Parameters
+    ----------
+    region : Region
+        Cells in which tiles may lie.
+    tile : int
+        Cells along a side of a tile, 1 to the shortest side of the region.
+
+    Raises
+    ------
+    ValueError
+        If a tile does not fit the region.
+
+    Examples
+    --------
+    >>> tiles_within(Region((2, 0, 0), (5, 2, 2)), 2)
+    Region(start=(2, 0, 0), shape=(4, 1, 1))
+    """
+    _check_fits(region, tile)
+    nx, ny, nz = (length - tile + 1 for length in region.shape)
+    return Region(region.start, (nx, ny, nz))
+
+
+def _check_fits(region: Region, tile: int) -> None:
+    if not 1 <= tile <= min(region.shape):
+        raise ValueError(
+            f"tile must be 1 to {min(region.shape)}, the shortest side of {region}, got {tile}"
+        )
