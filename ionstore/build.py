@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -21,9 +21,12 @@ from ionstore.attributes import (
 )
 from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
 from ionstore.layout import Part
+from ionstore.places import StorePath
 
-_PLAN = "plan.json"
-_PARTS = "parts"
+PLAN = "plan.json"
+"""Name of what says which store a build is of."""
+PARTS = "parts"
+"""Name below which it is recorded which parts are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,24 @@ class PartBooks:
     folder: Path
 
     def record(self, part: Part, result: dict[str, Any]) -> None:
-        """Record a part as done, with what is to be known of it."""
+        """Record a part as done, with what is to be known of it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
         write_json(self.folder / f"{part.name}.json", result)
 
     def result(self, part: Part) -> dict[str, Any] | None:
-        """Return what was recorded of a part, None while it is not done."""
-        return _read_json(self.folder / f"{part.name}.json")
+        """Return what was recorded of a part, None while it is not done.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        return read_record(self.folder / f"{part.name}.json")
 
 
 class StoreBuild:
@@ -76,7 +91,7 @@ class StoreBuild:
         self.place = Path(os.path.realpath(target))
         self.folder = partial_folder(target)
         self.store_path = self.folder / "store"
-        self.books = PartBooks(self.folder / _PARTS)
+        self.books = PartBooks(self.folder / PARTS)
         self._lock: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -102,19 +117,37 @@ class StoreBuild:
         self._leave()
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the recorded plan, None when there is none."""
-        return _read_json(self.folder / _PLAN)
+        """Return the recorded plan, None when there is none.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        return read_record(self.folder / PLAN)
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Start afresh with a plan: whatever was built before is discarded."""
+        """Start afresh with a plan: whatever was built before is discarded.
+
+        Raises
+        ------
+        OSError
+            If something cannot be removed or written.
+        """
         self.discard()
-        (self.folder / _PARTS).mkdir()
-        write_json(self.folder / _PLAN, plan)
+        (self.folder / PARTS).mkdir()
+        write_json(self.folder / PLAN, plan)
 
     def discard(self) -> None:
-        """Remove the plan and what was built, but keep spooled values."""
-        (self.folder / _PLAN).unlink(missing_ok=True)
-        for name in (_PARTS, "store"):
+        """Remove the plan and what was built, but keep spooled values.
+
+        Raises
+        ------
+        OSError
+            If something cannot be removed.
+        """
+        (self.folder / PLAN).unlink(missing_ok=True)
+        for name in (PARTS, "store"):
             if (self.folder / name).exists():
                 shutil.rmtree(self.folder / name)
 
@@ -123,7 +156,14 @@ class StoreBuild:
         return self.folder / f"{field}-{redshift_index}.spool"
 
     def publish(self) -> None:
-        """Swap the finished store into its place and remove the rest."""
+        """Swap the finished store into its place and remove the rest.
+
+        Raises
+        ------
+        OSError
+            If it cannot be brought to the disk or into its place, where the old store then stays,
+            or if something cannot be removed.
+        """
         _remove_torn_files(self.store_path)
         _sync_tree(self.store_path)
         swap_in(self.store_path, self.place)
@@ -171,8 +211,11 @@ class StoreBuild:
                 lock.close()
 
     def _leave(self) -> None:
-        if self.plan() is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        # What cannot be read is no reason to remove it.
+        with suppress(OSError):
+            put_back(self.folder, self.place)  # of a swap that failed in the midst
+            if self.plan() is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -197,6 +240,21 @@ class StoreBuild:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def read_record(path: StorePath) -> dict[str, Any] | None:
+    """Return the content of a file or object that is whole or not there, None if it is not there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, which says nothing of whether it is there.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content
+
+
 @contextmanager
 def full_disk_as_message(folder: Path) -> Iterator[None]:
     """Turn a disk that ran full into an error that a user can mend.
@@ -215,15 +273,6 @@ def full_disk_as_message(folder: Path) -> Iterator[None]:
             f"{folder}: the disk is full; free some space and run the same command again, "
             "which resumes"
         ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the content of a file that is whole or not there."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content
 
 
 def _remove_torn_files(store: Path) -> None:

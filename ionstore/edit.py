@@ -3,16 +3,18 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ionstore.atomic import link_or_copy
+from ionstore.attributes import partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.fields import N_IGM, N_SRC
 from ionstore.grid import Mesh
 from ionstore.objects import ObjectPath
+from ionstore.places import parse_place
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes, write_cell_centers
 from ionstore.units import N_SRC_UNITS, KnownFrame
@@ -25,6 +27,7 @@ def edit_store(
     h: float | None = None,
     n_src_unit: str | None = None,
     density_frame: KnownFrame | None = None,
+    on_opened: Callable[[CubeStore], object] = lambda store: None,
 ) -> CubeStore:
     """Change what a store says about its numbers; the numbers stay.
 
@@ -41,6 +44,8 @@ def edit_store(
         was by default.
     density_frame : {"proper", "comoving"}, optional
         Frame of the gas density, whose unit is then g/cm3. As it was by default.
+    on_opened : callable
+        Called with the store as it is before.
 
     Returns
     -------
@@ -50,7 +55,7 @@ def edit_store(
     Raises
     ------
     StoreFormatError
-        If there is no complete store, or it lies in an object store.
+        If there is no complete store, or it is named in an object store.
     SourceDataError
         If a value is not positive, or the unit is not one that the stored sources can have.
     NotInStoreError
@@ -70,24 +75,29 @@ def edit_store(
     for name, value in (("box length", box_length_cmpc), ("h", h)):
         if value is not None and not 0 < value < float("inf"):
             raise SourceDataError(f"the {name} must be positive, got {value}")
-    store = CubeStore.open(path)
-    if isinstance(store.path, ObjectPath):
+    place = parse_place(path)
+    if isinstance(place, ObjectPath):
         raise StoreFormatError(
-            f"{store.path}: only a store in a folder can be edited; edit a copy, or ingest again "
+            f"{place}: only a store in a folder can be edited; edit a copy, or ingest again "
             "with what is known now"
         )
-    attributes = {}
-    if n_src_unit is not None:
-        attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}
-    if density_frame is not None:
-        store.units(N_IGM.name)  # raises where there is no density
-        attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
-    with StoreBuild(path, overwrite=True) as build, full_disk_as_message(build.folder):
+    if not partial_folder(place).exists():
+        CubeStore.open(place)  # nothing is made beside what is no store
+    # Where an edit was killed between two renames, there is a store once the build is entered.
+    with StoreBuild(place, overwrite=True) as build, full_disk_as_message(build.folder):
+        store = CubeStore.open(place)
+        on_opened(store)
         if build.plan() is not None:
             raise StoreExistsError(
                 f"{build.folder}: an ingest into this store was not finished; "
                 "finish it, or remove the folder, before editing"
             )
+        attributes = {}
+        if n_src_unit is not None:
+            attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}
+        if density_frame is not None:
+            store.units(N_IGM.name)  # raises where there is no density
+            attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
         build.discard()
         shutil.copytree(build.place, build.store_path, copy_function=_link)
         changed = store.attributes

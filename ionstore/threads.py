@@ -25,8 +25,13 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     Returns
     -------
     list
-        Results in the order of the items. The first exception ends the run and is raised, once
-        the calls under way have returned.
+        Results in the order of the items.
+
+    Raises
+    ------
+    Exception
+        What the function raised first. What has not begun then does not begin any more, and the
+        calls under way have returned.
     """
     from dask.base import compute
     from dask.delayed import delayed

@@ -9,6 +9,8 @@ from click.testing import CliRunner, Result
 from ioncli.main import ionstore
 from ionstore.build import StoreBuild
 from ionstore.cosmology import Cosmology
+from ionstore.edit import edit_store
+from ionstore.errors import SourceDataError
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 from tests.three_file_sets import files_of, write_set
@@ -153,6 +155,55 @@ def test_systems_without_an_exchange_rename_twice(
     assert _run(store, "--box-length", "25").exit_code == 0
     assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_an_edit_that_was_killed_between_two_renames_is_repaired_by_the_next(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(store)
+    monkeypatch.setattr("ionstore.atomic._exchange", lambda one, other: False)
+    with monkeypatch.context() as patched:
+        real = os.rename
+
+        def die_at_the_second(source: Path, target: Path) -> None:
+            if Path(source).name == "store":
+                raise ZeroDivisionError
+            real(source, target)
+
+        patched.setattr(os, "rename", die_at_the_second)
+        patched.setattr(StoreBuild, "_leave", lambda self: self._lock.close())
+        assert isinstance(_run(store, "--box-length", "25").exception, ZeroDivisionError)
+    assert not store.exists()
+    with pytest.raises(SourceDataError, match="n_src is stored as counts"):
+        edit_store(store, n_src_unit="Msun")
+    assert files_of(store) == before
+    assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_an_edit_sees_what_was_edited_while_it_waited_for_its_turn(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StoreBuild.__enter__
+
+    def enter_late(self: StoreBuild) -> StoreBuild:
+        with monkeypatch.context() as patched:
+            patched.setattr(StoreBuild, "__enter__", real)
+            assert _run(store, "--h", "0.6").exit_code == 0
+        return real(self)
+
+    monkeypatch.setattr(StoreBuild, "__enter__", enter_late)
+    opened: list[CubeStore] = []
+    edited = edit_store(store, box_length_cmpc=25.0, on_opened=opened.append)
+    assert [before.mesh.box_length_cmpc for before in opened] == [None]
+    assert edited.mesh.box_length_cmpc == 25.0
+    assert edited.cosmology is not None
+    assert edited.cosmology.h == 0.6
+
+
+def test_what_is_no_store_gets_nothing_beside_it(tmp_path: Path) -> None:
+    result = _run(tmp_path / "nowhere" / "none.zarr", "--h", "0.7")
+    assert "found nothing; check the path" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
