@@ -258,10 +258,11 @@ class ConvertedSource(FieldSource):
         return FlatArray(path, self.shape, self.dtype, 0, self.fortran_order)
 
     def _convert(self, numbers: Array) -> Array:
-        values = numbers.astype(np.float64)
-        values *= self.conversion.factor
-        values += self.conversion.offset
-        with np.errstate(over="ignore"):  # infinities are refused where they are surveyed
+        # What is not finite, or ceases to be, is refused where it is surveyed.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = numbers.astype(np.float64)
+            values *= self.conversion.factor
+            values += self.conversion.offset
             return values.astype(np.float32)
 
 

@@ -61,13 +61,28 @@ class FlatArray(FieldSource):
         return prod(self.shape) * self.dtype.itemsize
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the file."""
+        """Yield the values in the order of the file.
+
+        Parameters
+        ----------
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Raises
+        ------
+        SourceDataError
+            If the file has become too short.
+        OSError
+            If it cannot be read.
+        """
         with naming(self.path), self.path.open("rb") as file:
             for piece in pieces(file, self.offset):
                 on_bytes(piece)
             done = 0
             for piece in pieces(file, self.n_bytes):
                 on_bytes(piece)
+                if len(piece) % self.dtype.itemsize:  # its end, in the midst of a value
+                    raise shrunk(self.path)
                 done += len(piece)
                 yield np.frombuffer(piece, self.dtype)
             if done != self.n_bytes:

@@ -1,6 +1,6 @@
 """Fields in HDF5 files, and how these files are opened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -20,7 +20,11 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 _CUBE_AXES = 3
 # What h5py makes of damage, besides errors of the system: it depends on the bytes that are hit.
-_DAMAGE = (RuntimeError, KeyError, ValueError, TypeError, ArithmeticError, MemoryError)
+# Where a group stands for a dataset, it lacks attributes.
+_DAMAGE = (
+    *(RuntimeError, KeyError, ValueError, TypeError, ArithmeticError, MemoryError),
+    AttributeError,
+)
 
 
 @contextmanager
@@ -65,6 +69,19 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
             raise _damaged(path, error) from error
 
 
+def attributes(file: Any, group: str) -> Mapping[str, Any]:
+    """Return the attributes of a group, none where there is no such group."""
+    return file[group].attrs if group in file else {}
+
+
+def number(attributes_: Mapping[str, Any], name: str) -> float | None:
+    """Return an attribute that is a finite number, None if there is none."""
+    value = np.asarray(attributes_.get(name, "none"))
+    if value.shape != () or value.dtype.kind not in "iuf" or not np.isfinite(value):
+        return None
+    return float(value)
+
+
 @dataclass(frozen=True)
 class HDF5Field(FieldSource):
     """A dataset that HDF5 has to put together: one in chunks, for example.
@@ -89,6 +106,18 @@ class HDF5Field(FieldSource):
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in C order, or chunk by chunk.
 
+        Parameters
+        ----------
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged.
+        OSError
+            If it cannot be read.
+
         Notes
         -----
         Every chunk is decoded once. Memory: one chunk, or `STREAM_BYTES`, but at least a plane.
@@ -100,7 +129,15 @@ class HDF5Field(FieldSource):
                 yield np.ravel(numbers[box])
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block; the chunks that it touches are decoded."""
+        """Return a block; the chunks that it touches are decoded.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged.
+        OSError
+            If it cannot be read.
+        """
         with opened_hdf5(self.path) as file:
             numbers = file[self.dataset]
             block = tuple(

@@ -1,6 +1,7 @@
 """Arrays in NumPy's files: ``.npy``, ``.npz``, and np.save streams under an ``.npz`` name."""
 
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -20,6 +21,11 @@ from ionstore.readers.flat_array import FlatArray, read_pieces
 
 _NPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK\x03\x04"
+# What NumPy makes of a damaged header, which it reads as the Python literal that it is.
+_HEADER_DAMAGE = (
+    *(ValueError, KeyError, TypeError, EOFError, OSError),
+    *(SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError),
+)
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -76,7 +82,7 @@ class CompressedMember(FieldSource):
                 file.read(self.header_bytes)
                 while piece := file.read(min(STREAM_BYTES, left)):
                     left -= len(piece)
-                    yield np.frombuffer(piece, self.dtype)
+                    yield np.frombuffer(piece, self.dtype, len(piece) // self.dtype.itemsize)
                 file.read()  # to the end, where the checksum is compared
         except _ZIP_DAMAGE as error:
             raise _damaged(self.path, error) from error
@@ -159,10 +165,12 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         with warnings.catch_warnings():
-            # Files of Python 2 are read with a warning that users can do nothing about.
-            warnings.simplefilter("ignore", UserWarning)
+            # Users can do nothing about headers of Python 2, and damaged ones are refused below.
+            warnings.simplefilter("ignore")
             shape, fortran_order, dtype = read(file)
-    except (ValueError, KeyError, EOFError, OSError) as error:
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
+    except _HEADER_DAMAGE as error:
         raise SourceDataError(
             f"{path}: its NumPy header cannot be read ({error}); it is damaged, copy it again"
         ) from error

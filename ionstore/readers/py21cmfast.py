@@ -11,7 +11,7 @@ from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource, FoundField, Quantity
 from ionstore.readers.halo_catalog import MASSES, POSITIONS, HaloCatalog
-from ionstore.readers.hdf5_field import open_hdf5_field
+from ionstore.readers.hdf5_field import number, open_hdf5_field
 from ionstore.readers.value_sample import sample_values
 
 OTHER_SOURCES = "or give sources of your own with --map n_src=PATH"
@@ -35,19 +35,6 @@ class Box:
     length_cmpc: float | None
     mesh_cells: int | None
     cosmology: Cosmology | None
-
-
-def attributes(file: Any, group: str) -> Mapping[str, Any]:
-    """Return the attributes of a group, none where there is no such group."""
-    return file[group].attrs if group in file else {}
-
-
-def number(attributes_: Mapping[str, Any], name: str) -> float | None:
-    """Return an attribute that is a finite number, None if there is none."""
-    value = np.asarray(attributes_.get(name, "none"))
-    if value.shape != () or value.dtype.kind not in "iuf" or not np.isfinite(value):
-        return None
-    return float(value)
 
 
 def refuse_lightcone(path: Path) -> SourceDataError:

@@ -7,15 +7,13 @@ from typing import Any
 from ionstore.cosmology import Cosmology
 from ionstore.readers.base import FileContents, FileReader, FoundField
 from ionstore.readers.file_names import redshift_in
-from ionstore.readers.hdf5_field import HDF5_MAGIC, opened_hdf5
+from ionstore.readers.hdf5_field import HDF5_MAGIC, attributes, number, opened_hdf5
 from ionstore.readers.py21cmfast import (
     OTHER_SOURCES,
     Box,
-    attributes,
     density_cube,
     halo_fields,
     ionization_cubes,
-    number,
     read_box,
     refuse_lightcone,
 )

@@ -11,10 +11,10 @@ from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes, PointList
 from ionstore.readers.file_names import redshift_in
 from ionstore.readers.flat_array import read_pieces
-from ionstore.readers.hdf5_field import HDF5_MAGIC, opened_hdf5
+from ionstore.readers.hdf5_field import HDF5_MAGIC, number, opened_hdf5
 
 _POSITIONS, _MASSES = "sources_positions", "sources_mass"
-_SOLAR_MASS = ("Solar Mass", None)  # the converter writes no other unit
+_SOLAR_MASS = "Solar Mass"  # the converter writes no other unit
 _ROWS = 1 << 18
 
 
@@ -103,23 +103,26 @@ class PyC2RaySources(FileReader):
             if not (_POSITIONS in file and _MASSES in file):
                 return None
             positions, masses = file[_POSITIONS], file[_MASSES]
-            if masses.ndim != 1 or positions.shape != (len(masses), 3):
+            shapes = [getattr(one, "shape", None) for one in (positions, masses)]
+            if shapes[1] is None or len(shapes[1]) != 1 or shapes[0] != (*shapes[1], 3):
                 raise SourceDataError(
                     f"{path}: expected {_POSITIONS} of shape (n, 3) and {_MASSES} of shape (n,), "
-                    f"got {positions.shape} and {masses.shape}; convert the list again"
+                    f"got {' and '.join(str(shape or 'none') for shape in shapes)}; "
+                    "convert the list again"
                 )
             if not (positions.dtype.kind in "iuf" and masses.dtype.kind in "iuf"):
                 raise SourceDataError(
                     f"{path}: expected real numbers in {_POSITIONS} and {_MASSES}, "
                     f"got {positions.dtype} and {masses.dtype}; convert the list again"
                 )
-            redshift = file.attrs.get("z")
-            in_msun = masses.attrs.get("unit") in _SOLAR_MASS
+            redshift = number(file.attrs, "z")
+            unit = masses.attrs.get("unit", _SOLAR_MASS)
+            in_msun = (unit.decode() if isinstance(unit, bytes) else str(unit)) == _SOLAR_MASS
         return FileContents(
             (
                 FoundField(
                     "n_src",
-                    redshift_in(path.name) if redshift is None else float(redshift),
+                    redshift_in(path.name) if redshift is None else redshift,
                     ConvertedSourceList(path),
                     "msun" if in_msun else "sources",
                 ),

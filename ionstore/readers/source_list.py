@@ -34,7 +34,7 @@ _SHOWN_BYTES = 40
 _SPACE = 32  # all characters up to the space separate numbers
 _POSITION_COLUMNS = 3
 # Fortran writes 1.5D+03 in double precision, and lists may be separated by commas.
-_AS_PYTHON_WRITES = bytes.maketrans(b"dD,", b"ee ")
+_AS_PYTHON_WRITES = bytes.maketrans(b"dDE,", b"eee ")
 _COUNT = re.compile(rb"\d+")
 _REAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)(e?[+-]?\d+)?")
 _EXPONENT_WITHOUT_LETTER = re.compile(rb"([+-]?[\d.]+)([+-]\d+)")

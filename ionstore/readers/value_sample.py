@@ -24,6 +24,12 @@ def sample_values(source: FieldSource) -> Array:
         a cube that has no more.
     """
     side = source.shape[0]
+    # Bytes that are damaged may be anything, signaling NaN and numbers beyond float64 among it.
+    with np.errstate(all="ignore"):
+        return _sample(source, side)
+
+
+def _sample(source: FieldSource, side: int) -> Array:
     if side**3 <= _ROWS * _ROW_CELLS:
         return source.read_block((0, 0, 0), (side, side, side)).astype(np.float64).ravel()
     cells = min(side, _ROW_CELLS)

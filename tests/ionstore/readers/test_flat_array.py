@@ -51,3 +51,14 @@ def test_a_block_of_a_file_that_is_gone_names_it(tmp_path: Path) -> None:
     (tmp_path / "a.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.bin"):
         array.read_block((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("kept", [len(b"header") + 8 * 9 + 3, -(len(b"footer") + 1)])
+def test_a_file_cut_in_the_midst_of_a_value_while_it_is_streamed_is_refused(
+    tmp_path: Path, kept: int
+) -> None:
+    array = _array(tmp_path / "a.bin", "<f8", "C")
+    content = (tmp_path / "a.bin").read_bytes()
+    (tmp_path / "a.bin").write_bytes(content[:kept])
+    with pytest.raises(SourceDataError, match=r"a\.bin: the file shrank .* try again"):
+        list(array.stream(lambda piece: None))

@@ -94,13 +94,27 @@ def test_a_damaged_member_is_noticed(tmp_path: Path) -> None:
         list(source.stream(lambda piece: None))
 
 
-def test_a_member_that_ends_early_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", [8, 3])
+def test_a_member_that_ends_early_is_noticed(tmp_path: Path, missing: int) -> None:
     np.save(tmp_path / "a.npy", CUBE)
     content = (tmp_path / "a.npy").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.npy", content[:-8])
-    with pytest.raises(SourceDataError, match="ends 8 bytes before"):
+        archive.writestr("a.npy", content[:-missing])
+    with pytest.raises(SourceDataError, match=f"ends {missing} bytes before"):
         list(open_numpy_file(tmp_path / "a.npz", "a").stream(lambda piece: None))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"(5, 6, 7)", b"(5, 6, 7 "), (b"(5, 6, 7)", b"(-5, 6,7)")],
+)
+def test_damaged_headers_are_named(tmp_path: Path, old: bytes, new: bytes) -> None:
+    np.save(tmp_path / "a.npy", CUBE)
+    content = (tmp_path / "a.npy").read_bytes()
+    assert old in content
+    (tmp_path / "a.npy").write_bytes(content.replace(old, new))
+    with pytest.raises(SourceDataError, match=r"a\.npy: its NumPy header cannot be read"):
+        open_numpy_file(tmp_path / "a.npy", "a")
 
 
 @pytest.mark.parametrize("values", [np.zeros(3, "c16"), np.array(["a"]), np.zeros(2, "f4,i4")])

@@ -77,10 +77,23 @@ def test_a_redshift_may_be_in_the_name_only(tmp_path: Path) -> None:
     assert the_field(inspected(PyC2RaySources(), path)).redshift == 8.7
 
 
+@pytest.mark.parametrize("z", ["8.7", np.array([8.7, 8.4]), np.nan])
+def test_a_redshift_that_is_no_number_is_taken_from_the_name(tmp_path: Path, z: object) -> None:
+    path = _write(tmp_path / "8.397-coarsest_sources.hdf5", np.zeros((1, 3)), np.ones(1), z=z)
+    assert the_field(inspected(PyC2RaySources(), path)).redshift == 8.397
+
+
 @pytest.mark.parametrize(
-    ("unit", "quantity"), [("Solar Mass", "msun"), (None, "msun"), ("grid", "sources")]
+    ("unit", "quantity"),
+    [
+        ("Solar Mass", "msun"),
+        (np.bytes_("Solar Mass"), "msun"),
+        (None, "msun"),
+        ("grid", "sources"),
+        (np.array([1, 2]), "sources"),
+    ],
 )
-def test_another_unit_is_left_open(tmp_path: Path, unit: str | None, quantity: str) -> None:
+def test_another_unit_is_left_open(tmp_path: Path, unit: Any, quantity: str) -> None:
     path = _write(tmp_path / "list.hdf5", np.zeros((1, 3)), np.ones(1), unit=unit)
     assert the_field(inspected(PyC2RaySources(), path)).quantity == quantity
 
@@ -116,6 +129,20 @@ def test_arrays_that_do_not_match_are_refused(tmp_path: Path) -> None:
             inspected(PyC2RaySources(), path)
     path = _write(tmp_path / "list.hdf5", np.zeros((1, 3)), np.ones(1, "c16"))
     with pytest.raises(SourceDataError, match="got float64 and complex128"):
+        inspected(PyC2RaySources(), path)
+
+
+@pytest.mark.parametrize("name", ["sources_positions", "sources_mass"])
+@pytest.mark.parametrize("kind", ["group", "type", "nothing"])
+def test_what_is_no_array_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = _write(tmp_path / "list.hdf5", np.zeros((3, 3)), np.ones(3))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        if kind == "group":
+            file.create_group(name)
+        else:
+            file[name] = np.dtype("f8") if kind == "type" else h5py.Empty("f8")
+    with pytest.raises(SourceDataError, match=r"of shape \(n,\), got .*none.*; convert"):
         inspected(PyC2RaySources(), path)
 
 

@@ -78,7 +78,9 @@ def test_sources_are_read_whatever_the_pieces_and_lines(
 )
 def test_numbers_are_read_as_fortran_writes_them(tmp_path: Path, written: str, mass: float) -> None:
     text = f" 2\n 1 2 3 {written} 0.0\n 4 5 6 7.0 8.0\n".encode()
-    _, weights = _points(_written(tmp_path / "9.000_sources.dat", text))
+    path = _written(tmp_path / "9.000_sources.dat", text)
+    assert the_field(inspected(C2RaySources(), path)).field == "n_src"
+    _, weights = _points(path)
     np.testing.assert_array_equal(weights, [mass, 7.0])
 
 
