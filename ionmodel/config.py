@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ionmodel.errors import ConfigError
+from ionmodel.networks import OPTIONS, PREDICTS_TILES
 from ionstore.normalize import Transform
 
 DEFAULT_PRESET = "small"
@@ -47,21 +48,37 @@ _REQUIRED = {
 """What a value must be, by the type of pydantic's error or the first word of it."""
 
 _EXAMPLES: dict[str, Any] = {
+    "tile": 32,
+    "width": 32,
+    "dilations": [1, 1, 2],
+    "channels": [16, 32],
+    "kernel": 3,
+    "shared_branches": False,
+    "conv_bias": False,
+    "feature_dropout": 0.5,
+    "head_dropout_widths": [64],
+    "head_dropout": 0.5,
+    "head_widths": [64, 32],
+    "recompute": False,
     "redshifts": [8.397],
     "transforms": {"n_igm": "log1p"},
     "core": 64,
     "samples_per_opening": 1024,
 }
-"""Values of the keys that the default preset leaves out."""
+"""Values of the keys that the default preset may leave out."""
 
 _WITHOUT = {
+    "tile": "single cells are trained on",
     "redshifts": "all are taken",
     "samples_per_epoch": "all are taken",
     "validation_samples": "all are taken",
     "core": "chosen by the memory budget",
     "samples_per_opening": "a region's share of an epoch",
 }
-"""What it means to leave out a key."""
+"""What it means to leave out a key that every network heeds."""
+
+NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
+"""Keys that only some families of networks heed."""
 
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -96,21 +113,29 @@ class TrainingConfig(BaseModel):
         Family of networks, a name in `ionmodel.networks.NETWORKS`.
     radius : int
         Neighborhood radius in cells.
-    channels : tuple of int
-        Channels of the blocks of a branch.
-    kernel : int
-        Kernel width of all convolutions in cells, odd.
-    shared_branches : bool
-        Whether all branches have the same weights.
-    conv_bias : bool
-        Whether convolutions add a bias.
+    tile : int, optional
+        Cells along a side of the tiles that networks of valid convolutions are trained on; single
+        cells by default.
     final_activation : bool
         Whether the prediction is the sigmoid of the last layer.
-    feature_dropout, head_dropout : float
+    channels : tuple of int, optional
+        Channels of the blocks of a branch. This and the following keys to `recompute` are for
+        some families only (`ionmodel.networks.OPTIONS`), with the family's defaults.
+    kernel : int, optional
+        Kernel width of all convolutions in cells, odd.
+    shared_branches : bool, optional
+        Whether all branches have the same weights.
+    conv_bias : bool, optional
+        Whether convolutions add a bias.
+    width : int, optional
+        Channels between the convolutions.
+    dilations : tuple of int, optional
+        Dilation of each convolution; they add up to the radius.
+    feature_dropout, head_dropout : float, optional
         Share dropped before and within the fully connected head, 0 to below 1.
-    head_dropout_widths, head_widths : tuple of int
+    head_dropout_widths, head_widths : tuple of int, optional
         Widths of the head's linear layers with and, after them, without dropout.
-    recompute : bool
+    recompute : bool, optional
         Less memory for a third more time.
     loss : {"mse", "bce"}
         Mean squared error of the prediction, or binary cross-entropy on its logits.
@@ -123,13 +148,15 @@ class TrainingConfig(BaseModel):
     scheduler_patience : int
         Epochs without progress that are tolerated first.
     batch_size : int
-        Samples a step, at least 2.
+        Samples a step, cells or tiles, at least 2.
     samples_per_epoch : int, optional
-        Training samples an epoch, others in each; all of the training cells by default.
+        Training samples an epoch, others in each; all of the training cells by default, or as
+        many tiles as hold as many cells.
     epochs : int
         Epochs.
     validation_samples : int, optional
-        Validation samples, the same in every epoch; all validation cells by default.
+        Validation samples, the same in every epoch; all validation cells by default, or the tiles
+        that fit beside each other.
     split : {"blocks", "random"}
         Separate regions, or random cells as in 2021, whose validation score leaks.
     random_cells : int
@@ -161,16 +188,19 @@ class TrainingConfig(BaseModel):
     transforms: dict[str, Transform] = {}
     network: str
     radius: int = Field(ge=0)
-    channels: Widths = Field(min_length=1)
-    kernel: Count
-    shared_branches: bool
-    conv_bias: bool
+    tile: Count | None = None
     final_activation: bool
-    feature_dropout: Share
-    head_dropout_widths: Widths
-    head_dropout: Share
-    head_widths: Widths
-    recompute: bool
+    channels: Annotated[Widths, Field(min_length=1)] | None = None
+    kernel: Count | None = None
+    shared_branches: bool | None = None
+    conv_bias: bool | None = None
+    width: Count | None = None
+    dilations: Widths | None = None
+    feature_dropout: Share | None = None
+    head_dropout_widths: Widths | None = None
+    head_dropout: Share | None = None
+    head_widths: Widths | None = None
+    recompute: bool | None = None
     loss: Literal["mse", "bce"]
     learning_rate: float = Field(gt=0, le=1)
     scheduler: Literal["plateau", "none"]
@@ -200,33 +230,62 @@ class TrainingConfig(BaseModel):
                 raise ValueError(f"{key} must differ from each other, got {list(values)}")
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
+        unheeded = [key for key in self._given_network_keys() if key not in self._heeded]
+        if self.network in OPTIONS and unheeded:
+            raise ValueError(
+                f"network {self.network!r} has no {unheeded[0]}; leave it out, or choose another "
+                f"network ({', '.join(name for name in OPTIONS if unheeded[0] in OPTIONS[name])})"
+            )
+        if self.tile is not None and self.network not in PREDICTS_TILES:
+            raise ValueError(
+                f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}), "
+                f"got {self.network!r}; leave tile out to train on single cells"
+            )
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self
 
     def network_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of the network's family."""
-        return {
-            "block_channels": self.channels,
-            "kernel": self.kernel,
-            "conv_bias": self.conv_bias,
-            "shared_branches": self.shared_branches,
-            "feature_dropout": self.feature_dropout,
-            "head_dropout_widths": self.head_dropout_widths,
-            "head_dropout": self.head_dropout,
-            "head_widths": self.head_widths,
-            "final_activation": self.final_activation,
-            "recompute": self.recompute,
-        }
+        """Return the keyword arguments of the network's family, those left out excepted."""
+        given = {self._heeded[key]: getattr(self, key) for key in self._given_network_keys()}
+        return {"final_activation": self.final_activation, **given}
 
     def to_toml(self) -> str:
         """Return the configuration as TOML that `read_toml` reads back."""
-        return "".join(
-            f"# {key} is not set: {_WITHOUT[key]}\n"
-            if value is None
-            else f"{key} = {_toml_value(value)}\n"
-            for key, value in self.model_dump(mode="json").items()
-        )
+        lines = []
+        for key, value in self.model_dump(mode="json").items():
+            if value is not None:
+                lines.append(f"{key} = {_toml_value(value)}\n")
+            elif key not in NETWORK_KEYS:
+                lines.append(f"# {key} is not set: {_WITHOUT[key]}\n")
+            elif key in self._heeded:
+                lines.append(f"# {key} is not set: the default of {self.network}\n")
+        return "".join(lines)
+
+    @property
+    def _heeded(self) -> dict[str, str]:
+        return OPTIONS.get(self.network, {})
+
+    def _given_network_keys(self) -> list[str]:
+        keys = (key for key in type(self).model_fields if key in NETWORK_KEYS)
+        return [key for key in keys if getattr(self, key) is not None]
+
+
+def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a preset with those that are given in their place.
+
+    Parameters
+    ----------
+    preset : mapping
+        Keys from `read_preset`.
+    given : mapping
+        Keys that a user gives. Another network than the preset's leaves behind what the preset
+        says of its own.
+    """
+    kept = dict(preset)
+    if given.get("network", preset["network"]) != preset["network"]:
+        kept = {key: value for key, value in preset.items() if key not in {*NETWORK_KEYS, "tile"}}
+    return {**kept, **given}
 
 
 def preset_names() -> list[str]:

@@ -38,7 +38,7 @@ def estimate_seconds(
     """
     probe = copy.deepcopy(network)
     device = next(probe.parameters()).device
-    forwards = _STEP_OVER_FORWARD[config.recompute]
+    forwards = _STEP_OVER_FORWARD[bool(config.recompute)]
     n = config.batch_size
     if device.type == "cpu":
         step_flops = forwards * flops_per_sample(network, config.radius)

@@ -87,7 +87,7 @@ def train(
         elif run.config.exists():
             resumed_config(run, make_config(read_toml(run.config)), config.model_dump())
         check_stores(config, stores)
-        device = choose_device(config.device, recompute=config.recompute)
+        device = choose_device(config.device, recompute=bool(config.recompute))
         network = _network_of(config).to(device)
         on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
         data = held.enter_context(open_training_data(config, stores, normalization=normalization))

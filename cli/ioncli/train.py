@@ -58,8 +58,9 @@ def train(
 
     \b
     Keys of the configuration (see the presets for values):
-      inputs redshifts transforms network radius channels kernel shared_branches conv_bias
-      final_activation feature_dropout head_dropout head_dropout_widths head_widths recompute
+      inputs redshifts transforms network radius tile final_activation channels kernel
+      shared_branches conv_bias width dilations feature_dropout head_dropout
+      head_dropout_widths head_widths recompute
       loss learning_rate scheduler scheduler_factor scheduler_patience batch_size
       samples_per_epoch epochs validation_samples split random_cells seed device num_workers
       memory_budget symmetries core samples_per_opening
@@ -105,7 +106,7 @@ def _resolve(
     run: "RunFolder", stores: "list[CubeStore]", given: dict[str, Any]
 ) -> "TrainingConfig":
     """Return the configuration: the run's own when it was begun, else a new one."""
-    from ionmodel.config import DEFAULT_PRESET, make_config, read_preset
+    from ionmodel.config import DEFAULT_PRESET, make_config, over_preset, read_preset
     from ionmodel.datasets import fit_radius
     from ionmodel.run_folder import begun_config, resumed_config
 
@@ -114,7 +115,7 @@ def _resolve(
         if not run.last.exists():
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
         return resumed_config(run, begun, given)
-    config = make_config({**read_preset(given.get("preset", DEFAULT_PRESET)), **given})
+    config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
     if "radius" in given:
         return config
     fitted = fit_radius(config, stores)

@@ -9,3 +9,23 @@ NETWORKS: dict[str, str] = {
     "residual": "ionmodel.networks.residual:Residual",
     "two_branch": "ionmodel.networks.two_branch:TwoBranch",
 }
+
+OPTIONS: dict[str, dict[str, str]] = {
+    "pointwise": {"head_widths": "widths"},
+    "residual": {"width": "width", "dilations": "dilations", "head_widths": "head_widths"},
+    "two_branch": {
+        "channels": "block_channels",
+        "kernel": "kernel",
+        "shared_branches": "shared_branches",
+        "conv_bias": "conv_bias",
+        "feature_dropout": "feature_dropout",
+        "head_dropout_widths": "head_dropout_widths",
+        "head_dropout": "head_dropout",
+        "head_widths": "head_widths",
+        "recompute": "recompute",
+    },
+}
+"""For each family, which argument each key of a configuration is."""
+
+PREDICTS_TILES = frozenset({"pointwise", "residual"})
+"""Families that predict all cells of a tile at once."""

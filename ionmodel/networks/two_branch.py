@@ -1,6 +1,6 @@
 """The 2021 network: one convolutional branch for each input field, one head for all."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,16 @@ class TwoBranch(PatchNetwork):
     Parameters
     ----------
     radius : int
-        Neighborhood radius in cells, at least 0; wide enough for one halving per block.
+        Neighborhood radius in cells, at least 0; wide enough that every block leaves a cell.
     channels : int
         Input fields, at least 1, each with a branch.
     block_channels : sequence of int
         Channels of the blocks of a branch, at least one block.
     kernel : int
         Kernel width of all convolutions in cells, odd.
+    padding : bool
+        Whether convolutions pad with zeros, so that the width stays. Without padding each takes
+        ``kernel - 1`` cells off the width, and the network has a dense form.
     conv_bias : bool
         Whether convolutions add a bias. Batch normalization follows directly and subtracts it
         again, so it changes the running mean and nothing else. Its gradient is zero but for
@@ -45,23 +48,32 @@ class TwoBranch(PatchNetwork):
     recompute : bool
         Compute the blocks again in the backward pass, with one slice's memory for each but one
         convolution output (`ionmodel.networks.recompute`). Weights and results are the same.
+        Needs padding.
 
     Attributes
     ----------
+    has_dense_form : bool
+        True without padding (`ionmodel.dense.dense_form`).
     n_features : int
         Values that enter the head.
 
     Raises
     ------
     ValueError
-        If a value is outside its range, or the neighborhood too narrow for the blocks.
+        If a value is outside its range, the neighborhood too narrow for the blocks, or
+        `recompute` is asked for without padding.
 
     Notes
     -----
-    A block is Conv3d (zero padding, so that the width stays) → BatchNorm3d → LeakyReLU →
-    AvgPool3d(2), which drops the last layer of cells of an odd width. Because of the padding
-    there is no exact dense form: border cells of a neighborhood see zeros that the box
-    does not have.
+    A block is Conv3d → BatchNorm3d → LeakyReLU → AvgPool3d(2), which drops the last layer of
+    cells of an odd width. It makes a width :math:`w` into
+
+    .. math:: \\lfloor w / 2 \\rfloor \\text{ with padding}, \\quad
+        \\lfloor (w - \\mathrm{kernel} + 1) / 2 \\rfloor \\text{ without}.
+
+    With padding there is no exact dense form: border cells of a neighborhood see zeros that the
+    box does not have. Without, radius 24 with three blocks of kernel 5 goes 49 → 22 → 9 → 2, and
+    the least radius of such a network is 18.
 
     The defaults with radius 24 are the course project's system of December 2021, 49 → 24 → 12 →
     6 cells and ``2 * 128 * 6**3`` features, except that it says nothing on the slope (torch's
@@ -86,8 +98,6 @@ class TwoBranch(PatchNetwork):
     torch.Size([5])
     """
 
-    has_dense_form = False
-
     def __init__(
         self,
         radius: int,
@@ -95,6 +105,7 @@ class TwoBranch(PatchNetwork):
         channels: int = 2,
         block_channels: Sequence[int] = (128, 128, 128),
         kernel: int = 5,
+        padding: bool = True,
         conv_bias: bool = True,
         shared_branches: bool = False,
         feature_dropout: float = 0.8,
@@ -118,22 +129,35 @@ class TwoBranch(PatchNetwork):
         _check_share("head_dropout", head_dropout)
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and positive, got {kernel}")
-        n_blocks = len(block_channels)
-        pooled = width >> n_blocks
-        if pooled == 0:
+        if recompute and not padding:
             raise ValueError(
-                f"radius must be at least {2 ** (n_blocks - 1)} for {n_blocks} blocks that each "
-                f"halve the width, got {radius}; use fewer blocks"
+                "recompute must be off without padding, got recompute=True and padding=False; "
+                "recomputed blocks pad"
             )
+        trimmed = 0 if padding else kernel - 1
+        n_blocks = len(block_channels)
+        least = _least_radius(n_blocks, trimmed)
+        if radius < least:
+            first = "" if padding else f"take {trimmed} cells off the width and "
+            remedy = "" if padding else " or a narrower kernel"
+            raise ValueError(
+                f"radius must be at least {least} for {n_blocks} blocks that each {first}halve "
+                f"{'the width' if padding else 'it'}, got {radius}; use fewer blocks{remedy}"
+            )
+        self.has_dense_form = not padding
+        pooled = width
+        for _ in range(n_blocks):
+            pooled = (pooled - trimmed) // 2
 
         def branch() -> nn.Sequential:
             inputs = (1, *block_channels[:-1])
             return nn.Sequential(
                 *(
-                    _Block(
+                    ConvolutionBlock(
                         n_in,
                         n_out,
                         kernel=kernel,
+                        padding=padding,
                         bias=conv_bias,
                         negative_slope=negative_slope,
                         recompute=recompute,
@@ -143,7 +167,8 @@ class TwoBranch(PatchNetwork):
             )
 
         self.n_features = channels * block_channels[-1] * pooled**3
-        self.branches = nn.ModuleList(branch() for _ in range(1 if shared_branches else channels))
+        n_branches = 1 if shared_branches else channels
+        self.branches = FieldBranches(channels, (branch() for _ in range(n_branches)))
         self.head = nn.Sequential(
             nn.Dropout(feature_dropout),
             *_head_layers(
@@ -152,16 +177,52 @@ class TwoBranch(PatchNetwork):
         )
 
     def _logits(self, x: Tensor) -> Tensor:
-        features = []
-        for channel in range(self.channels):
-            branch = self.branches[channel % len(self.branches)]
-            features.append(branch(x[:, channel : channel + 1]).flatten(1))
-        z: Tensor = self.head(torch.cat(features, dim=1))
+        z: Tensor = self.head(self.branches(x).flatten(1))
         return z.squeeze(1)  # (batch, 1) → (batch,)
 
 
-class _Block(nn.Module):
-    """Convolution, batch normalization, activation and pooling by two."""
+class FieldBranches(nn.ModuleList):
+    """Pass each field through a branch of its own, or all through the same one.
+
+    Parameters
+    ----------
+    channels : int
+        Input fields, at least 1.
+    branches : iterable of Module
+        As many as fields, or one for all; each takes one channel.
+    """
+
+    def __init__(self, channels: int, branches: Iterable[nn.Module]) -> None:
+        super().__init__(branches)
+        self.channels = channels
+
+    def branch_of(self, channel: int) -> nn.Module:
+        """Return the branch that reads a field."""
+        return self[channel % len(self)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Concatenate what the branches make of (batch, channels, i, j, k), by channels."""
+        return torch.cat([self.branch_of(c)(x[:, c : c + 1]) for c in range(self.channels)], dim=1)
+
+
+class ConvolutionBlock(nn.Module):
+    """Convolution, batch normalization, activation and pooling by two.
+
+    Parameters
+    ----------
+    n_in, n_out : int
+        Channels that enter and leave.
+    kernel : int
+        Kernel width in cells, odd.
+    padding : bool
+        Whether zeros keep the width of the convolution.
+    bias : bool
+        Whether the convolution adds one.
+    negative_slope : float
+        Slope of the LeakyReLU below 0.
+    recompute : bool
+        Keep the input alone for the backward pass; needs padding.
+    """
 
     def __init__(
         self,
@@ -169,18 +230,20 @@ class _Block(nn.Module):
         n_out: int,
         *,
         kernel: int,
+        padding: bool,
         bias: bool,
         negative_slope: float,
         recompute: bool,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(n_in, n_out, kernel, padding=kernel // 2, bias=bias)
+        self.conv = nn.Conv3d(n_in, n_out, kernel, padding=kernel // 2 if padding else 0, bias=bias)
         self.norm = nn.BatchNorm3d(n_out)
         self.tail = nn.Sequential(nn.LeakyReLU(negative_slope), nn.AvgPool3d(2))
         self.recompute = recompute
         self.slice_bytes = SLICE_BYTES
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, n_in, width, width, width) to (batch, n_out, and half the width)."""
         if self.recompute:
             return recomputed_block(
                 x, self.conv, self.norm, self.tail, slice_bytes=self.slice_bytes
@@ -207,6 +270,13 @@ def _head_layers(
         yield nn.LeakyReLU(negative_slope)
         n_in = n_out
     yield nn.Linear(n_in, 1)
+
+
+def _least_radius(n_blocks: int, trimmed: int) -> int:
+    width = 1
+    for _ in range(n_blocks):
+        width = 2 * width + trimmed
+    return width // 2  # rounds an even width up to the next odd one
 
 
 def _check_widths(name: str, widths: Sequence[int], *, minimum: int = 0) -> None:

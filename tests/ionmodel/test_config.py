@@ -1,5 +1,7 @@
 """Configurations: flat keys, presets, and what is refused."""
 
+import importlib
+import inspect
 import shlex
 from pathlib import Path
 from typing import Any
@@ -7,15 +9,18 @@ from typing import Any
 import pytest
 
 from ionmodel.config import (
+    NETWORK_KEYS,
     TrainingConfig,
     make_config,
+    over_preset,
     parse_options,
     preset_names,
     read_preset,
     read_toml,
 )
 from ionmodel.errors import ConfigError
-from ionmodel.networks.base import build_network
+from ionmodel.networks import NETWORKS, OPTIONS, PREDICTS_TILES
+from ionmodel.networks.base import DenseNetwork, build_network
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -56,7 +61,11 @@ def test_toml_keeps_mappings_and_comments_on_missing_keys(tmp_path: Path) -> Non
     path.write_text(make_config(keys).to_toml())
     again = make_config(read_toml(path))
     assert "# redshifts is not set: all are taken\n" in path.read_text()
-    assert all(key in path.read_text() for key in TrainingConfig.model_fields)
+    heeded = OPTIONS["two_branch"]
+    assert all(
+        (f"{key} " in path.read_text()) == (key not in NETWORK_KEYS or key in heeded)
+        for key in TrainingConfig.model_fields
+    )
     assert again.transforms == {"n_igm": "identity"}
     assert again.redshifts is None
     assert again.learning_rate == 1e-5
@@ -122,7 +131,8 @@ def test_every_key_has_an_example_that_fits(key: str) -> None:
     with pytest.raises(ConfigError, match=f"-o {key}=") as refused:
         make_config({**read_preset("small"), key: object()})
     option = shlex.split(str(refused.value).partition(" -o ")[2])[0]
-    make_config({**read_preset("small"), **parse_options([option])})
+    preset = "dense" if key in {"tile", *OPTIONS["residual"]} else "small"
+    make_config({**read_preset(preset), **parse_options([option])})
 
 
 def test_a_key_that_is_missing_is_named() -> None:
@@ -145,7 +155,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_unknown_presets_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of small, week3, got 'huge'"):
+    with pytest.raises(ConfigError, match="one of dense, small, week3, got 'huge'"):
         read_preset("huge")
 
 
@@ -174,3 +184,30 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="expected text in UTF-8"):
         read_toml(tmp_path / "broken.toml")
+
+
+@pytest.mark.parametrize("family", OPTIONS)
+def test_every_option_of_a_family_is_an_argument_of_it(family: str) -> None:
+    module, _, name = NETWORKS[family].partition(":")
+    network = getattr(importlib.import_module(module), name)
+    arguments = inspect.signature(network).parameters
+    assert set(OPTIONS[family].values()) <= set(arguments)
+    assert (family in PREDICTS_TILES) == issubclass(network, DenseNetwork)
+    assert OPTIONS.keys() == NETWORKS.keys()
+
+
+def test_keys_of_another_family_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'two_branch' has no dilations; .* \(residual\)"):
+        make_config({**read_preset("small"), "dilations": [1, 3]})
+    with pytest.raises(ConfigError, match=r"tile needs a network that predicts tiles \(pointwise"):
+        make_config({**read_preset("small"), "tile": 8})
+
+
+def test_another_network_leaves_behind_what_a_preset_says_of_its_own() -> None:
+    config = make_config(over_preset(read_preset("small"), {"network": "residual", "width": 8}))
+    assert (config.network, config.width, config.channels) == ("residual", 8, None)
+    assert config.network_options() == {"final_activation": True, "width": 8}
+    same = make_config(over_preset(read_preset("small"), {"network": "two_branch"}))
+    assert same.channels == (16, 32)
+    patches = make_config(over_preset(read_preset("dense"), {"network": "two_branch"}))
+    assert patches.tile is None
