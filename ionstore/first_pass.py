@@ -22,7 +22,7 @@ from ionstore.threads import Progress, run_in_threads
 
 def survey_simulation(
     simulation: Simulation,
-    names: Mapping[Path, str],
+    names: Mapping[Path, tuple[str, str]],
     build: StoreBuild | ObjectBuild,
     progress: Progress,
     *,
@@ -34,8 +34,8 @@ def survey_simulation(
     ----------
     simulation : Simulation
         Cubes on one mesh.
-    names : mapping of Path to str
-        How each file is recorded.
+    names : mapping of Path to (str, str)
+        Folder and name by which each file is recorded.
     build : StoreBuild or ObjectBuild
         Where values are kept that cannot be cut in their files.
     progress : Progress
@@ -70,9 +70,9 @@ def survey_simulation(
 
         found = survey_source(name, source, spool=spool, on_values=take)
         evidence.add(name, redshift, means.of_blocks())
-        of_file = {"name": names[source.path], "fields": (name,), "redshifts": (redshift,)}
-        file = found.file.model_copy(update=of_file)
-        found = replace(found, file=file)
+        folder, file_name = names[source.path]
+        taken = {"folder": folder, "name": file_name, "fields": (name,), "redshifts": (redshift,)}
+        found = replace(found, file=found.file.model_copy(update=taken))
         return (source if spool is None else source.from_spool(spool)), found
 
     sources: dict[str, dict[float, FieldSource]] = {name: {} for name in simulation.cubes}

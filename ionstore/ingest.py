@@ -30,6 +30,7 @@ from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.object_build import ObjectBuild, start_build
 from ionstore.readers.base import FieldSource, Simulation
+from ionstore.source_files import name_source_file
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter, create_store
@@ -168,7 +169,9 @@ def ingest_cubes(
             layout = plan_layout(
                 mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
             )
-        names = detection.file_names()
+        names = {
+            path: name_source_file(path, folder, maps or {}) for path in detection.file_names()
+        }
         outline = IngestOutline(
             origins=find_origins(simulation, names),
             known=detection.known,
@@ -186,7 +189,9 @@ def ingest_cubes(
         todo = [part for part in parts if part not in done]
         if isinstance(build, StoreBuild):
             check_disk(build, whole.store, sources, len(todo) / len(parts))
-        writer = StoreWriter(build.store_path) if done else _begin(build, whole.store, command_line)
+        writer = (
+            StoreWriter(build.store_path) if done else _begin(build, whole.store, command_line, old)
+        )
         if old is not None:
             take_over(old, whole, writer.shards)
         shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
@@ -288,7 +293,10 @@ def _parts_done(
 
 
 def _begin(
-    build: StoreBuild | ObjectBuild, plan: IngestPlan, command_line: str | None
+    build: StoreBuild | ObjectBuild,
+    plan: IngestPlan,
+    command_line: str | None,
+    old: CubeStore | None,
 ) -> StoreWriter:
     store_uuid = str(uuid.uuid4())
     build.begin({"uuid": store_uuid, "command_line": command_line, "ingest": plan_as_json(plan)})
@@ -300,6 +308,7 @@ def _begin(
         cosmology=plan.cosmology,
         sources=plan.sources,
         command_line=command_line,
+        earlier_command_lines=() if old is None else old.attributes.command_lines,
         store_uuid=store_uuid,
         layout=plan.layout,
         compression=plan.compression,

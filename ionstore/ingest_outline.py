@@ -22,7 +22,7 @@ class ValueOrigin(BaseModel):
     redshift : float
         Its redshift.
     file : str
-        Name of the file.
+        Name of the file as it is recorded.
     size_bytes : int
         Size of the file.
     factor, offset : float
@@ -72,15 +72,17 @@ class IngestOutline(BaseModel):
         return self.model_dump(mode="json")
 
 
-def find_origins(simulation: Simulation, names: Mapping[Path, str]) -> tuple[ValueOrigin, ...]:
+def find_origins(
+    simulation: Simulation, names: Mapping[Path, tuple[str, str]]
+) -> tuple[ValueOrigin, ...]:
     """Return where the values of all fields come from; looks at files, and reads none.
 
     Parameters
     ----------
     simulation : Simulation
         The cubes, converted to what is stored.
-    names : mapping of Path to str
-        How each file is recorded.
+    names : mapping of Path to (str, str)
+        Folder and name by which each file is recorded.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def find_origins(simulation: Simulation, names: Mapping[Path, str]) -> tuple[Val
                 ValueOrigin(
                     field=field,
                     redshift=redshift,
-                    file=names[source.path],
+                    file=names[source.path][1],
                     size_bytes=source.path.stat().st_size,
                     factor=conversion.factor,
                     offset=conversion.offset,

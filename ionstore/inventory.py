@@ -79,7 +79,9 @@ class Inventory(BaseModel):
     versions : mapping of str to str
         Software that wrote the store.
     command_line : str, optional
-        Command that wrote the store.
+        Command that wrote the store, the last one where redshifts were added.
+    earlier_command_lines : tuple of str
+        Commands that wrote what it took over, in their order.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -101,6 +103,7 @@ class Inventory(BaseModel):
     sources: tuple[SourceFile, ...]
     versions: Mapping[str, str]
     command_line: str | None
+    earlier_command_lines: tuple[str, ...] = ()
 
     @property
     def uncompressed_bytes(self) -> int:
@@ -150,4 +153,5 @@ def take_inventory(store: CubeStore) -> Inventory:
         sources=store.attributes.sources,
         versions=store.attributes.versions,
         command_line=store.attributes.command_line,
+        earlier_command_lines=store.attributes.earlier_command_lines,
     )

@@ -156,6 +156,7 @@ def create_store(
     cosmology: Cosmology | None = None,
     sources: Sequence[SourceFile] = (),
     command_line: str | None = None,
+    earlier_command_lines: Sequence[str] = (),
     store_uuid: str | None = None,
     layout: Layout | None = None,
     compression: Mapping[str, Compression] | None = None,
@@ -178,6 +179,8 @@ def create_store(
         Files that the values come from.
     command_line : str, optional
         Command that makes the store.
+    earlier_command_lines : sequence of str
+        Commands that made what it takes over.
     store_uuid : str, optional
         Name of the store for good; a new one by default.
     layout : Layout, optional
@@ -210,6 +213,7 @@ def create_store(
         sources=tuple(sources),
         versions=software_versions(),
         command_line=command_line,
+        earlier_command_lines=tuple(earlier_command_lines),
     )
     group = zarr.create_group(
         folder, zarr_format=3, attributes={ATTRIBUTE: attributes.model_dump(mode="json")}

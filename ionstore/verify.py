@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import prod
@@ -27,6 +27,7 @@ from ionstore.errors import StoreFormatError
 from ionstore.layout import Layout, Part, plan_parts
 from ionstore.readers.flat_array import read_pieces
 from ionstore.shards import check_shard
+from ionstore.source_files import FileComparison, plan_comparison
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.threads import Progress, run_in_threads
@@ -54,6 +55,8 @@ class Verification(BaseModel):
         Bytes of the values that were looked for.
     n_source_files : int
         Source files that were compared.
+    n_not_compared : int
+        Source files that were recorded, but are not in the folders that were named.
     seconds : float
         Time that it took.
     """
@@ -66,6 +69,7 @@ class Verification(BaseModel):
     n_chunks: int
     value_bytes: int
     n_source_files: int
+    n_not_compared: int = 0
     seconds: float
 
     @computed_field  # type: ignore[prop-decorator]
@@ -78,7 +82,7 @@ class Verification(BaseModel):
 def verify_store(
     store: CubeStore,
     *,
-    sources: Path | None = None,
+    sources: Sequence[Path] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Check all of a store: metadata, coordinates, every chunk, and the recorded statistics.
@@ -87,8 +91,9 @@ def verify_store(
     ----------
     store : CubeStore
         The store.
-    sources : Path, optional
-        Folder of the simulation that it was made from, whose files are then compared too.
+    sources : sequence of Path
+        Folders of the simulation that it was made from, whose files are then compared too, as
+        `ionstore.source_files.plan_comparison` says.
     on_progress : callable, optional
         Called with the bytes done and the total, of values and of source files.
 
@@ -119,14 +124,19 @@ def verify_store(
         for name, layout in layouts.items()
         for part in plan_parts([name], len(store.redshifts), layout)
     ]
-    files = () if sources is None else store.attributes.sources
+    recorded = store.attributes.sources if sources else ()
+    planned = plan_comparison(recorded, sources)
     value_bytes = sum(shard.value_bytes for shard in shards)
-    progress = Progress(value_bytes + sum(file.size_bytes for file in files), on_progress)
+    source_bytes = sum(map(_recorded_bytes, planned.comparisons))
+    progress = Progress(value_bytes + source_bytes, on_progress)
     checked = run_in_threads(partial(_check_shard, progress), shards)
     damage += _damage_by_cube(store.attributes, shards, checked)
-    if sources is not None:
-        found = run_in_threads(partial(_source_damage, sources, progress), files)
-        damage += [one for one in found if one is not None]
+    compared = run_in_threads(partial(_compare, progress), planned.comparisons)
+    damage += [one.damage for one in compared if one.damage is not None]
+    damage += [
+        Damage(file=str(folder), what="holds no file of the names that the store was made from")
+        for folder in planned.strange
+    ]
     strays = tuple(stray_files(store, layouts))
     if read_root_metadata(store.path) != root:
         raise StoreFormatError(
@@ -139,7 +149,8 @@ def verify_store(
         stray_files=strays,
         n_chunks=sum(result.n_chunks for result in checked),
         value_bytes=value_bytes,
-        n_source_files=len(files),
+        n_source_files=len(compared),
+        n_not_compared=len(recorded) - sum(one.n_settled for one in compared),
         seconds=monotonic() - began,
     )
 
@@ -264,23 +275,49 @@ def _damage_by_cube(
                 yield Damage(field=field, redshift=redshift, file=ROOT_METADATA, what=what)
 
 
-def _source_damage(folder: Path, progress: Progress, file: SourceFile) -> Damage | None:
-    """Compare a source file with what was recorded of it."""
-    path = folder / file.name
-    algorithm, _, digest = file.digest.partition(":")
-    what = None
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """What came of comparing a file: of how many that were recorded it is known how they are."""
+
+    damage: Damage | None
+    n_settled: int
+
+
+def _compare(progress: Progress, comparison: FileComparison) -> _Compared:
+    """Compare a source file with what was recorded of files of its name."""
+    recorded = comparison.recorded
     try:
-        with path.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-        if size != file.size_bytes:
-            what = f"has {size:,} bytes, had {file.size_bytes:,} when it was ingested"
-        elif (found := start_digest(algorithm)) is None:
-            what = f"cannot be compared, its digest was made with {algorithm}"
-        else:
-            read_pieces(path, found.update)
-            if found.hexdigest() != digest:
-                what = "has other bytes than when it was ingested"
+        same, what = _same_file(comparison.path, recorded)
     except OSError as error:
-        what = why_unreadable(error)
-    progress.add(file.size_bytes)
-    return None if what is None else Damage(file=str(path), what=what)
+        same, what = 0, why_unreadable(error)
+    progress.add(_recorded_bytes(comparison))
+    if same:
+        return _Compared(None, same)
+    return _Compared(Damage(file=str(comparison.path), what=what), len(recorded))
+
+
+def _same_file(path: Path, recorded: Sequence[SourceFile]) -> tuple[int, str]:
+    """Return how many of the files that were recorded a file is, and why where it is none."""
+    with path.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+    alike = [file for file in recorded if file.size_bytes == size]
+    if not alike:
+        had = " or ".join(dict.fromkeys(f"{file.size_bytes:,}" for file in recorded))
+        return 0, f"has {size:,} bytes, had {had} when it was ingested"
+    algorithms = {file.digest.partition(":")[0] for file in alike}
+    digests = {name: made for name in algorithms if (made := start_digest(name)) is not None}
+    if not digests:
+        return 0, f"cannot be compared, its digest was made with {' or '.join(sorted(algorithms))}"
+
+    def update(content: bytes) -> None:
+        for digest in digests.values():
+            digest.update(content)
+
+    read_pieces(path, update)
+    found = {f"{name}:{digest.hexdigest()}" for name, digest in digests.items()}
+    same = sum(file.digest in found for file in alike)
+    return same, "has other bytes than when it was ingested"
+
+
+def _recorded_bytes(comparison: FileComparison) -> int:
+    return max(file.size_bytes for file in comparison.recorded)

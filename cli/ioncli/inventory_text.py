@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ioncli.options import bytes_in_words, table_lines
 
 if TYPE_CHECKING:
+    from ionstore.attributes import SourceFile
     from ionstore.inventory import Inventory
 
 
@@ -72,15 +74,28 @@ def source_lines(inventory: Inventory) -> Iterator[str]:
     """Yield where a store comes from."""
     yield f"uuid {inventory.uuid}, format {inventory.format_version}"
     yield (f"chunks of {inventory.chunk_cells}³ cells in shards of up to {inventory.shard_cells}³")
-    if inventory.command_line:
-        yield f"made by: {inventory.command_line}"
+    for command_line in (*inventory.earlier_command_lines, inventory.command_line):
+        if command_line:
+            yield f"made by: {command_line}"
     yield from table_lines(
-        ("source file", "size", "digest"),
+        ("source file", "size", "digest", "holds"),
         [
-            (source.name, bytes_in_words(source.size_bytes), source.digest[:19] + "…")
+            (
+                os.path.join(source.folder or "", source.name),
+                bytes_in_words(source.size_bytes),
+                source.digest[:19] + "…",
+                _taken_from(source),
+            )
             for source in inventory.sources
         ],
     )
+
+
+def _taken_from(source: SourceFile) -> str:
+    if not source.fields:
+        return ""
+    redshifts = ", ".join(f"{redshift:g}" for redshift in source.redshifts)
+    return f"{', '.join(source.fields)} at {redshifts}"
 
 
 def _box(inventory: Inventory) -> str:

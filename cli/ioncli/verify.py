@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 @click.option(
     "--sources",
     metavar="SIM",
+    multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Compare the files of the simulation, too, with what was recorded of them.",
+    help="Compare the files in this folder, too, with what was recorded of them. Repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-def verify(store: Path, sources: Path | None, as_json: bool) -> None:
+def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
     """Check that STORE is whole and intact: every chunk, statistics, coordinates, metadata.
 
     Everything that is damaged is listed, with field, redshift and cells; the exit code is then 1.
     Files that are no part of the store are listed too, and do no harm.
 
+    Of a store made of several folders (--append, --map), name each whose files are to be compared.
+
     \b
-    Example:
+    Examples:
       ionstore verify cubes.zarr --sources sim/
+      ionstore verify cubes.zarr --sources sim/ --sources later_redshifts/
     """
     from ionstore.store import CubeStore
     from ionstore.verify import verify_store
@@ -63,10 +67,10 @@ def _in_words(damage: Damage) -> str:
     return f"{where}: {damage.what} ({damage.file})"
 
 
-def _summary(found: Verification, sources: Path | None) -> str:
-    files = (
-        "" if sources is None else f" and {options.counted(found.n_source_files, 'source file')}"
-    )
+def _summary(found: Verification, sources: tuple[Path, ...]) -> str:
+    files = f" and {options.counted(found.n_source_files, 'source file')}" if sources else ""
+    if found.n_not_compared:
+        files += f" ({found.n_not_compared:,} more, of folders that are not named, not compared)"
     verdict = (
         "whole and intact"
         if found.is_intact

@@ -31,7 +31,17 @@ def test_people_read_fields_statistics_and_sources(tmp_path: Path) -> None:
     assert re.search(rf"n_src +9 .*\n +7\.5 +{re.escape(mean)} ", out)
     assert re.search(r"xHII_z7\.500\.npy +16\.5 kB +xxh3_128:", out)
     assert "chunks of 16³ cells in shards of up to 16³" in out
+    assert re.search(r"sim/xHII_z7\.500\.npy .* xhii at 7\.5\n", out)
     assert "made by: made" in out
+
+
+def test_all_commands_that_made_a_store_are_shown(tmp_path: Path) -> None:
+    path, _ = _store(tmp_path)
+    write_set(tmp_path / "more", 16, ("6.000",))
+    ingest_cubes(tmp_path / "more", path, append=True, command_line="added")
+    assert "made by: made\nmade by: added\n" in _run(path).stdout
+    told = json.loads(_run(path, "--json").stdout)
+    assert (told["earlier_command_lines"], told["command_line"]) == (["made"], "added")
 
 
 def test_programs_read_json(tmp_path: Path) -> None:

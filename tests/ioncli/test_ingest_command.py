@@ -339,10 +339,11 @@ def test_fields_are_taken_from_where_the_user_says(
     store = CubeStore.open("cubes.zarr")
     assert store.redshifts == (9.0,)
     np.testing.assert_array_equal(store.read_field("n_src", 9.0), other["9.000"]["n_src"])
-    assert [file.name for file in store.attributes.sources] == [
-        "other/nsrc_z9.000.npy",
-        "rho_z9.000.npy",
-        "xHII_z9.000.npy",
+    recorded = [(one.folder, one.name, one.fields) for one in store.attributes.sources]
+    assert recorded == [
+        ("other", "nsrc_z9.000.npy", ("n_src",)),
+        ("sim", "rho_z9.000.npy", ("n_igm",)),
+        ("sim", "xHII_z9.000.npy", ("xhii",)),
     ]
 
 

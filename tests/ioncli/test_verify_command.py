@@ -3,11 +3,15 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
+from ionstore.attributes import merge_source_files
 from ionstore.ingest import ingest_cubes
+from ionstore.store import CubeStore
+from ionstore.store_writer import write_attributes
 from tests.three_file_sets import write_set
 
 
@@ -55,6 +59,87 @@ def test_source_files_are_compared_where_they_are_named(folder: Path) -> None:
     assert result.exit_code == 1
     assert "sim/xHII_z7.500.npy: has other bytes than when it was ingested\n" in result.stdout
     assert result.stdout.endswith("damaged, 1 finding\n")
+
+
+def test_each_folder_of_a_store_is_compared_alone_or_with_others(tmp_path: Path) -> None:
+    target = tmp_path / "cubes.zarr"
+    for redshift, name in (("8.000", "z8"), ("7.000", "z7")):
+        write_set(tmp_path / name, 6, (redshift,))
+        ingest_cubes(tmp_path / name, target, append=name == "z7")
+    for name in ("z8", "z7"):
+        result = _run(target, "--sources", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        said = "and 3 source files (3 more, of folders that are not named, not compared) checked"
+        assert said in result.stdout
+    result = _run(target, "--sources", tmp_path / "z8", "--sources", tmp_path / "z7")
+    assert result.exit_code == 0, result.output
+    assert "and 6 source files checked" in result.stdout
+    (tmp_path / "z7" / "rho_z7.000.npy").unlink()
+    assert _run(target, "--sources", tmp_path / "z8").exit_code == 0
+    (tmp_path / "z7").rename(tmp_path / "moved")
+    result = _run(target, "--sources", tmp_path / "moved")
+    assert result.exit_code == 1
+    assert result.stdout.startswith(f"{tmp_path}/moved/rho_z7.000.npy: is missing\n")
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    target = tmp_path / "cubes.zarr"
+    for redshift, name in (("8.000", "z8"), ("7.000", "z7")):
+        write_set(tmp_path / name, 6, (redshift,))
+        for path in (tmp_path / name).glob("*.npy"):
+            np.save(path, np.roll(np.load(path), round(float(redshift)), axis=2))
+        deep = tmp_path / name / f"z{redshift}"
+        deep.mkdir()
+        for path in (tmp_path / name).glob("*.npy"):
+            path.rename(deep / path.name)
+    for name in ("z8", "z7"):
+        ingest_cubes(tmp_path / name, target, append=name == "z7")
+    attributes = CubeStore.open(target).attributes
+    # As by a code whose files have one name at all redshifts.
+    renamed = [
+        one.model_copy(update={"name": one.name.replace("8.000", "0").replace("7.000", "0")})
+        for one in attributes.sources
+    ]
+    write_attributes(target, attributes.model_copy(update={"sources": merge_source_files(renamed)}))
+    for redshift, name in (("8.000", "z8"), ("7.000", "z7")):
+        deep = (tmp_path / name / f"z{redshift}").rename(tmp_path / name / "z0")
+        for path in deep.iterdir():
+            path.rename(path.with_name(path.name.replace(redshift, "0")))
+    for name in ("z8", "z7"):
+        result = _run(target, "--sources", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert "3 source files (3 more" in result.stdout
+    (tmp_path / "z8").rename(tmp_path / "moved")
+    result = _run(target, "--sources", tmp_path / "moved")
+    assert result.exit_code == 0, result.output
+    assert "3 source files (3 more" in result.stdout
+    _flip(tmp_path / "moved" / "z0" / "rho_z0.npy", 200)
+    result = _run(target, "--sources", tmp_path / "moved")
+    assert result.exit_code == 1
+    assert "moved/z0/rho_z0.npy: has other bytes than when it was ingested" in result.stdout
+
+
+def test_mapped_files_are_compared_in_the_folder_that_was_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_set(Path("sim"), 6)
+    write_set(Path("other"), 6)
+    ingest_cubes(Path("sim"), Path("cubes.zarr"), maps={"n_src": [Path("other")]})
+    assert "4 source files (2 more" in _run("cubes.zarr", "--sources", "sim").stdout
+    result = _run("cubes.zarr", "--sources", "sim", "--sources", "other")
+    assert result.exit_code == 0, result.output
+    assert "6 source files checked" in result.stdout
+    Path("other/nsrc_z9.000.npy").unlink()
+    assert _run("cubes.zarr", "--sources", "sim").exit_code == 0
+    assert "other/nsrc_z9.000.npy: is missing" in _run("cubes.zarr", "--sources", "other").stdout
+
+
+def test_a_folder_of_something_else_is_named(folder: Path) -> None:
+    (folder / "wrong").mkdir()
+    result = _run(folder / "cubes.zarr", "--sources", folder / "wrong")
+    assert result.exit_code == 1
+    assert "wrong: holds no file of the names that the store was made from\n" in result.stdout
 
 
 def test_all_damage_is_listed_with_its_place(folder: Path) -> None:

@@ -39,6 +39,8 @@ def without_identity(folder: Path) -> dict[str, object]:
     files: dict[str, object] = dict(files_of(folder))
     root = json.loads((folder / "zarr.json").read_text())
     del root["attributes"]["ionstore"]["uuid"]
+    for source in root["attributes"]["ionstore"]["sources"]:
+        del source["folder"]
     return {**files, "zarr.json": root}
 
 
@@ -155,6 +157,31 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
         ingest_cubes(new, target, append=True, **options)
     assert files_of(target) == before
     assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+def test_source_files_and_commands_of_all_steps_are_recorded(tmp_path: Path) -> None:
+    target = tmp_path / "cubes.zarr"
+    for redshift, step in (("9.000", "first"), ("8.000", "second"), ("7.000", "third")):
+        write_set(tmp_path / step, 8, (redshift,))
+        appended = step != "first"
+        ingest_cubes(tmp_path / step, target, append=appended, command_line=f"ionstore {step}")
+    attributes = CubeStore.open(target).attributes
+    assert attributes.command_line == "ionstore third"
+    assert attributes.earlier_command_lines == ("ionstore first", "ionstore second")
+    recorded = {(one.folder, one.name): (one.fields, one.redshifts) for one in attributes.sources}
+    assert len(recorded) == 9
+    assert recorded[str(tmp_path / "second"), "nsrc_z8.000.npy"] == (("n_src",), (8.0,))
+
+
+def test_files_of_a_field_that_is_left_out_are_not_recorded(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    for redshift in NEW:
+        np.save(new / f"irate_z{redshift}.npy", np.zeros((8, 8, 8), "f4"))
+    ingest_cubes(old, tmp_path / "cubes.zarr")
+    ingest_cubes(new, tmp_path / "cubes.zarr", append=True)
+    names = [one.name for one in CubeStore.open(tmp_path / "cubes.zarr").attributes.sources]
+    assert len(names) == 15
+    assert not [name for name in names if name.startswith("irate")]
 
 
 def test_there_must_be_a_store_to_add_to(tmp_path: Path) -> None:

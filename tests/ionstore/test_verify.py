@@ -625,7 +625,7 @@ def test_source_files_that_are_as_they_were_are_no_damage(tmp_path: Path) -> Non
     shown: list[tuple[int, int]] = []
     found = verified(
         store,
-        sources=tmp_path / "sim",
+        sources=[tmp_path / "sim"],
         on_progress=lambda done, total: shown.append((done, total)),
     )
     assert found.is_intact
@@ -645,7 +645,7 @@ def test_source_files_that_are_not_as_they_were_are_found(tmp_path: Path) -> Non
     flip(changed, 200)
     put_a_folder_in_its_place(replaced)
     assert verified(store).is_intact
-    found = verified(store, sources=sim)
+    found = verified(store, sources=[sim])
     assert {damage.file: damage.what for damage in found.damage} == {
         str(lost): "is missing",
         str(cut): "has 2,175 bytes, had 2,176 when it was ingested",
@@ -659,7 +659,7 @@ def test_digests_of_unknown_algorithms_are_told(tmp_path: Path) -> None:
     store = simulated(tmp_path)
     sources = (SourceFile(name="rho_z9.000.npy", size_bytes=2176, digest="xyz:0"),)
     write_attributes(file_of(store), store.attributes.model_copy(update={"sources": sources}))
-    (damage,) = verified(store, sources=tmp_path / "sim").damage
+    (damage,) = verified(store, sources=[tmp_path / "sim"]).damage
     assert damage.what == "cannot be compared, its digest was made with xyz"
 
 
@@ -722,6 +722,6 @@ def test_digests_of_any_known_algorithm_are_compared(tmp_path: Path, algorithm: 
     digest = f"{algorithm}:{made(path.read_bytes()).hexdigest()}"
     source = SourceFile(name=path.name, size_bytes=path.stat().st_size, digest=digest)
     write_attributes(file_of(store), store.attributes.model_copy(update={"sources": (source,)}))
-    assert verified(store, sources=tmp_path / "sim").is_intact
+    assert verified(store, sources=[tmp_path / "sim"]).is_intact
     flip(path, 300)
-    assert len(verified(store, sources=tmp_path / "sim").damage) == 1
+    assert len(verified(store, sources=[tmp_path / "sim"]).damage) == 1
