@@ -9,9 +9,9 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from ionstore.candidates import Candidate, FoundFiles, listed
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.fields import EXTRA, FIELDS, REQUIRED
-from ionstore.readers.candidates import Candidate, FoundFiles, listed
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ionstore.candidates import Candidate, FoundFiles, find_candidates
 from ionstore.completeness import (
     Candidates,
     choose_redshifts,
@@ -25,6 +26,7 @@ from ionstore.description import (
     unknown_keys,
 )
 from ionstore.errors import SourceDataError
+from ionstore.gridded_points import GriddedPoints
 from ionstore.quantities import (
     QUANTITY_WORDS,
     check_inputs,
@@ -34,8 +36,6 @@ from ionstore.quantities import (
 )
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource, FileReader, PointList, Quantity, Simulation
-from ionstore.readers.candidates import Candidate, FoundFiles, find_candidates
-from ionstore.readers.gridded_points import GriddedPoints
 from ionstore.readers.source_list import C2RaySources
 from ionstore.units import KnownFrame
 
@@ -200,7 +200,7 @@ def detect(
     Parameters
     ----------
     folder, format_name, maps : optional
-        As in `ionstore.readers.candidates.find_candidates`.
+        As in `ionstore.candidates.find_candidates`.
     redshifts : sequence of float
         Redshifts to take; all by default.
     source_columns : sequence of int

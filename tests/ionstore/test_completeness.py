@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ionstore.candidates import Candidate, FoundFiles
 from ionstore.completeness import (
     Candidates,
     choose_redshifts,
@@ -13,7 +14,6 @@ from ionstore.completeness import (
     redshifts_too_close,
     there_twice,
 )
-from ionstore.readers.candidates import Candidate, FoundFiles
 from tests.toy_format import UniformCube
 
 FOLDER = Path("sim")

@@ -11,7 +11,7 @@ from ionstore.cube import Array
 from ionstore.description import SimulationDescription
 from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError
-from ionstore.readers.gridded_points import GriddedPoints
+from ionstore.gridded_points import GriddedPoints
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 

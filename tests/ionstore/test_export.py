@@ -25,10 +25,10 @@ from ionstore.errors import (
 )
 from ionstore.export import FORMATS, export_field, find_format, plan_blocks
 from ionstore.grid import Mesh
+from ionstore.inspection import inspect_file
 from ionstore.layout import Layout
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource
-from ionstore.readers.inspection import inspect_file
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, create_store

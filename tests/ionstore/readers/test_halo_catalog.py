@@ -7,8 +7,8 @@ import pytest
 
 from ionstore.cube import Array
 from ionstore.errors import SourceDataError
+from ionstore.gridded_points import GriddedPoints
 from ionstore.readers import halo_catalog
-from ionstore.readers.gridded_points import GriddedPoints
 from ionstore.readers.halo_catalog import HaloCatalog
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ionstore.cube import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.gridded_points import GriddedPoints
+from ionstore.gridded_points import GriddedPoints
 from ionstore.readers.pyc2ray_sources import ConvertedSourceList, PyC2RaySources
 from tests.ionstore.readers.mesh_files import inspected, the_field
 

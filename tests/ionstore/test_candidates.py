@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from ionstore.candidates import FoundFiles, file_name, find_candidates
 from ionstore.errors import SourceDataError
-from ionstore.readers.candidates import FoundFiles, file_name, find_candidates
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.inspection import InspectedFile, inspect_file, inspect_folder
+from ionstore.inspection import InspectedFile, inspect_file, inspect_folder
 from tests.toy_format import TOYS, toy_field, write_toy
 
 

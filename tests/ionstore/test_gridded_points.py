@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ionstore.cube import Array, Cells
+from ionstore.gridded_points import GriddedPoints
 from ionstore.readers.base import OnBytes, PointList
-from ionstore.readers.gridded_points import GriddedPoints
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def test_weights_are_added_up_by_cell(
     waiting: int,
     mesh_cells: int,
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.gridded_points._WAITING", waiting)
-    monkeypatch.setattr("ionstore.readers.gridded_points.STREAM_BYTES", 1000)
+    monkeypatch.setattr("ionstore.gridded_points._WAITING", waiting)
+    monkeypatch.setattr("ionstore.gridded_points.STREAM_BYTES", 1000)
     points = _Points(n_points, occupied_share)
     gridded = GriddedPoints(points, mesh_cells)
     file_bytes: list[bytes] = []

@@ -9,8 +9,8 @@ from pathlib import Path
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
+from ionstore.inspection import InspectedFile, inspect_file, inspect_folder
 from ionstore.readers.base import FieldSource, FileReader, FoundField, PointList, Quantity
-from ionstore.readers.inspection import InspectedFile, inspect_file, inspect_folder
 
 _FIELDS_OF_SOURCES = ("n_src", "src_mass")
 _UNNAMED_QUANTITIES: Mapping[str, Quantity] = {
