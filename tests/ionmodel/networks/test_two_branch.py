@@ -52,6 +52,56 @@ def test_any_number_of_fields(channels: int, shared: bool) -> None:
     assert out.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("radius", "blocks", "kernel", "width"),
+    [(24, 3, 5, 2), (18, 3, 5, 1), (5, 2, 3, 1), (7, 2, 3, 2), (6, 1, 3, 5), (1, 1, 1, 1)],
+)
+def test_without_padding_convolutions_narrow_the_patch(
+    radius: int, blocks: int, kernel: int, width: int
+) -> None:
+    with torch.device("meta"):
+        network = TwoBranch(radius, padding=False, kernel=kernel, block_channels=(4,) * blocks)
+        out = network(torch.empty(3, 2, *3 * (2 * radius + 1,)))
+    assert network.has_dense_form
+    assert network.n_features == 2 * 4 * width**3
+    assert out.shape == (3,)
+
+
+def test_no_weight_is_named_or_shaped_otherwise_without_padding() -> None:
+    padded = TwoBranch(5, block_channels=(3, 4), kernel=3).state_dict()
+    valid = TwoBranch(5, block_channels=(3, 4), kernel=3, padding=False).state_dict()
+    assert list(padded) == list(valid)
+    assert {name for name in padded if padded[name].shape != valid[name].shape} == {"head.1.weight"}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_names_of_weights_are_those_of_older_checkpoints(shared: bool) -> None:
+    network = TwoBranch(4, block_channels=(3,), shared_branches=shared, head_widths=(4,))
+    block = [
+        "conv.weight",
+        "conv.bias",
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    ]
+    branches = [f"branches.{n}.0.{name}" for n in range(1 if shared else 2) for name in block]
+    linear = [1, 4, 7, 10, 13, 16, 18]
+    head = [f"head.{n}.{name}" for n in linear for name in ("weight", "bias")]
+    assert list(network.state_dict()) == branches + head
+
+
+def test_branches_are_joined_field_by_field() -> None:
+    network = TwoBranch(4, channels=3, **SMALL).eval()
+    x = torch.randn(2, 3, 9, 9, 9)
+    joined = network.branches(x)
+    assert joined.shape == (2, 3 * 4, 2, 2, 2)
+    for field in range(3):
+        alone = network.branches[field](x[:, field : field + 1])
+        torch.testing.assert_close(joined[:, 4 * field : 4 * field + 4], alone)
+
+
 def test_each_separate_branch_reads_its_own_field() -> None:
     network = TwoBranch(4, **SMALL).eval()
     x = torch.randn(3, 2, 9, 9, 9, requires_grad=True)
@@ -144,6 +194,9 @@ def test_one_batch_can_be_learned() -> None:
     [
         (-1, {}, "radius must be at least 0, got -1"),
         (3, {}, "radius must be at least 4 for 3 blocks"),
+        (17, {"padding": False}, "must be at least 18 for 3 blocks that each take 4 cells off"),
+        (3, {"padding": False, **SMALL}, "at least 5 .* halve it, got 3; .* a narrower kernel"),
+        (24, {"padding": False, "recompute": True}, "recompute must be off without padding"),
         (4, {"channels": 0}, "channels must be at least 1, got 0"),
         (4, {"block_channels": ()}, "block_channels must be at least 1 positive numbers"),
         (4, {"block_channels": (16, 0)}, "block_channels"),
