@@ -4,10 +4,11 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ionstore.attributes import partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
-from ionstore.build_plan import BuildPlan, by_redshift, plan_append
+from ionstore.build_plan import BuildPlan, by_redshift, check_append, known_of, plan_append
 from ionstore.cluster import check_scheduler, run_on_cluster
 from ionstore.description import from_values
 from ionstore.detection import Detection, detect
@@ -25,11 +26,20 @@ from ionstore.ingest_parts import (
     merge_parts,
     take_over,
 )
-from ionstore.ingest_plan import IngestPlan, OnNote, Surveys, plan_as_json, plan_ingest
+from ionstore.ingest_plan import (
+    IngestPlan,
+    OnNote,
+    Surveys,
+    check_keep_bits,
+    plan_as_json,
+    plan_ingest,
+)
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.object_build import ObjectBuild, start_build
 from ionstore.readers.base import FieldSource, Simulation
+from ionstore.readers.flat_array import FlatArray
+from ionstore.readers.flat_object import FlatObject
 from ionstore.source_files import name_source_file
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
@@ -156,6 +166,7 @@ def ingest_cubes(
                     "n_src_units": n_src_unit,
                 }
             ),
+            otherwise=None if old is None else known_of(old),
         )
         simulation = detection.simulation()
         if on_detection is not None:
@@ -179,6 +190,10 @@ def ingest_cubes(
             keep_bits=keep_bits or {},
             appended_to=None if old is None else old.uuid,
         )
+        check_keep_bits(outline.keep_bits, outline.field_names)
+        if old is not None:
+            check_append(old, outline)
+        _check_unfinished(build, {"outline": outline.as_json()}, overwrite=overwrite)
         progress = Progress(2 * source_bytes(simulation), on_progress)
         sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
         plan = plan_ingest(simulation, surveys, outline, on_note=note)
@@ -195,9 +210,13 @@ def ingest_cubes(
         if old is not None:
             take_over(old, whole, writer.shards)
         shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
+        if scheduler is not None and isinstance(build, ObjectBuild):
+            sources = _with_shared_spools(sources, whole.store, todo, build)
         part_writer = PartWriter(whole.store, sources, shards, build.books)
         progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
         _write_parts(part_writer, todo, done, progress, scheduler)
+        if isinstance(build, ObjectBuild):
+            build.check()  # before its books are read
         check_all_unchanged(simulation, surveys)
         _finalize(writer, whole, old, surveys, merge_parts(build.books, parts))
         build.publish()
@@ -237,6 +256,25 @@ def _with_old_values(sources: Sources, plan: BuildPlan, old: CubeStore | None) -
     return chosen
 
 
+def _with_shared_spools(
+    sources: Sources, plan: IngestPlan, todo: list[Part], build: ObjectBuild
+) -> Sources:
+    """Return sources whose spooled values, where they are still needed, other machines see."""
+    needed = {(part.field, plan.redshifts[part.redshift_index]) for part in todo}
+
+    def shared(name: str, redshift: float, source: FieldSource) -> FieldSource:
+        spooled = isinstance(source, FlatArray) and source.path.parent == build.folder
+        if not spooled or (name, redshift) not in needed:
+            return source
+        place = build.share_spool(source.path)
+        return FlatObject(place, source.shape, source.dtype, source.fortran_order)
+
+    return {
+        name: {redshift: shared(name, redshift, source) for redshift, source in cubes.items()}
+        for name, cubes in sources.items()
+    }
+
+
 def _finalize(
     writer: StoreWriter,
     plan: BuildPlan,
@@ -271,18 +309,9 @@ def _parts_done(
     overwrite: bool,
 ) -> set[Part]:
     """Return the parts that an earlier run of the same plan has written."""
-    recorded = build.plan()
-    if recorded is None:
+    if build.plan() is None:
         return set()
-    if recorded.get("ingest") != plan_as_json(plan):
-        if not overwrite:
-            command = recorded.get("command_line")
-            raise StoreExistsError(
-                f"{partial_folder(build.target)}: an ingest of other files or with other options "
-                "was not finished; "
-                f"finish it with the command that began it{f' ({command})' if command else ''}, "
-                "or discard it with --overwrite"
-            )
+    if not _check_unfinished(build, plan_as_json(plan), overwrite=overwrite):
         note("an unfinished build with other files or options is discarded")
         build.discard()
         return set()
@@ -290,6 +319,32 @@ def _parts_done(
     if done:
         note(f"resuming: {len(done)} of {len(parts)} parts are there already")
     return done
+
+
+def _check_unfinished(
+    build: StoreBuild | ObjectBuild, plan: Mapping[str, Any], *, overwrite: bool
+) -> bool:
+    """Tell whether an unfinished build, if there is one, is of a plan, or of what is known of it.
+
+    Raises
+    ------
+    StoreExistsError
+        If it is of another, and is not to be overwritten.
+    """
+    recorded = build.plan()
+    if recorded is None:
+        return True
+    ingest = recorded.get("ingest", {})
+    is_of_plan = all(ingest.get(key) == value for key, value in plan.items())
+    if not (is_of_plan or overwrite):
+        command = recorded.get("command_line")
+        raise StoreExistsError(
+            f"{partial_folder(build.target)}: an ingest of other files or with other options "
+            "was not finished; "
+            f"finish it with the command that began it{f' ({command})' if command else ''}, "
+            "or discard it with --overwrite"
+        )
+    return is_of_plan
 
 
 def _begin(
@@ -306,6 +361,8 @@ def _begin(
         plan.redshifts,
         plan.fields,
         cosmology=plan.cosmology,
+        n_box=plan.n_box,
+        grid_mass_msun=plan.grid_mass_msun,
         sources=plan.sources,
         command_line=command_line,
         earlier_command_lines=() if old is None else old.attributes.command_lines,

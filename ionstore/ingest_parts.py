@@ -13,7 +13,7 @@ from ionstore.build import PartBooks, StoreBuild
 from ionstore.build_plan import BuildPlan
 from ionstore.codecs import blosc, round_to_bits
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError
+from ionstore.errors import DiskSpaceError, StoreExistsError
 from ionstore.ingest_plan import IngestPlan
 from ionstore.layout import Part
 from ionstore.object_build import ObjectBooks, ObjectBuild
@@ -68,6 +68,10 @@ class PartWriter:
         ------
         StoreDamageError
             If what is read back is not what was written.
+        StoreExistsError
+            If another process has taken the build over.
+        OSError
+            If the values cannot be read, or a shard or record not be written.
         """
         start, shape = self.plan.layout.shard_region(part.shard)
         field = next(field for field in self.plan.fields if field.name == part.field)
@@ -141,16 +145,28 @@ def merge_parts(
 
     Parameters
     ----------
-    books : PartBooks
+    books : PartBooks or ObjectBooks
         In which all parts are recorded.
     parts : sequence of Part
         All parts, in the order of the plan: merged in it, so that a resumed build ends up with
         the same bits.
+
+    Raises
+    ------
+    StoreExistsError
+        If a record is gone, which only another process can have removed.
+    OSError
+        If one cannot be read.
     """
     merged: dict[str, dict[int, FieldStatistics]] = {}
     for part in parts:
         result = books.result(part)
-        assert result is not None  # all parts have been written
+        if result is None:
+            raise StoreExistsError(
+                f"{books.folder}: the record of a part that was written is gone, so another "
+                "process is at this store; see whether that one finishes it, or run the same "
+                "command again, which resumes"
+            )
         statistics = FieldStatistics(**result["statistics"])
         of_field = merged.setdefault(part.field, {})
         before = of_field.get(part.redshift_index)

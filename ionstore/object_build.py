@@ -3,6 +3,9 @@
 Keys are final: shards are put where they belong, and the metadata of the root, which say that the
 store is complete, are put last. Until then readers find no store. The books lie beside it, below
 ``STORE.partial/``.
+
+All is put under a lock, which is looked at before each object. A process that was silent for so
+long that another took over can spoil what that one makes only by what it was just putting then.
 """
 
 import json
@@ -21,18 +24,17 @@ from ionstore.attributes import (
     partial_folder,
     read_root_metadata,
 )
-from ionstore.build import StoreBuild
+from ionstore.build import PARTS, PLAN, StoreBuild, read_record
 from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.layout import Part
-from ionstore.object_lock import ObjectLock
+from ionstore.object_lock import LockClaim, ObjectLock
 from ionstore.objects import ObjectPath
 from ionstore.places import parse_place
 from ionstore.shard_writer import ShardWriter
 from ionstore.store_writer import StoreWriter
 
-_PLAN = "plan.json"
-_PARTS = "parts"
 _SKELETON = "store"
+_SPOOLS = "spools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,35 @@ class ObjectBooks:
     ----------
     folder : ObjectPath
         Key below which the records lie.
+    claim : LockClaim
+        Asked before a record is put.
     """
 
     folder: ObjectPath
+    claim: LockClaim
 
     def record(self, part: Part, result: dict[str, Any]) -> None:
-        """Record a part as done, with what is to be known of it."""
+        """Record a part as done, with what is to be known of it.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not take it.
+        """
+        self.claim.check()
         (self.folder / f"{part.name}.json").write_bytes(json.dumps(result).encode())
 
     def result(self, part: Part) -> dict[str, Any] | None:
-        """Return what was recorded of a part, None while it is not done."""
-        return _read_json(self.folder / f"{part.name}.json")
+        """Return what was recorded of a part, None while it is not done.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        return read_record(self.folder / f"{part.name}.json")
 
 
 class ObjectBuild:
@@ -78,8 +98,9 @@ class ObjectBuild:
     Notes
     -----
     A store without values is made in a temporary folder of this machine, `store_path`, by the same
-    code as any other; its metadata and coordinates are what is put. Spooled values lie there too.
-    Leaving keeps the books when a plan has been recorded, so that the build can be resumed.
+    code as any other; its metadata and coordinates are what is put. Spooled values lie there too,
+    unless they are shared. Leaving keeps the books when a plan has been recorded, so that the build
+    can be resumed.
     """
 
     def __init__(
@@ -93,8 +114,9 @@ class ObjectBuild:
         self.overwrite = overwrite
         self._note = on_note or (lambda line: None)
         self._partial = partial_folder(target)
-        self.books = ObjectBooks(self._partial / _PARTS)
         self._lock = ObjectLock(self._partial / BUILD_LOCK, target)
+        self._claim = self._lock.claim
+        self.books = ObjectBooks(self._partial / PARTS, self._claim)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -119,26 +141,88 @@ class ObjectBuild:
         self._stack.close()
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the recorded plan, None when there is none."""
-        return _read_json(self._partial / _PLAN)
+        """Return the recorded plan, None when there is none.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        return read_record(self._partial / PLAN)
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Start afresh with a plan: whatever was built before, and an old store, is removed."""
+        """Start afresh with a plan: whatever was built before, and an old store, is removed.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not do it.
+        """
         # The plan stands before anything is removed: what a killed removal leaves is a build.
-        (self._partial / _PLAN).write_bytes(json.dumps(plan).encode())
+        self._put(self._partial / PLAN, json.dumps(plan).encode())
         self._remove_built()
 
     def discard(self) -> None:
-        """Remove the plan and what was built, but keep spooled values."""
+        """Remove the plan and what was built, but keep spooled values.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not do it.
+        """
         self._remove_built()
-        (self._partial / _PLAN).unlink()
+        (self._partial / PLAN).unlink()
+
+    def check(self) -> None:
+        """Make sure that the build is still that of this process.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken it over.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        self._lock.check()
 
     def spool_path(self, field: str, redshift_index: int) -> Path:
         """Return where the values of a source that cannot be cut are kept."""
         return self.folder / f"{field}-{redshift_index}.spool"
 
+    def share_spool(self, path: Path) -> ObjectPath:
+        """Move spooled values to where other machines see them, until the build is left.
+
+        Parameters
+        ----------
+        path : Path
+            One of `spool_path`, written.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        OSError
+            If the object store does not take them.
+        """
+        shared = self._partial / _SPOOLS / path.name
+        self._claim.check()
+        shared.upload(path)
+        path.unlink()
+        return shared
+
     def shard_writer(self, skeleton: StoreWriter) -> ShardWriter:
         """Return what puts the shards of a store that was made at `store_path`, without values.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not take it.
 
         Notes
         -----
@@ -146,8 +230,8 @@ class ObjectBuild:
         """
         for path in _files(self.store_path):
             parts = path.relative_to(self.store_path).parts
-            self._partial.joinpath(_SKELETON, *parts).write_bytes(path.read_bytes())
-        return replace(skeleton.shards, place=self.place)
+            self._put(self._partial.joinpath(_SKELETON, *parts), path.read_bytes())
+        return replace(skeleton.shards, place=self.place, claim=self._claim)
 
     def publish(self) -> None:
         """Put metadata and coordinates, the root last: from then on there is a store.
@@ -156,15 +240,21 @@ class ObjectBuild:
         ------
         StoreExistsError
             If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not take it.
         """
         root = self.store_path / ROOT_METADATA
         for path in _files(self.store_path):
             if path != root:
                 parts = path.relative_to(self.store_path).parts
-                self.place.joinpath(*parts).write_bytes(path.read_bytes())
-        self._lock.check()
+                self._put(self.place.joinpath(*parts), path.read_bytes())
+        self.check()
         (self.place / ROOT_METADATA).write_bytes(root.read_bytes())
         self._clear()
+
+    def _put(self, path: ObjectPath, content: bytes) -> None:
+        self._claim.check()
+        path.write_bytes(content)
 
     def _check_target(self) -> None:
         root = self._complete_root()
@@ -194,7 +284,7 @@ class ObjectBuild:
             local.write_bytes(path.read_bytes())
 
     def _remove_built(self) -> None:
-        self._lock.check()
+        self.check()
         if self._complete_root() is not None:
             self._note(
                 "an object store has no rename: the old store is removed now, and there is none "
@@ -216,14 +306,21 @@ class ObjectBuild:
 
     def _clear(self) -> None:
         """Remove the books, the plan last: by it a killed removal is known."""
-        for name in (_PARTS, _SKELETON):
+        self._claim.check()
+        for name in (PARTS, _SKELETON, _SPOOLS):
             (self._partial / name).remove_below()
-        (self._partial / _PLAN).unlink()
+        (self._partial / PLAN).unlink()
 
     def _tidy(self) -> None:
+        try:
+            self.check()
+        except StoreExistsError:
+            return  # what lies there is of who has taken over
         (self._partial / "clock").unlink()
         if self.plan() is None:
             self._clear()
+        else:
+            (self._partial / _SPOOLS).remove_below()  # every run spools again
 
 
 def start_build(
@@ -260,14 +357,6 @@ def start_build(
             "all of them into a new store, or add them to a copy in a folder"
         )
     return ObjectBuild(place, overwrite=overwrite, on_note=on_note)
-
-
-def _read_json(path: ObjectPath) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return content
 
 
 def _files(folder: Path) -> list[Path]:

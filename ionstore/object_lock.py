@@ -3,6 +3,9 @@
 An object that only one can create holds who has the lock. Its holder puts it again every half
 minute; one that has shown no such sign of life for three minutes, or is a process of this machine
 that has ended, has lost the lock to whoever asks for it next.
+
+Who has lost the lock may not know: whatever is put under it is put after a look at the lock. What
+is under way at that moment cannot be called back: one object of each thread.
 """
 
 import json
@@ -10,7 +13,9 @@ import logging
 import os
 import socket
 import threading
+import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -23,6 +28,46 @@ STALE_S = 180.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class LockClaim:
+    """Tells whether a lock is held for a process or its helpers: light, and pickled for these.
+
+    Parameters
+    ----------
+    path : ObjectPath
+        Key of the object that holds who has the lock.
+    target : ObjectPath
+        Key of the store that is locked, for messages.
+    token : str
+        What the object holds while the lock is held.
+    """
+
+    path: ObjectPath
+    target: ObjectPath
+    token: str
+
+    def check(self) -> None:
+        """Make sure that the lock is still held; takes one request.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken it over, be it done with it already.
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        try:
+            held = self.holds(self.path.read_bytes())
+        except FileNotFoundError:
+            held = False
+        if not held:
+            raise _lost(self.target)
+
+    def holds(self, content: bytes) -> bool:
+        """Tell whether this is the lock as its holder puts it."""
+        return self.token.encode() in content
+
+
 class ObjectLock:
     """A lock held from entering to leaving.
 
@@ -32,6 +77,11 @@ class ObjectLock:
         Key of the object that holds who has the lock.
     target : ObjectPath
         Key of the store that is locked, for messages.
+
+    Attributes
+    ----------
+    claim : LockClaim
+        For whatever puts objects under the lock to ask.
 
     Raises
     ------
@@ -46,6 +96,7 @@ class ObjectLock:
         self._target = target
         self._stamp: str | None = None
         self._content: dict[str, Any] = {}
+        self.claim = LockClaim(path, target, uuid.uuid4().hex)
         self._guard = threading.Lock()
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="ionstore-lock", daemon=True)
@@ -56,6 +107,7 @@ class ObjectLock:
             "pid": os.getpid(),
             "pid_namespace": _pid_namespace(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "token": self.claim.token,
         }
         while self._stamp is None:
             self._stamp = self._path.create(self._encoded())
@@ -68,8 +120,8 @@ class ObjectLock:
         self._left.set()
         self._thread.join()
         # What is not given back here is taken over later.
-        with suppress(ObjectStoreError, FileNotFoundError):
-            if self._stamp is not None and self._path.read_stamped()[1] == self._stamp:
+        with suppress(ObjectStoreError):
+            if self._own_stamp() is not None:
                 self._path.unlink()
 
     def check(self) -> None:
@@ -84,21 +136,28 @@ class ObjectLock:
         """
         with self._guard:
             if self._stamp is not None:
-                self._stamp = self._path.replace(self._encoded(), self._stamp)
+                # A sign of life whose answer was lost has changed the stamp as well.
+                put = self._path.replace(self._encoded(), self._stamp)
+                self._stamp = put or self._own_stamp()
             if self._stamp is None:
-                raise StoreExistsError(
-                    f"{self._target}: this process showed no sign of life for {STALE_S:.0f} s, and "
-                    "another one took the store over; see whether that one finishes it"
-                )
+                raise _lost(self._target)
 
     def _keep_alive(self) -> None:
         while not self._left.wait(REFRESH_S):
             try:
                 self.check()
             except StoreExistsError:
-                return  # said when the build goes on to publish
+                return  # said when something is to be put
             except ObjectStoreError as error:
                 _log.warning("%s", error)
+
+    def _own_stamp(self) -> str | None:
+        """Return the stamp of the lock as it is now, None if another holds it or nobody."""
+        try:
+            content, stamp = self._path.read_stamped()
+        except FileNotFoundError:
+            return None
+        return stamp if self.claim.holds(content) else None
 
     def _encoded(self) -> bytes:
         # The time makes every sign of life another object.
@@ -144,6 +203,13 @@ class ObjectLock:
         except (OSError, ValueError, KeyError, OverflowError):
             pass
         return False
+
+
+def _lost(target: ObjectPath) -> StoreExistsError:
+    return StoreExistsError(
+        f"{target}: this process showed no sign of life for {STALE_S:.0f} s, and another one took "
+        "the store over; see whether that one finishes it"
+    )
 
 
 def _pid_namespace() -> int | None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ionstore.errors import ObjectStoreError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Stamp = tuple[Any, ...]
 """Tells whether a file is still the one that was read."""
 
+_PIECES = 5000  # of the 10000 that an upload may have
+_PIECE_BYTES = 2**23
 _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
 _GAP_BYTES = 2**20  # takes about as long as another request
 _WORDS = 160  # characters of what a server says that are passed on
@@ -118,6 +121,24 @@ class ObjectPath:
         """
         with _asking(self) as client:
             client.put(self.key, content)
+
+    def upload(self, file: Path) -> None:
+        """Put a file of any size, read piece by piece; it is there as a whole or not at all.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ObjectStoreError
+            If the object store does not take it.
+
+        Notes
+        -----
+        Memory: four pieces of 8 MB, or of 1/5000 of the file where that is more.
+        """
+        piece = max(_PIECE_BYTES, file.stat().st_size // _PIECES)
+        with _asking(self) as client:
+            client.put(self.key, file, chunk_size=piece, max_concurrency=4)
 
     def create(self, content: bytes) -> str | None:
         """Put an object where there is none; return its stamp, None where there is one.

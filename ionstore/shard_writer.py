@@ -13,6 +13,7 @@ from ionstore.codecs import Compression
 from ionstore.cube import Array
 from ionstore.errors import StoreDamageError
 from ionstore.layout import Corner, Layout, Part
+from ionstore.object_lock import LockClaim
 from ionstore.places import StorePath
 from ionstore.shard_encoding import encode_shard
 from ionstore.shards import check_shard
@@ -46,6 +47,8 @@ class ShardWriter:
         Chunks and shards of all fields.
     encodings : mapping of str to Encoding
         How each field is encoded.
+    claim : LockClaim, optional
+        Asked before an object is put.
 
     Notes
     -----
@@ -57,6 +60,7 @@ class ShardWriter:
     place: StorePath
     layout: Layout
     encodings: Mapping[str, Encoding]
+    claim: LockClaim | None = None
 
     def shard_path(self, part: Part) -> StorePath:
         """Return the file or object of a shard."""
@@ -88,6 +92,8 @@ class ShardWriter:
         ------
         ValueError
             If the block is not one whole shard, or its dtype is not the stored one.
+        StoreExistsError
+            If another process has taken the build of the store over.
         OSError
             If it cannot be written.
 
@@ -101,7 +107,14 @@ class ShardWriter:
         i, j, k = values.shape
         shard = self.layout.shard_of_region(start, (i, j, k))
         path = self.shard_path(Part(field, redshift_index, shard))
-        _write(path, encode_shard(values, layout=self.layout, compression=encoding.compression))
+        pieces = encode_shard(values, layout=self.layout, compression=encoding.compression)
+        if isinstance(path, Path):
+            _write(path, pieces)
+        else:
+            content = b"".join(pieces)
+            if self.claim is not None:
+                self.claim.check()
+            path.write_bytes(content)
         return path
 
     def check_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> None:
@@ -135,10 +148,7 @@ class ShardWriter:
                 )
 
 
-def _write(path: StorePath, pieces: Iterable[bytes]) -> None:
-    if not isinstance(path, Path):
-        path.write_bytes(b"".join(pieces))
-        return
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Never written in place: the file may have a second name in another store, and a scheduler
     # may run the same part twice at once.

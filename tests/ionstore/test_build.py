@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,10 @@ def test_a_record_is_there_or_not_or_cannot_be_read(
 def refuse_to_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     real = Path.read_text
 
-    def read_text(self: Path, *rest: str) -> str:
+    def read_text(self: Path, *rest: Any, **named: Any) -> str:
         if self.name == name:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-        return real(self, *rest)
+        return real(self, *rest, **named)
 
     monkeypatch.setattr(Path, "read_text", read_text)
 
