@@ -3,14 +3,21 @@
 import glob
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
-from ionstore.inspection import InspectedFile, inspect_file, inspect_folder
+from ionstore.inspection import (
+    InspectedFile,
+    InspectedFolder,
+    damaged_file,
+    inspect_file,
+    inspect_folder,
+)
 from ionstore.readers.base import FieldSource, FileReader, FoundField, PointList, Quantity
+from ionstore.readers.cbin import SIZES_BYTES, check_complete
 
 _FIELDS_OF_SOURCES = ("n_src", "src_mass")
 _UNNAMED_QUANTITIES: Mapping[str, Quantity] = {
@@ -55,6 +62,28 @@ class Candidate:
     cosmology: Cosmology | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A truncated or damaged file, and what it would have been taken for.
+
+    Parameters
+    ----------
+    field : str, optional
+        The field that the user or its name says; None where it may be any.
+    redshift : float, optional
+        The redshift that its name tells.
+    sentence : str
+        What is wrong with it, and how to go on.
+    is_mapped : bool
+        Whether the user names it, or its folder, for the field.
+    """
+
+    field: str | None
+    redshift: float | None
+    sentence: str
+    is_mapped: bool = False
+
+
 @dataclass(slots=True)
 class FoundFiles:
     """What was found in files, and what was not.
@@ -63,6 +92,8 @@ class FoundFiles:
     ----------
     candidates : list of Candidate
         Files that may be the ones for a field.
+    damaged : list of Damage
+        Files that cannot be read.
     spare : list of str
         Names of files of data in the folder that say no field, or that no reader knows.
     said : dict of str to tuple of str
@@ -74,6 +105,7 @@ class FoundFiles:
     """
 
     candidates: list[Candidate] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
     said: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -105,8 +137,7 @@ def find_candidates(
     Raises
     ------
     SourceDataError
-        If `folder` or a path of `maps` is not there, a field or the format is not known, or a file
-        is truncated or damaged.
+        If `folder` or a path of `maps` is not there, or a field or the format is not known.
     OSError
         If a file cannot be read.
     """
@@ -120,9 +151,11 @@ def find_candidates(
         if name not in FIELDS:
             raise SourceDataError(f"a map names one of {', '.join(FIELDS)}, got {name}")
         for path in _existing(name, paths):
-            files = _files_at(path, name, preferred)
-            _claim(found, folder, name, path, files)
-            mapped += [os.path.abspath(one) for one in (path, *(file.path for file in files))]
+            inside = _inspected_for(path, name, preferred)
+            _claim(found, folder, name, path, inside)
+            there = [path, *(file.path for file in inside.files)]
+            there += [file.path for file in inside.damaged]
+            mapped += [os.path.abspath(one) for one in there]
     _take_folder(found, folder, chosen, maps, mapped)
     found.candidates = list(
         {
@@ -180,31 +213,45 @@ def _existing(field_name: str, paths: Sequence[Path]) -> Iterator[Path]:
         yield from there
 
 
-def _files_at(
-    path: Path, field_name: str, readers: Sequence[FileReader]
-) -> tuple[InspectedFile, ...]:
+def _inspected_for(path: Path, field_name: str, readers: Sequence[FileReader]) -> InspectedFolder:
     """Return what readers find in a file, or in the files of a folder."""
     if path.is_dir():
-        return inspect_folder(path, readers, lambda file: bool(_claims(file, field_name))).files
-    file = inspect_file(path, readers)
-    return () if file is None else (file,)
+        return inspect_folder(path, readers, lambda file: bool(_claims(file, field_name)))
+    try:
+        file = inspect_file(path, readers)
+        if file is None:
+            with path.open("rb") as opened:
+                check_complete(path, opened.read(SIZES_BYTES))
+    except SourceDataError as error:
+        damaged = replace(damaged_file(path, readers, error), field=field_name)
+        return InspectedFolder((), (damaged,), (), ())
+    return InspectedFolder((file,) if file else (), (), (), ())
 
 
-def _claim(
-    found: FoundFiles, folder: Path, name: str, path: Path, files: Sequence[InspectedFile]
-) -> None:
+def _claim(found: FoundFiles, folder: Path, name: str, path: Path, inside: InspectedFolder) -> None:
     """Take the files at a path that a user names for a field: the best that they offer for it."""
+    files = inside.files
+    damaged = [
+        Damage(name, one.redshift, one.sentence, is_mapped=True)
+        for one in inside.damaged
+        if one.field in (None, name) or {name, one.field} == set(_FIELDS_OF_SOURCES)
+    ]
+    found.damaged += damaged
     ranks = {rank for file in files for rank, _ in _claims(file, name)}
-    if not ranks:
+    if not ranks and not damaged:
         fields = {one.field for file in files for one in file.contents.fields if one.field}
         said = [
             f"{file_name(file.path, folder)}: {line}"
             for file in files
             for line in file.contents.notes
         ]
+        way_on = "`ionstore formats` lists what is read"
+        if fields:
+            other = min(fields)
+            way_on = f"map it with --map {other}={path}, or rename the file if its name is wrong"
         found.problems.append(
-            f"{path}: {name} was expected here, found {listed(sorted(fields)) or 'no field'}"
-            + "".join(f"; {line}" for line in said[:1] or ["`ionstore formats` lists what is read"])
+            f"{path}: {name} was expected here, found {listed(sorted(fields)) or 'no field'}; "
+            f"{(said or [way_on])[0]}"
         )
         return
     for file in files:
@@ -256,6 +303,11 @@ def _take_folder(
             found.candidates.append(_candidate(one.field, one.redshift, one, file, folder))
         if not (named or file.contents.notes or os.path.abspath(file.path) in mapped):
             found.spare.append(name)
+    found.damaged += [
+        Damage(one.field, one.redshift, one.sentence)
+        for one in inside.damaged
+        if os.path.abspath(one.path) not in mapped
+    ]
     found.spare += [
         file_name(path, folder) for path in inside.unknown if os.path.abspath(path) not in mapped
     ]

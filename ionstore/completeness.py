@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ionstore.candidates import Candidate, FoundFiles, listed
+from ionstore.candidates import Candidate, Damage, FoundFiles, listed
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.fields import EXTRA, FIELDS, REQUIRED
 
@@ -53,9 +53,7 @@ def choose_redshifts(
 ) -> tuple[dict[str, dict[float, Sequence[Candidate]]], list[str]]:
     """Return the candidates at the wanted redshifts, and a problem for each that is not there."""
     there = all_redshifts(candidates)
-    near = {
-        z: [one for one in there if abs(one - z) <= REDSHIFT_TOLERANCE + _ROUNDING] for z in wanted
-    }
+    near = {z: _near(there, z) for z in wanted}
     problems = [
         f"redshift {z:g} is wanted, but nothing is there; there is {redshifts_in_words(there)}"
         for z, found in near.items()
@@ -67,6 +65,51 @@ def choose_redshifts(
         for name, of_field in candidates.items()
     }
     return {name: of_field for name, of_field in kept.items() if of_field}, problems
+
+
+def sort_damage(
+    damaged: Iterable[Damage],
+    candidates: Candidates,
+    *,
+    maps: Collection[str],
+    wanted: Sequence[float],
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong with damaged files that are needed, and a note for each of the others.
+
+    Parameters
+    ----------
+    damaged : iterable of Damage
+        Files that cannot be read.
+    candidates : mapping
+        Other files by field and redshift, at the wanted redshifts.
+    maps : collection of str
+        Fields that the user names files for.
+    wanted : sequence of float
+        Redshifts that the user asks for; all where there is none.
+
+    Notes
+    -----
+    A file is needed unless its name tells a redshift that is not wanted, or a field that is mapped
+    elsewhere. One whose name does not tell is needed unless all that is wanted is there without it:
+    a store never holds fewer redshifts than the files would have given, or fewer than asked for.
+    """
+    lacking = [z for z in wanted if not _near(all_redshifts(candidates), z)]
+    complete = (
+        bool(wanted)
+        and not lacking
+        and all(_is_complete(candidates, z) for z in all_redshifts(candidates))
+    )
+    all_mapped = all(field.name in maps for field in REQUIRED)
+    needed, notes = [], []
+    for one in damaged:
+        unwanted = wanted and one.redshift is not None and not _near(wanted, one.redshift)
+        elsewhere = not one.is_mapped and (one.field in maps or (all_mapped and one.field is None))
+        told = one.field is not None and one.redshift is not None
+        if unwanted or elsewhere or (complete and not told):
+            notes.append(f"left out: {one.sentence}")
+        else:
+            needed.append(one.sentence)
+    return needed, notes
 
 
 def all_redshifts(candidates: Candidates) -> list[float]:
@@ -146,7 +189,7 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
     """
     redshifts = all_redshifts(candidates)
     of_required = {field.name: candidates.get(field.name, {}) for field in REQUIRED}
-    complete = [z for z in redshifts if all(z in of_field for of_field in of_required.values())]
+    complete = [z for z in redshifts if _is_complete(candidates, z)]
     for name, of_field in of_required.items():
         lacking = [z for z in redshifts if z not in of_field]
         if not lacking:
@@ -180,6 +223,15 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
             f"{folder}: {_what_is_missing(name, lacking, of_field, expected)} is required at every "
             f"redshift; {'; '.join(filter(None, [way_on, *said]))}"
         )
+
+
+def _near(redshifts: Iterable[float], redshift: float) -> list[float]:
+    """Return the redshifts that may name the same cube as another."""
+    return [one for one in redshifts if abs(one - redshift) <= REDSHIFT_TOLERANCE + _ROUNDING]
+
+
+def _is_complete(candidates: Candidates, redshift: float) -> bool:
+    return all(redshift in candidates.get(field.name, {}) for field in REQUIRED)
 
 
 def _what_is_missing(

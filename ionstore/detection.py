@@ -16,6 +16,7 @@ from ionstore.completeness import (
     leave_out_extras,
     missing_fields,
     redshifts_too_close,
+    sort_damage,
     there_twice,
 )
 from ionstore.description import (
@@ -193,6 +194,7 @@ def detect(
     redshifts: Sequence[float] = (),
     source_columns: Sequence[int] = (),
     given: SimulationDescription | None = None,
+    otherwise: SimulationDescription | None = None,
     readers: Sequence[FileReader] = READERS,
 ) -> Detection:
     """Find the files of a simulation, and what stands in the way of ingesting them.
@@ -208,14 +210,16 @@ def detect(
         masses by default.
     given : SimulationDescription, optional
         What the user says of the simulation; it wins over what files say.
+    otherwise : SimulationDescription, optional
+        What is taken for known where neither the user nor the files say it.
     readers : sequence of FileReader
         Formats that are known, in the order in which they are tried.
 
     Raises
     ------
     SourceDataError
-        If there is nothing at a path, a field, a format or a column is not known, or a file is
-        truncated or damaged.
+        If there is nothing at a path, a field, a format or a column is not known, or a file that
+        is needed is truncated or damaged.
     OSError
         If a file cannot be read.
 
@@ -233,6 +237,9 @@ def detect(
         ]
     found = find_candidates(folder, maps, format_name=format_name, readers=readers)
     chosen, unfound = choose_redshifts(group_by_cube(found.candidates), redshifts)
+    needed, unneeded = sort_damage(found.damaged, chosen, maps=maps, wanted=redshifts)
+    if needed:
+        raise SourceDataError(needed[0])
     candidates, left_out = leave_out_extras(chosen, maps)
     problems = [*found.problems, *unfound]
     if not (candidates or problems):
@@ -240,13 +247,14 @@ def detect(
     problems += there_twice(folder, candidates)
     problems += redshifts_too_close(folder, candidates)
     problems += missing_fields(folder, candidates, found)
-    notes = [*left_out, *_said(found, candidates, problems), *found.notes]
+    notes = [*unneeded, *left_out, *_said(found, candidates, problems), *found.notes]
     given = given or SimulationDescription()
     known = given
     try:
         beside = read_description(folder)
         notes += unknown_keys(folder)
-        known = describe([*_told(candidates), (FILE_NAME, beside)], given, notes.append)
+        told = [*_told(candidates), (FILE_NAME, beside)]
+        known = describe(told, given, notes.append, otherwise=otherwise)
         problems += _of_several_kinds(candidates, known)
         check_inputs(((one.name, one.field, one.quantity) for one in _each(candidates)), known)
     except SourceDataError as error:

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ionstore.description import FILE_NAME
+from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader, naming
+from ionstore.readers.file_names import redshift_in
 
 DATA_SUFFIXES = (".npy", ".npz", ".h5", ".hdf5", ".bin", ".dat", ".gz", ".pkl")
 """Ends of names by which files of data are known where no reader knows them."""
@@ -35,6 +37,28 @@ class InspectedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file of a known format that is truncated or damaged.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sentence : str
+        What is wrong with it, and how to go on.
+    field : str, optional
+        Field that its name tells.
+    redshift : float, optional
+        Redshift that its name tells.
+    """
+
+    path: Path
+    sentence: str
+    field: str | None
+    redshift: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class InspectedFolder:
     """What a folder holds.
 
@@ -42,6 +66,8 @@ class InspectedFolder:
     ----------
     files : tuple of InspectedFile
         Files that a reader knows.
+    damaged : tuple of DamagedFile
+        Files that a reader knows, but cannot read.
     unknown : tuple of Path
         Files of data that none knows.
     unread : tuple of Path
@@ -49,6 +75,7 @@ class InspectedFolder:
     """
 
     files: tuple[InspectedFile, ...]
+    damaged: tuple[DamagedFile, ...]
     unknown: tuple[Path, ...]
     unread: tuple[Path, ...]
 
@@ -89,25 +116,28 @@ def inspect_folder(
 
     Raises
     ------
-    SourceDataError
-        If a file is of a known format, but truncated or damaged.
     OSError
         If a file or folder cannot be read.
     """
-    files, unknown = _inspect(_files_in(folder), readers)
+    here = _inspect(_files_in(folder), readers)
     below = _folders_in(folder)
-    if any(map(is_wanted, files)):
-        return InspectedFolder(tuple(files), tuple(unknown), tuple(filter(_holds_data, below)))
-    deep_files, deep_unknown = _inspect(
-        (path for child in below for path in _files_below(child)), readers
+    if any(map(is_wanted, here.files)):
+        return replace(here, unread=tuple(filter(_holds_data, below)))
+    deep = _inspect((path for child in below for path in _files_below(child)), readers)
+    return InspectedFolder(
+        here.files + deep.files, here.damaged + deep.damaged, here.unknown + deep.unknown, ()
     )
-    return InspectedFolder((*files, *deep_files), (*unknown, *deep_unknown), ())
 
 
-def _inspect(
-    paths: Iterator[Path], readers: Sequence[FileReader]
-) -> tuple[list[InspectedFile], list[Path]]:
-    files, unknown = [], []
+def damaged_file(path: Path, readers: Sequence[FileReader], error: SourceDataError) -> DamagedFile:
+    """Return what is known of a file that a reader refused."""
+    told = (reader.named(path.name) for reader in readers)
+    field, redshift = next(filter(None, told), (None, redshift_in(path.name)))
+    return DamagedFile(path, str(error), field, redshift)
+
+
+def _inspect(paths: Iterator[Path], readers: Sequence[FileReader]) -> InspectedFolder:
+    files, damaged, unknown = [], [], []
     for path in paths:
         looks_like_data = path.name.endswith(DATA_SUFFIXES)
         try:
@@ -116,11 +146,14 @@ def _inspect(
             if looks_like_data:
                 raise
             continue
+        except SourceDataError as error:
+            damaged.append(damaged_file(path, readers, error))
+            continue
         if inspected is not None:
             files.append(inspected)
         elif looks_like_data:
             unknown.append(path)
-    return files, unknown
+    return InspectedFolder(tuple(files), tuple(damaged), tuple(unknown), ())
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

@@ -1,6 +1,7 @@
 """A format whose files say in JSON what they hold, and hold it: for tests of what finds files."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Cells
 from ionstore.errors import SourceDataError
+from ionstore.fields import FIELDS
 from ionstore.layout import Corner
 from ionstore.readers.base import (
     FieldSource,
@@ -72,6 +74,10 @@ class ToyReader(FileReader):
             fields.append(FoundField(one["field"], one["z"], source, one["quantity"]))
         cosmology = Cosmology(**told["cosmology"]) if "cosmology" in told else None
         return FileContents(tuple(fields), told.get("box"), cosmology, tuple(told.get("notes", ())))
+
+    def named(self, name: str) -> tuple[str, float] | None:
+        match = re.fullmatch(r"(.+)_(\d+\.\d+)\.dat", name)
+        return (match[1], float(match[2])) if match and match[1] in FIELDS else None
 
 
 class OtherReader(ToyReader):

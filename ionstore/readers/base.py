@@ -236,6 +236,16 @@ class FileReader(ABC):
             If it cannot be read.
         """
 
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field.
+
+        Parameters
+        ----------
+        name : str
+            Name of a file, without its folder, that may be damaged.
+        """
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Simulation:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader
-from ionstore.readers.c2ray_names import is_named_as_results, results
+from ionstore.readers.c2ray_names import is_named_as_results, named_result, results
 from ionstore.readers.cbin import open_mesh
 from ionstore.readers.fortran_records import (
     begins_as_record,
@@ -57,6 +57,10 @@ class C2Ray(FileReader):
                 "copy it again"
             )
         return None
+
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        return named_result(name)
 
 
 def _is_damaged(head: bytes) -> bool:

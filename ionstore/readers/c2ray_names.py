@@ -29,6 +29,14 @@ def is_named_as_results(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def named_result(name: str) -> tuple[str, float | None] | None:
+    """Return field and redshift that the name of a file tells, None where it tells no field."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] == _HEATING:
+        return None
+    return _CONTENTS[match[1]].field, redshift_in(name)
+
+
 def results(path: Path, source: FieldSource) -> FileContents:
     """Return what a file with a mesh holds, as far as its name says.
 

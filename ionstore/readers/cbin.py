@@ -13,7 +13,9 @@ from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.c2ray_names import results
 from ionstore.readers.flat_array import FlatArray
 
-_SIZES_BYTES = 12
+SIZES_BYTES = 12
+"""Bytes of the three sizes that a mesh begins with."""
+
 # Sizes up to here are far above it when read in the wrong byte order, and letters always are.
 _MAX_CELLS = 65535
 
@@ -61,10 +63,10 @@ class PlainMesh(FileReader):
 
 def read_sizes(head: bytes) -> Sizes | None:
     """Return the three sizes that a file begins with, None if these are no sizes of a mesh."""
-    if len(head) < _SIZES_BYTES:
+    if len(head) < SIZES_BYTES:
         return None
     for byte_order in "<>":
-        x, y, z = struct.unpack(f"{byte_order}3i", head[:_SIZES_BYTES])
+        x, y, z = struct.unpack(f"{byte_order}3i", head[:SIZES_BYTES])
         if min(x, y, z) >= 1 and max(x, y, z) <= _MAX_CELLS:
             return Sizes((x, y, z), byte_order)
     return None
@@ -92,19 +94,19 @@ def open_mesh(path: Path, head: bytes) -> FlatArray | None:
         If the file cannot be read.
     """
     sizes = read_sizes(head)
-    n_bytes = path.stat().st_size - _SIZES_BYTES
+    n_bytes = path.stat().st_size - SIZES_BYTES
     if sizes is not None:
         for itemsize in (4, 8):
             if n_bytes == itemsize * prod(sizes.shape):
                 dtype = np.dtype(f"{sizes.byte_order}f{itemsize}")
-                return FlatArray(path, sizes.shape, dtype, _SIZES_BYTES, fortran_order=True)
+                return FlatArray(path, sizes.shape, dtype, SIZES_BYTES, fortran_order=True)
     return None
 
 
 def is_vector_mesh(path: Path, head: bytes) -> bool:
     """Tell whether a file holds three float32 for each cell of a mesh."""
     sizes = read_sizes(head)
-    return sizes is not None and path.stat().st_size == _SIZES_BYTES + 12 * prod(sizes.shape)
+    return sizes is not None and path.stat().st_size == SIZES_BYTES + 12 * prod(sizes.shape)
 
 
 def check_complete(path: Path, head: bytes) -> None:
@@ -125,7 +127,7 @@ def check_complete(path: Path, head: bytes) -> None:
         If the file cannot be read.
     """
     sizes, there = read_sizes(head), path.stat().st_size
-    if len(head) < _SIZES_BYTES:
+    if len(head) < SIZES_BYTES:
         raise SourceDataError(
             f"{path}: expected the three sizes of a mesh and its values, the file has {there} "
             "bytes; it is truncated, copy it again"
@@ -133,7 +135,7 @@ def check_complete(path: Path, head: bytes) -> None:
     if sizes is not None:
         n_cells = prod(sizes.shape)
         raise SourceDataError(
-            f"{path}: the mesh {sizes.shape} needs {_SIZES_BYTES + 4 * n_cells} bytes in float32 "
-            f"and {_SIZES_BYTES + 8 * n_cells} in float64, the file has {there}; "
+            f"{path}: the mesh {sizes.shape} needs {SIZES_BYTES + 4 * n_cells} bytes in float32 "
+            f"and {SIZES_BYTES + 8 * n_cells} in float64, the file has {there}; "
             "it is truncated or damaged, copy it again"
         )

@@ -48,6 +48,11 @@ class CubeP3M(FileReader):
         density = FoundField("n_igm", redshift_in(path.name), source, "gas_grid_mass")
         return FileContents((density,))
 
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        match = _NAME.fullmatch(name)
+        return ("n_igm", redshift_in(name)) if match and match["kind"] == "n" else None
+
 
 def _left_out(path: Path, kind: str) -> FileContents:
     return FileContents((), notes=(f"{path.name} is left out: {_LEFT_OUT[kind]}",))

@@ -68,6 +68,10 @@ class NumpySet(FileReader):
             return FileContents((), notes=(str(error),))
         return FileContents((FoundField(None, redshift_in(path.name), source, "as_is"),))
 
+    def named(self, name: str) -> tuple[str, float] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        return field_in_name(name)
+
 
 def field_in_name(name: str) -> tuple[str, float] | None:
     """Return field and redshift that the name of a file of a three-file set tells, if it is one.

@@ -9,7 +9,7 @@ import numpy as np
 
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import FieldSource, FoundField, Quantity
+from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity
 from ionstore.readers.halo_catalog import MASSES, POSITIONS, HaloCatalog
 from ionstore.readers.hdf5_field import number, open_hdf5_field
 from ionstore.readers.value_sample import sample_values
@@ -37,37 +37,49 @@ class Box:
     cosmology: Cosmology | None
 
 
-def refuse_lightcone(path: Path) -> SourceDataError:
-    """Return the error that refuses a lightcone."""
-    return SourceDataError(
-        f"{path}: this is a lightcone of 21cmFAST, whose redshift changes along its last axis; "
-        "give coeval cubes, which run_coeval or its cache write, and move this file away"
+def lightcone(path: Path) -> FileContents:
+    """Return what a lightcone holds: nothing, and the reason."""
+    return FileContents(
+        (),
+        notes=(
+            f"{path.name} is left out: it is a lightcone, whose redshift changes along its last "
+            "axis; give coeval cubes, which run_coeval or its cache write",
+        ),
     )
 
 
-def read_box(path: Path, simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
-    """Return the box of a simulation.
+def no_cubes(path: Path, simulation: Mapping[str, Any]) -> FileContents | None:
+    """Return what a box that is not a cube holds: nothing, and the reason; None for a cube.
 
     Parameters
     ----------
     path : Path
         The file.
     simulation : mapping
+        Attributes that may tell NON_CUBIC_FACTOR.
+    """
+    stretch = number(simulation, "NON_CUBIC_FACTOR")
+    if stretch in (None, 1.0):
+        return None
+    return FileContents(
+        (),
+        notes=(
+            f"{path.name} is left out: the last side of its box is {stretch:g} times the others "
+            "(NON_CUBIC_FACTOR); simulate a cube",
+        ),
+    )
+
+
+def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
+    """Return the box of a simulation.
+
+    Parameters
+    ----------
+    simulation : mapping
         Attributes that tell BOX_LEN and HII_DIM.
     cosmology : Cosmology
         Its cosmology.
-
-    Raises
-    ------
-    SourceDataError
-        If the box is not a cube.
     """
-    stretch = number(simulation, "NON_CUBIC_FACTOR")
-    if stretch not in (None, 1.0):
-        raise SourceDataError(
-            f"{path}: expected a cubic box, got one whose last side is {stretch:g} times the "
-            "others (NON_CUBIC_FACTOR); simulate a cube"
-        )
     mesh_cells = number(simulation, "HII_DIM")
     return Box(
         number(simulation, "BOX_LEN"),

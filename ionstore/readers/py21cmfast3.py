@@ -11,8 +11,9 @@ from ionstore.readers.py21cmfast import (
     density_cube,
     halo_fields,
     ionization_cubes,
+    lightcone,
+    no_cubes,
     read_box,
-    refuse_lightcone,
 )
 
 _PARAMETERS = {"user_params", "cosmo_params"}
@@ -41,8 +42,7 @@ class Py21cmFast3(FileReader):
         Raises
         ------
         SourceDataError
-            If the file is truncated or damaged, a lightcone, or of a box that is not a cube, or
-            h5py is not installed.
+            If the file is truncated or damaged, or h5py is not installed.
         OSError
             If it cannot be read.
         """
@@ -52,7 +52,10 @@ class Py21cmFast3(FileReader):
             if not _PARAMETERS & set(file):
                 return None
             if "lightcones" in file:
-                raise refuse_lightcone(path)
+                return lightcone(path)
+            simulation = attributes(file, "user_params")
+            if (nothing := no_cubes(path, simulation)) is not None:
+                return nothing
             redshift = number(file.attrs, "redshift")
             if redshift is None:
                 redshift = redshift_in(path.name)
@@ -64,7 +67,7 @@ class Py21cmFast3(FileReader):
                 sigma_8=number(parameters, "SIGMA_8"),
                 n_s=number(parameters, "POWER_INDEX"),
             )
-            box = read_box(path, attributes(file, "user_params"), cosmology)
+            box = read_box(simulation, cosmology)
             fields: list[FoundField] = []
             notes: list[str] = []
             if "PerturbedField" in file:

@@ -1,6 +1,6 @@
 """Files of 21cmFAST 4: ``IonizedBox.h5`` and others of its cache tree, Coeval files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from ionstore.readers.py21cmfast import (
     density_cube,
     halo_fields,
     ionization_cubes,
+    lightcone,
+    no_cubes,
     read_box,
-    refuse_lightcone,
 )
 
 _INPUTS, _OUTPUTS = "InputParameters", "OutputFields"
@@ -51,8 +52,7 @@ class Py21cmFast4(FileReader):
         Raises
         ------
         SourceDataError
-            If the file is truncated or damaged, a lightcone, or of a box that is not a cube, or
-            h5py is not installed.
+            If the file is truncated or damaged, or h5py is not installed.
         OSError
             If it cannot be read.
         """
@@ -60,11 +60,14 @@ class Py21cmFast4(FileReader):
             return None
         with opened_hdf5(path) as file:
             if file.attrs.get("lightcone", False) and "lightcones" in file:
-                raise refuse_lightcone(path)
+                return lightcone(path)
             kinds = dict(_kinds(file))
             if not kinds:
                 return None
-            boxes = {name: _box(path, kind) for name, kind in kinds.items()}
+            for kind in kinds.values():
+                if (nothing := no_cubes(path, _options(kind))) is not None:
+                    return nothing
+            boxes = {name: _box(kind) for name, kind in kinds.items()}
             fields: list[FoundField] = []
             notes: list[str] = []
             for name, kind in kinds.items():
@@ -100,7 +103,11 @@ def _kinds(file: Any) -> Iterator[tuple[str, Any]]:
             yield name, group
 
 
-def _box(path: Path, kind: Any) -> Box:
+def _options(kind: Any) -> Mapping[str, Any]:
+    return attributes(kind[_INPUTS], "simulation_options")
+
+
+def _box(kind: Any) -> Box:
     inputs = kind[_INPUTS]
     parameters, tables = attributes(inputs, "cosmo_params"), attributes(inputs, "cosmo_tables")
     # The fluctuations are normalized by their amplitude at 8 Mpc/h or in another way.
@@ -112,4 +119,4 @@ def _box(path: Path, kind: Any) -> Box:
         sigma_8=sigma_8,
         n_s=number(parameters, "POWER_INDEX"),
     )
-    return read_box(path, attributes(inputs, "simulation_options"), cosmology)
+    return read_box(_options(kind), cosmology)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ionstore.readers.base import FileContents, FileReader
-from ionstore.readers.c2ray_names import is_named_as_results, results
+from ionstore.readers.c2ray_names import is_named_as_results, named_result, results
 from ionstore.readers.cbin import check_complete, open_mesh
 from ionstore.readers.fortran_records import sizes_in_record
 from ionstore.readers.numpy_file import open_numpy_file
@@ -44,3 +44,7 @@ class PyC2Ray(FileReader):
                 check_complete(path, head)
             return None
         return results(path, source)
+
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        return named_result(name)

@@ -128,3 +128,8 @@ class PyC2RaySources(FileReader):
                 ),
             )
         )
+
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        is_list = "sources" in name and name.endswith((".hdf5", ".h5"))
+        return ("n_src", redshift_in(name)) if is_list else None

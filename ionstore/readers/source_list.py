@@ -227,7 +227,7 @@ class C2RaySources(FileReader):
         OSError
             If it cannot be read.
         """
-        named = "sources" in path.name and path.name.endswith((".dat", ".dat.gz"))
+        named = self.named(path.name) is not None
         if named and (not head.strip() or head == _GZIP_MAGIC[:1]):
             raise SourceDataError(
                 f"{path}: expected a list of sources, the file is empty or begins with "
@@ -249,6 +249,11 @@ class C2RaySources(FileReader):
         sources = SourceList(path, self.columns)
         field = "n_src" if named else None
         return FileContents((FoundField(field, redshift_in(path.name), sources, quantity),))
+
+    def named(self, name: str) -> tuple[str, float | None] | None:
+        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        is_list = "sources" in name and name.endswith((".dat", ".dat.gz"))
+        return ("n_src", redshift_in(name)) if is_list else None
 
 
 class _Watched(io.BufferedIOBase):

@@ -1,6 +1,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ionstore.candidates import FoundFiles, file_name, find_candidates
@@ -128,9 +129,42 @@ def test_a_map_that_leads_nowhere_is_a_problem_with_what_is_there(tmp_path: Path
     assert problem == (
         f"{folder / 'a.dat'}: n_src was expected here, found xhii; a.dat: nothing here is an n_src"
     )
-    (folder / "b.dat").write_bytes(b"?")
+    write_toy(folder / "c.dat", toy_field("xhii", 9.0))
+    (problem,) = _find(folder, {"n_src": [folder / "c.dat"]}).problems
+    assert problem == (
+        f"{folder / 'c.dat'}: n_src was expected here, found xhii; "
+        f"map it with --map xhii={folder / 'c.dat'}, or rename the file if its name is wrong"
+    )
+    (folder / "b.dat").write_bytes(b"no mesh begins with such letters")
     (problem,) = _find(folder, {"n_src": [folder / "b.dat"]}).problems
     assert "found no field; `ionstore formats` lists what is read" in problem
+
+
+def test_a_mapped_file_of_no_format_is_looked_at_as_a_truncated_mesh(tmp_path: Path) -> None:
+    path = tmp_path / "mesh_8.000.raw"
+    path.write_bytes(np.array([9, 9, 9], "<i4").tobytes() + bytes(4 * 9**3 - 1))
+    found = _find(tmp_path, {"xhii": [path]})
+    (damage,) = found.damaged
+    assert (damage.field, damage.redshift, damage.is_mapped) == ("xhii", 8.0, True)
+    assert "the mesh (9, 9, 9) needs 2928 bytes in float32" in damage.sentence
+    assert found.problems == []
+
+
+def test_damaged_files_are_what_they_are_mapped_as(tmp_path: Path) -> None:
+    write_toys(tmp_path / "sim", 9.0)
+    write_toy(tmp_path / "sim" / "xhii_8.000.dat", damaged=True)
+    for name in ("xhii_8.000.dat", "n_igm_8.000.dat", "any.dat"):
+        write_toy(tmp_path / "maps" / name, damaged=True)
+    write_toy(tmp_path / "maps" / "xhii_9.000.dat", toy_field("xhii", 9.0))
+    found = _find(tmp_path / "sim", {"xhii": [tmp_path / "maps"]})
+    assert [(one.field, one.redshift, one.is_mapped) for one in found.damaged] == [
+        ("xhii", None, True),
+        ("xhii", 8.0, True),
+        ("xhii", 8.0, False),
+    ]
+    found = _find(tmp_path / "sim", {"xhii": [tmp_path / "sim" / "xhii_8.000.dat"]})
+    assert [(one.field, one.is_mapped) for one in found.damaged] == [("xhii", True)]
+    assert found.problems == []
 
 
 def test_a_redshift_that_nothing_tells_is_a_problem_where_the_user_names_the_file(

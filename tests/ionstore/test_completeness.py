@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.candidates import Candidate, FoundFiles
+from ionstore.candidates import Candidate, Damage, FoundFiles
 from ionstore.completeness import (
     Candidates,
     choose_redshifts,
@@ -12,6 +12,7 @@ from ionstore.completeness import (
     leave_out_extras,
     missing_fields,
     redshifts_too_close,
+    sort_damage,
     there_twice,
 )
 from tests.toy_format import UniformCube
@@ -85,6 +86,52 @@ def test_some_redshifts_can_be_chosen() -> None:
     assert problems == ["redshift 8.3 is wanted, but nothing is there; there is 9, 8.28993, 7"]
     assert choose_redshifts(grouped, []) == (grouped, [])
     assert choose_redshifts(_grouped(*_complete(8.3975)), [8.397])[1] == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "maps", "wanted", "is_needed"),
+    [
+        # As long as nothing is chosen, all files are wanted.
+        (("xhii", 8.0), (), (), True),
+        (("xhii", None), (), (), True),
+        ((None, 8.0), (), (), True),
+        ((None, None), (), (), True),
+        # Names tell that a file is not wanted.
+        (("xhii", 8.0), (), (9.0,), False),
+        ((None, 8.0), (), (9.0,), False),
+        (("xhii", 9.0), (), (9.0,), True),
+        (("xhii", 9.0005), (), (9.0,), True),
+        (("xhii", 8.0), (), (9.0, 8.0), True),
+        (("xhii", 8.0), ("xhii",), (), False),
+        (("xhii", 8.0), ("n_src",), (), True),
+        # Where they do not, all that is wanted must be there without it.
+        ((None, None), (), (9.0,), False),
+        (("xhii", None), (), (9.0,), False),
+        ((None, 9.0), (), (9.0,), False),
+        ((None, None), (), (9.0, 8.0), True),
+        ((None, None), (), (9.0, 7.0), True),
+        ((None, None), ("xhii", "n_src"), (), True),
+        ((None, None), ("xhii", "n_src", "n_igm"), (), False),
+        # What the user names is not supplied by others.
+        (("xhii", 8.0, True), ("xhii",), (), True),
+        (("xhii", None, True), ("xhii",), (), True),
+        (("xhii", 8.0, True), ("xhii",), (9.0,), False),
+        (("xhii", None, True), ("xhii", "n_src", "n_igm"), (), True),
+        (("xhii", None, True), ("xhii",), (9.0,), False),
+    ],
+)
+def test_a_damaged_file_is_needed_unless_nothing_is_lost_without_it(
+    damage: tuple[str | None, float | None] | tuple[str | None, float | None, bool],
+    maps: tuple[str, ...],
+    wanted: tuple[float, ...],
+    is_needed: bool,
+) -> None:
+    field, redshift, *is_mapped = damage
+    one = Damage(field, redshift, "a.dat: it is truncated", *is_mapped)
+    grouped, _ = choose_redshifts(_grouped(*_complete(9.0), ("n_igm", 8.0)), wanted)
+    needed, notes = sort_damage([one], grouped, maps=maps, wanted=wanted)
+    assert needed == (["a.dat: it is truncated"] if is_needed else [])
+    assert notes == ([] if is_needed else ["left out: a.dat: it is truncated"])
 
 
 def test_extra_fields_that_are_not_whole_are_left_out_with_the_reason() -> None:

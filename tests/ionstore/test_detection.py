@@ -176,6 +176,65 @@ def test_cubes_are_converted_with_what_their_files_tell(tmp_path: Path) -> None:
     assert detection.file_names() == {tmp_path / "coeval.dat": "coeval.dat"}
 
 
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_a_truncated_file_is_refused_unless_its_redshift_is_not_wanted(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("9.000", "8.397"))
+    _truncate(tmp_path / "xHII_z8.397.npy")
+    for redshifts in ((), (8.397,), (9.0, 8.397)):
+        with pytest.raises(SourceDataError, match=r"xHII_z8\.397\.npy: .*truncated"):
+            detect(tmp_path, redshifts=redshifts)
+    detection = detect(tmp_path, redshifts=[9.0])
+    assert detection.simulation().redshifts == (9.0,)
+    (note,) = detection.notes
+    assert note.startswith(f"left out: {tmp_path / 'xHII_z8.397.npy'}: ")
+
+
+def test_a_truncated_file_is_refused_unless_its_field_is_mapped(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 4, ("9.000", "8.397"))
+    write_set(tmp_path / "maps", 4, ("9.000", "8.397"))
+    _truncate(tmp_path / "sim" / "xHII_z8.397.npy")
+    detection = detect(tmp_path / "sim", maps={"xhii": [tmp_path / "maps"]})
+    assert detection.simulation().redshifts == (9.0, 8.397)
+    with pytest.raises(SourceDataError, match=r"xHII_z8\.397\.npy: .*truncated"):
+        detect(tmp_path / "sim", maps={"n_src": [tmp_path / "maps"]})
+    _truncate(tmp_path / "maps" / "xHII_z8.397.npy")
+    with pytest.raises(SourceDataError, match=r"maps/xHII_z8\.397\.npy: .*truncated"):
+        detect(tmp_path / "sim", maps={"xhii": [tmp_path / "maps"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("xHII_z7.305.npy", "xhii"),
+        ("rho_z7.305.npz", "n_igm"),
+        ("xfrac3d_7.305.bin", "xhii"),
+        ("xfrac_z7.305.dat", "xhii"),
+        ("7.305n_all.dat", "n_igm"),
+        ("7.305-coarsest_sources.dat", "n_src"),
+        ("7.305-coarsest_sources.hdf5", "n_src"),
+        ("coeval_z7.305.h5", None),
+    ],
+)
+def test_names_of_all_formats_tell_what_a_damaged_file_was(
+    tmp_path: Path, name: str, field: str | None
+) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    head = b"\x89HDF\r\n\x1a\n" if name.endswith("5") else b"\x0c\x00\x00"
+    (tmp_path / name).write_bytes(b"" if field == "n_src" and head[:1] != b"\x89" else head)
+    with pytest.raises(SourceDataError, match=re.escape(name)):
+        detect(tmp_path)
+    assert detect(tmp_path, redshifts=[9.0]).problems == ()
+    if field:
+        with pytest.raises(SourceDataError, match=re.escape(name)):
+            detect(tmp_path, redshifts=[9.0, 7.305])
+        prefix = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}[field]
+        maps = {field: [tmp_path / f"{prefix}_z9.000.npy"]}
+        assert detect(tmp_path, maps=maps).problems == ()
+
+
 def test_lists_of_sources_take_the_mesh_of_the_other_fields(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0, 8.0, fields=("n_igm", "xhii"))
     for z in (9.0, 8.0):

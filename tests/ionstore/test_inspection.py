@@ -74,11 +74,21 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert _names(tmp_path, tuple(file.path for file in found.files)) == ["sim/density/a.dat"]
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+def test_damaged_files_are_kept_with_what_their_names_tell(tmp_path: Path) -> None:
     write_toy(tmp_path / "a.dat", toy_field("xhii", 9.0))
     write_toy(tmp_path / "b.dat", damaged=True)
+    write_toy(tmp_path / "n_src_8.500.dat", damaged=True)
+    write_toy(tmp_path / "cube_8.500.dat", damaged=True)
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert _names(tmp_path, tuple(file.path for file in found.files)) == ["a.dat"]
+    assert [(one.path.name, one.field, one.redshift) for one in found.damaged] == [
+        ("b.dat", None, None),
+        ("cube_8.500.dat", None, 8.5),
+        ("n_src_8.500.dat", "n_src", 8.5),
+    ]
+    assert found.damaged[0].sentence == f"{tmp_path / 'b.dat'}: it is truncated, copy it again"
     with pytest.raises(SourceDataError, match=r"b\.dat: it is truncated"):
-        inspect_folder(tmp_path, TOYS, _holds_a_field)
+        inspect_file(tmp_path / "b.dat", TOYS)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that is no file")

@@ -261,25 +261,29 @@ def test_a_group_without_outputs_or_its_dataset_has_no_field(tmp_path: Path) -> 
     assert inspected(READER, path) is None
 
 
-def test_boxes_that_are_no_cubes_are_refused(tmp_path: Path) -> None:
+def test_boxes_that_are_no_cubes_are_left_out(tmp_path: Path) -> None:
     options = "PerturbedField/InputParameters/simulation_options"
     path = copied(
         CACHE["PerturbedField"],
         tmp_path / "a.h5",
         lambda f: f[options].attrs.modify("NON_CUBIC_FACTOR", 2.0),
     )
-    with pytest.raises(SourceDataError, match=r"a\.h5: expected a cubic box.* 2 times"):
-        inspected(READER, path)
+    contents = inspected(READER, path)
+    assert contents is not None
+    assert contents.fields == ()
+    assert "a.h5 is left out: the last side of its box is 2 times" in contents.notes[0]
 
 
-def test_lightcones_are_refused(tmp_path: Path) -> None:
+def test_lightcones_are_left_out(tmp_path: Path) -> None:
     def change(file: h5py.File) -> None:
         file.create_group("lightcones")
         file.attrs["lightcone"] = True
 
     path = copied(COEVAL, tmp_path / "a.h5", change)
-    with pytest.raises(SourceDataError, match=r"a\.h5: .*lightcone.*coeval cubes"):
-        inspected(READER, path)
+    contents = inspected(READER, path)
+    assert contents is not None
+    assert contents.fields == ()
+    assert "a.h5 is left out: it is a lightcone" in contents.notes[0]
 
 
 @pytest.mark.parametrize("source", [*CACHE.values(), COEVAL])
