@@ -106,6 +106,11 @@ class StoreAttributes(BaseModel):
         Comoving side of the box in cMpc; None while unknown.
     cosmology : Cosmology, optional
         Cosmology of the simulation; None while unknown.
+    n_box : int, optional
+        Cells along a side of the finest N-body mesh, as its conversions took it; None while
+        unknown.
+    grid_mass_msun : float, optional
+        Mass in Msun that one grid mass of the sources was converted to; None where none was.
     sources : tuple of SourceFile
         Files that the store was made from.
     statistics : mapping of str to tuple of FieldStatistics
@@ -131,6 +136,8 @@ class StoreAttributes(BaseModel):
     periodic_axes: tuple[str, ...] = ("x", "y", "z")
     box_length_cmpc: float | None = None
     cosmology: Annotated[Cosmology | None, PlainSerializer(_without_nones)] = None
+    n_box: int | None = None
+    grid_mass_msun: float | None = None
     sources: tuple[SourceFile, ...] = ()
     statistics: Mapping[str, tuple[FieldStatistics, ...]] = {}
     n_clipped: Mapping[str, tuple[int, ...]] = {}

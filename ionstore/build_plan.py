@@ -1,6 +1,7 @@
 """`BuildPlan`: what is written into a store, and what is taken over from another; no values."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -8,7 +9,10 @@ from typing import TypeVar
 from ionstore.attributes import merge_source_files
 from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.description import SimulationDescription, is_same
 from ionstore.errors import SourceDataError
+from ionstore.grid import Mesh
+from ionstore.ingest_outline import IngestOutline
 from ionstore.ingest_plan import IngestPlan, OnNote
 from ionstore.layout import Part, plan_parts
 from ionstore.store import CubeStore
@@ -51,6 +55,51 @@ class BuildPlan:
         return plan_parts(names, len(self.store.redshifts), self.store.layout)
 
 
+def known_of(store: CubeStore) -> SimulationDescription:
+    """Return what a store says of its simulation, for redshifts whose files leave it open."""
+    return SimulationDescription(
+        box_length_cmpc=store.mesh.box_length_cmpc,
+        cosmology=store.cosmology,
+        n_box=store.attributes.n_box,
+    )
+
+
+def check_append(store: CubeStore, outline: IngestOutline) -> None:
+    """Check what can be known before any value is read: whether redshifts can be added to a store.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store that is there.
+    outline : IngestOutline
+        What is known of the ingest of the new redshifts.
+
+    Raises
+    ------
+    SourceDataError
+        If a redshift is in the store already, a field is missing, or mesh, box, cosmology, N-body
+        mesh or rounding are others than those of the store.
+    """
+    _check_redshifts(store, outline)
+    _check_box(store, outline)
+    _merged_cosmology(store, outline.known.cosmology)
+    there, coming = store.attributes.n_box, outline.known.n_box
+    if None not in (there, coming) and there != coming:
+        raise SourceDataError(
+            f"the finest N-body mesh must have the {there} cells a side of {store.path}, whose "
+            f"grid masses were converted with it, got {coming}"
+        )
+    lacking = [name for name in store.field_names if name not in outline.field_names]
+    if lacking:
+        raise SourceDataError(
+            f"{store.path} holds {', '.join(lacking)}, which the new redshifts lack; add the "
+            "files, or make a store without them"
+        )
+    for name in store.field_names:
+        if store.dtype(name).kind == "f":
+            _check_keep_bits(store, name, outline.keep_bits.get(name))
+
+
 def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPlan:
     """Return how the redshifts of a planned ingest are added to a store.
 
@@ -66,18 +115,12 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
     Raises
     ------
     SourceDataError
-        If a redshift is in the store already, a field is missing, or mesh, box, cosmology, frame
-        or units are others than those of the store.
+        If frame, units or grid mass are others than those of the store, or for what
+        `check_append` raises.
     """
-    _check_redshifts(store, plan)
-    _check_box(store, plan)
+    check_append(store, plan.outline)
+    _check_grid_mass(store, plan.grid_mass_msun)
     coming = {one.name: one for one in plan.fields}
-    lacking = [name for name in store.field_names if name not in coming]
-    if lacking:
-        raise SourceDataError(
-            f"{store.path} holds {', '.join(lacking)}, which the new redshifts lack; add the "
-            "files, or make a store without them"
-        )
     for name in coming:
         if name not in store.field_names:
             on_note(f"{name} is left out: {store.path} does not hold it at its other redshifts")
@@ -90,6 +133,8 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
             "fields": fields,
             "box_length_cmpc": store.mesh.box_length_cmpc,
             "cosmology": _merged_cosmology(store, plan.cosmology),
+            "n_box": plan.n_box if store.attributes.n_box is None else store.attributes.n_box,
+            "grid_mass_msun": store.attributes.grid_mass_msun or plan.grid_mass_msun,
             "compression": {name: store.compression(name) for name in store.field_names},
             "sources": merge_source_files((*store.attributes.sources, *taken)),
         }
@@ -119,8 +164,8 @@ def by_redshift(plan: BuildPlan, old: Sequence[Item], new: Mapping[int, Item]) -
     )
 
 
-def _check_redshifts(store: CubeStore, plan: IngestPlan) -> None:
-    for redshift in plan.redshifts:
+def _check_redshifts(store: CubeStore, outline: IngestOutline) -> None:
+    for redshift in outline.redshifts:
         for there in store.redshifts:
             if abs(redshift - there) <= REDSHIFT_TOLERANCE:
                 raise SourceDataError(
@@ -129,8 +174,9 @@ def _check_redshifts(store: CubeStore, plan: IngestPlan) -> None:
                 )
 
 
-def _check_box(store: CubeStore, plan: IngestPlan) -> None:
-    there, coming = store.mesh, plan.mesh
+def _check_box(store: CubeStore, outline: IngestOutline) -> None:
+    there = store.mesh
+    coming = Mesh(outline.layout.mesh_cells, outline.known.box_length_cmpc)
     if coming.cells_per_side != there.cells_per_side:
         raise SourceDataError(
             f"the mesh must have the {there.cells_per_side} cells a side of {store.path}, got "
@@ -157,9 +203,9 @@ def _merged_cosmology(store: CubeStore, coming: Cosmology | None) -> Cosmology |
     values = {}
     for name in ("h", "omega_m", "omega_b", "sigma_8", "n_s"):
         one, other = getattr(there, name), getattr(coming, name)
-        if None not in (one, other) and one != other:
+        if None not in (one, other) and not is_same(one, other):
             raise SourceDataError(
-                f"the cosmology must be that of {store.path}, {name} {one:g}, got {other:g}"
+                f"the cosmology must be that of {store.path}, {name} {one:.9g}, got {other:.9g}"
             )
         values[name] = other if one is None else one
     return Cosmology(name=there.name or coming.name, **values)
@@ -172,17 +218,50 @@ def _merged(store: CubeStore, coming: StoredField) -> StoredField:
     if (units, frame) != (coming.units, coming.frame):
         raise SourceDataError(
             f"{name} must have the units of {store.path}, {_in_words(units, frame)}, got "
-            f"{_in_words(coming.units, coming.frame)}; where one is unknown, give it with an "
-            "option here or with `ionstore edit`"
+            f"{_in_words(coming.units, coming.frame)}; {_way_on(store, coming)}"
         )
+    _check_keep_bits(store, name, coming.keep_bits)
     keep_bits = store.keep_bits(name)
-    if coming.keep_bits not in (None, keep_bits):
-        raise SourceDataError(
-            f"{name} keeps {keep_bits or 'all'} bits in {store.path}, got --keep-bits "
-            f"{coming.keep_bits}; leave the option out"
-        )
     dtype = max(store.dtype(name), coming.numpy_dtype, key=lambda dtype: dtype.itemsize)
     return StoredField(name, str(dtype), units, frame, keep_bits)
+
+
+def _check_keep_bits(store: CubeStore, name: str, coming: int | None) -> None:
+    there = store.keep_bits(name)
+    if coming not in (None, there):
+        raise SourceDataError(
+            f"{name} keeps {there or 'all'} bits in {store.path}, got --keep-bits "
+            f"{coming}; leave the option out"
+        )
+
+
+def _check_grid_mass(store: CubeStore, coming: float | None) -> None:
+    """Check the mass of a grid mass: after an edit it may differ though all else is the same."""
+    there = store.attributes.grid_mass_msun
+    if there is None or coming is None:
+        return
+    if math.isclose(there, coming, rel_tol=4 * _BOX_TOLERANCE):
+        return
+    raise SourceDataError(
+        f"the sources of {store.path} were converted with {there:.9g} Msun a grid mass, got "
+        f"{coming:.9g} Msun; give the box length, h, omega_m and n_box that it was made with, or "
+        "make it anew with those of now"
+    )
+
+
+def _way_on(store: CubeStore, coming: StoredField) -> str:
+    """Say how units and frame of a field could become those of a store."""
+    is_source = coming.name == "n_src"
+    option = "--n-src-unit" if is_source else "--density-frame"
+    there = store.units(coming.name) if is_source else store.frame
+    here = coming.units if is_source else coming.frame
+    if coming.name in ("n_src", "n_igm") and there == "unknown":
+        return f"if the store has them too: ionstore edit {store.path} {option} {here}"
+    if is_source and here == "unknown":
+        return f"give {option} {there} if that is their unit"
+    if coming.name == "n_igm" and here == "unknown":
+        return f"set density_frame to {there} in simulation.json if that is theirs"
+    return "give files in the same ones, or ingest into a store of their own"
 
 
 def _in_words(units: str, frame: str | None) -> str:

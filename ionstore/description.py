@@ -30,8 +30,19 @@ _RANGES = {
     "h": (10.0, "h must lie between 0 and 10 (100 km/s/Mpc)"),
     "omega_m": (2.0, "omega_m must lie between 0 and 2"),
     "omega_b": (2.0, "omega_b must lie between 0 and 2"),
+    "sigma_8": (10.0, "sigma_8 must lie between 0 and 10"),
+    "n_s": (10.0, "n_s must lie between 0 and 10"),
     "n_box": (float("inf"), "n_box must be positive, cells along a side of the N-body mesh"),
 }
+_KINDS = {
+    "cosmology": "an object with keys such as h and omega_m",
+    "name": "a string",
+    "density_frame": '"proper" or "comoving"',
+    "n_src_units": f"one of {', '.join(map(json.dumps, N_SRC_UNITS))}",
+    "n_box": "a whole number",
+    "seed": "a whole number",
+}
+_CHARACTERS_SHOWN = 40
 _ROUNDING = 1e-5  # numbers that went through float32 or a printed table
 
 
@@ -86,6 +97,8 @@ def describe(
     told: Sequence[tuple[str, SimulationDescription]],
     given: SimulationDescription,
     on_note: Callable[[str], object],
+    *,
+    otherwise: SimulationDescription | None = None,
 ) -> SimulationDescription:
     """Return all that is known of a simulation: what the user gives, else what its files tell.
 
@@ -97,6 +110,8 @@ def describe(
         What the user says; it wins.
     on_note : callable
         Told of everything given that the files say otherwise.
+    otherwise : SimulationDescription, optional
+        What is taken where neither says it.
 
     Raises
     ------
@@ -108,7 +123,7 @@ def describe(
         says = [(file, values[name]) for file, what in told if name in (values := what.values())]
         word = _WORDS.get(name, name)
         if name in known:
-            others = [value for _, value in says if not _same(value, known[name])]
+            others = [value for _, value in says if not is_same(value, known[name])]
             if others:
                 on_note(
                     f"{word}: {known[name]} as given here is used, "
@@ -118,11 +133,13 @@ def describe(
             known[name] = says[0][1]
             for file, value in says[1:]:
                 # Two names of a cosmology contradict each other in its numbers or not at all.
-                if name != "name" and not _same(value, known[name]):
+                if name != "name" and not is_same(value, known[name]):
                     raise SourceDataError(
                         f"{says[0][0]} and {file} contradict each other: {word} {known[name]} and "
                         f"{value}; {_way_on(name)}"
                     )
+    if otherwise is not None:
+        known = otherwise.values() | known
     _check(known)
     return from_values(known)
 
@@ -139,15 +156,25 @@ def read_description(folder: Path) -> SimulationDescription:
     if not path.exists():
         return SimulationDescription()
     try:
-        return SimulationDescription.model_validate(json.loads(path.read_text()))
+        told = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SourceDataError(f"{path}: expected JSON, {error}; mend or remove the file") from error
+    if not isinstance(told, dict):
+        raise SourceDataError(
+            f"{path}: expected an object with keys such as box_length_cmpc, "
+            f"got {_shortened(told)}; mend or remove the file"
+        )
+    cosmology = told.get("cosmology")
+    of_cosmology = cosmology.items() if isinstance(cosmology, dict) else ()
+    known = {*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__}
+    for key, value in (*told.items(), *of_cosmology):
+        if isinstance(value, bool) and key in known:  # which pydantic takes for 0 and 1
+            raise _is_of_another_kind(path, key, value)
+    try:
+        return SimulationDescription.model_validate(told)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise SourceDataError(
-            f"{path}: {where}: {first['msg']}; mend or remove the file"
-        ) from error
+        raise _is_of_another_kind(path, str(first["loc"][-1]), first["input"]) from error
 
 
 def unknown_keys(folder: Path) -> Iterator[str]:
@@ -166,7 +193,20 @@ def unknown_keys(folder: Path) -> Iterator[str]:
             )
 
 
-def _same(one: float | str, other: float | str) -> bool:
+def _is_of_another_kind(path: Path, key: str, value: object) -> SourceDataError:
+    return SourceDataError(
+        f"{path}: {key} must be {_KINDS.get(key, 'a number')}, got {_shortened(value)}; "
+        "mend or remove the file"
+    )
+
+
+def _shortened(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _CHARACTERS_SHOWN else f"{text[:_CHARACTERS_SHOWN]}…"
+
+
+def is_same(one: float | str, other: float | str) -> bool:
+    """Tell whether two values of a description are the same, numbers to rounding."""
     if isinstance(one, str) or isinstance(other, str):
         return one == other
     return math.isclose(one, other, rel_tol=_ROUNDING)

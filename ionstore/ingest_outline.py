@@ -67,6 +67,16 @@ class IngestOutline(BaseModel):
     keep_bits: Mapping[str, int]
     appended_to: str | None = None
 
+    @property
+    def redshifts(self) -> tuple[float, ...]:
+        """Redshifts, descending."""
+        return tuple(sorted({one.redshift for one in self.origins}, reverse=True))
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the fields, in their order."""
+        return tuple(dict.fromkeys(one.field for one in self.origins))
+
     def as_json(self) -> dict[str, Any]:
         """Return the outline as it is recorded."""
         return self.model_dump(mode="json")

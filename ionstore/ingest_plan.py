@@ -1,6 +1,6 @@
 """`IngestPlan`: all that decides the bytes of a store, so that two runs can be compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -67,6 +67,8 @@ class IngestPlan(BaseModel):
         Comoving side of the box in cMpc.
     cosmology : Cosmology, optional
         Cosmology of the simulation.
+    n_box, grid_mass_msun : optional
+        What grid masses are converted with, as in `ionstore.attributes.StoreAttributes`.
     layout : Layout
         Chunks and shards.
     compression : mapping of str to Compression
@@ -83,6 +85,8 @@ class IngestPlan(BaseModel):
     fields: tuple[StoredField, ...]
     box_length_cmpc: float | None
     cosmology: Cosmology | None
+    n_box: int | None
+    grid_mass_msun: float | None
     layout: Layout
     compression: Mapping[str, Compression]
     sources: tuple[SourceFile, ...]
@@ -138,8 +142,8 @@ def plan_ingest(
         if name == "n_igm":
             frame, units = _density(simulation, surveys[name], on_note)
         fields.append(StoredField(name, dtype, units, frame, keep_bits.get(name)))
-    _check_keep_bits(keep_bits, fields)
-    if simulation.box_length_cmpc is None:
+    check_keep_bits(keep_bits, [one.name for one in fields if one.numpy_dtype.kind == "f"])
+    if simulation.box_length_cmpc is None and outline.appended_to is None:
         on_note(
             "the box length is unknown: positions are in cells; give --box-length here, "
             "or `ionstore edit STORE --box-length` later"
@@ -162,6 +166,8 @@ def plan_ingest(
         fields=tuple(fields),
         box_length_cmpc=simulation.box_length_cmpc,
         cosmology=simulation.cosmology,
+        n_box=outline.known.n_box,
+        grid_mass_msun=_grid_mass(outline),
         layout=outline.layout,
         compression={field.name: default_compression(field.numpy_dtype) for field in fields},
         sources=merge_source_files(
@@ -173,6 +179,12 @@ def plan_ingest(
 def plan_as_json(plan: IngestPlan) -> dict[str, Any]:
     """Return a plan as it is recorded: without the ways in which its folders can be named."""
     return plan.model_dump(mode="json", exclude={"sources": {"__all__": {"folder"}}})
+
+
+def _grid_mass(outline: IngestOutline) -> float | None:
+    """Return the factor of the sources: grid masses are the one quantity that they have one for."""
+    factors = [one.factor for one in outline.origins if one.field == "n_src" and one.factor != 1]
+    return factors[0] if factors else None
 
 
 def _density(
@@ -203,8 +215,21 @@ def _density(
     return simulation.density_frame, FIELDS["n_igm"].units
 
 
-def _check_keep_bits(keep_bits: Mapping[str, int], fields: list[StoredField]) -> None:
-    floats = [field.name for field in fields if field.numpy_dtype.kind == "f"]
+def check_keep_bits(keep_bits: Mapping[str, int], floats: Collection[str]) -> None:
+    """Check that fields can be rounded.
+
+    Parameters
+    ----------
+    keep_bits : mapping of str to int
+        Bits of the mantissa to keep.
+    floats : collection of str
+        Fields that are stored as floats, or may be.
+
+    Raises
+    ------
+    SourceDataError
+        If another field is named, or the bits are not 1 to 23.
+    """
     for name, bits in keep_bits.items():
         if name not in floats:
             raise SourceDataError(

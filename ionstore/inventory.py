@@ -66,6 +66,8 @@ class Inventory(BaseModel):
         Comoving sides of the box and of a cell in cMpc; None while unknown.
     cosmology : Cosmology, optional
         Cosmology of the simulation.
+    n_box, grid_mass_msun : optional
+        What grid masses were converted with, as in `ionstore.attributes.StoreAttributes`.
     density_frame : {"proper", "comoving", "unknown"}
         Frame of the gas density.
     redshifts : tuple of float
@@ -95,6 +97,8 @@ class Inventory(BaseModel):
     box_length_cmpc: float | None
     cell_size_cmpc: float | None
     cosmology: Cosmology | None
+    n_box: int | None = None
+    grid_mass_msun: float | None = None
     density_frame: Frame
     redshifts: tuple[float, ...]
     fields: Mapping[str, FieldInventory]
@@ -145,6 +149,8 @@ def take_inventory(store: CubeStore) -> Inventory:
         box_length_cmpc=mesh.box_length_cmpc,
         cell_size_cmpc=mesh.cell_size_cmpc,
         cosmology=store.cosmology,
+        n_box=store.attributes.n_box,
+        grid_mass_msun=store.attributes.grid_mass_msun,
         density_frame=store.frame,
         redshifts=store.redshifts,
         fields=fields,

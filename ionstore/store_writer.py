@@ -154,6 +154,8 @@ def create_store(
     fields: Sequence[StoredField],
     *,
     cosmology: Cosmology | None = None,
+    n_box: int | None = None,
+    grid_mass_msun: float | None = None,
     sources: Sequence[SourceFile] = (),
     command_line: str | None = None,
     earlier_command_lines: Sequence[str] = (),
@@ -175,6 +177,8 @@ def create_store(
         Fields to come.
     cosmology : Cosmology, optional
         Cosmology of the simulation.
+    n_box, grid_mass_msun : optional
+        As in `ionstore.attributes.StoreAttributes`.
     sources : sequence of SourceFile
         Files that the values come from.
     command_line : str, optional
@@ -210,6 +214,8 @@ def create_store(
         redshifts=tuple(float(redshift) for redshift in redshifts),
         box_length_cmpc=mesh.box_length_cmpc,
         cosmology=cosmology,
+        n_box=n_box,
+        grid_mass_msun=grid_mass_msun,
         sources=tuple(sources),
         versions=software_versions(),
         command_line=command_line,

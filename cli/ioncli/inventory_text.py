@@ -74,6 +74,10 @@ def source_lines(inventory: Inventory) -> Iterator[str]:
     """Yield where a store comes from."""
     yield f"uuid {inventory.uuid}, format {inventory.format_version}"
     yield (f"chunks of {inventory.chunk_cells}³ cells in shards of up to {inventory.shard_cells}³")
+    if inventory.n_box is not None:
+        mass = inventory.grid_mass_msun
+        told = "" if mass is None else f", a grid mass is {mass:.5g} Msun"
+        yield f"N-body mesh of {inventory.n_box:,}³ cells{told}"
     for command_line in (*inventory.earlier_command_lines, inventory.command_line):
         if command_line:
             yield f"made by: {command_line}"

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ionstore import atomic
+from ionstore import atomic, first_pass
+from ionstore.build import StoreBuild
+from ionstore.cosmology import Cosmology
+from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.ingest import ingest_cubes
+from ionstore.inventory import take_inventory
 from ionstore.places import StorePath
 from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
@@ -142,6 +146,8 @@ def _there_already(new: Path) -> None:
         (_there_already, {}, "redshift 9 is in .* already; give --redshift"),
         (None, {"box_length_cmpc": 21.0}, "20 cMpc of .*, got 21 cMpc"),
         (None, {"h": 0.6}, "h 0.7, got 0.6"),
+        (None, {"h": 0.70001}, r"h 0\.7, got 0\.70001"),
+        (None, {"n_box": 80}, "the 60 cells a side of .*, got 80"),
     ],
 )
 def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
@@ -149,7 +155,7 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
 ) -> None:
     old, new, _ = split_set(tmp_path, 8)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7)
+    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, n_box=60)
     before = files_of(target)
     if change is not None:
         change(new)
@@ -157,6 +163,160 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
         ingest_cubes(new, target, append=True, **options)
     assert files_of(target) == before
     assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"box_length_cmpc": 21.0}, "20 cMpc"),
+        ({"h": 0.6}, "h 0.7"),
+        ({"n_box": 80}, "60 cells"),
+        ({"keep_bits": {"n_igm": 0}}, "between 1 and 23, got 0"),
+        ({"keep_bits": {"rho": 3}}, "must name a field stored as floats"),
+        ({"keep_bits": {"n_igm": 5}}, "keeps all bits in"),
+        ({"redshifts": [10.0], "box_length_cmpc": 19.0}, "20 cMpc"),
+        (_no_sources, "n_src is missing"),
+        (_other_mesh, "8 cells a side"),
+        (_there_already, "in .* already"),
+    ],
+)
+def test_what_can_be_known_is_said_before_anything_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any] | Callable[[Path], None],
+    said: str,
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, n_box=60)
+    if callable(options):
+        options(new)
+        options = {}
+    monkeypatch.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(new, target, append=True, **options)
+
+
+def test_a_cosmology_that_was_rounded_is_the_same(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    ingest_cubes(old, tmp_path / "cubes.zarr", h=0.7)
+    ingest_cubes(new, tmp_path / "cubes.zarr", h=float(np.float32(0.7)), append=True)
+    assert CubeStore.open(tmp_path / "cubes.zarr").cosmology == Cosmology(h=0.7)
+
+
+def _write_grid_masses(folder: Path, redshift: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = np.full(3, 6, "<i4").tobytes()
+    folder.mkdir()
+    density = (0.5 + rng.random((6, 6, 6))).astype("<f4").tobytes(order="F")
+    (folder / f"{redshift}n_all.dat").write_bytes(sizes + density)
+    xhii = rng.random((6, 6, 6)).tobytes(order="F")
+    (folder / f"xfrac_z{redshift}.dat").write_bytes(sizes + xhii)
+    (folder / f"{redshift}-used_sources.dat").write_text("1\n1 2 3 10.0\n")
+
+
+KNOWN = {"box_length_cmpc": 100.0, "h": 0.7, "omega_m": 0.27, "omega_b": 0.044, "n_box": 60}
+
+
+def test_grid_masses_of_an_append_are_those_of_the_store(tmp_path: Path) -> None:
+    for seed, redshift in enumerate(("8.700", "8.000")):
+        _write_grid_masses(tmp_path / redshift, redshift, seed)
+    target = tmp_path / "cubes.zarr"
+    options: dict[str, Any] = dict(KNOWN)
+    ingest_cubes(tmp_path / "8.700", target, **options)
+    store = CubeStore.open(target)
+    grid_mass = 0.27 * 2.77536627e11 * 0.49 * (100 / 60) ** 3
+    assert store.attributes.n_box == 60
+    assert store.attributes.grid_mass_msun == pytest.approx(grid_mass, rel=1e-4)
+    before = files_of(target)
+    with pytest.raises(SourceDataError, match=r"the 60 cells a side of .*, got 80"):
+        ingest_cubes(tmp_path / "8.000", target, append=True, **(options | {"n_box": 80}))
+    assert files_of(target) == before
+    # All that the store knows need not be said again.
+    ingest_cubes(tmp_path / "8.000", target, append=True)
+    one, other = (CubeStore.open(target).read_field("n_src", z)[0, 1, 2] for z in (8.7, 8.0))
+    assert one == other == pytest.approx(10 * grid_mass, rel=1e-4)
+    assert take_inventory(CubeStore.open(target)).n_box == 60
+
+
+def test_grid_masses_that_an_edit_made_others_are_refused(tmp_path: Path) -> None:
+    for seed, redshift in enumerate(("8.700", "8.000")):
+        _write_grid_masses(tmp_path / redshift, redshift, seed)
+    target = tmp_path / "cubes.zarr"
+    options: dict[str, Any] = dict(KNOWN)
+    ingest_cubes(tmp_path / "8.700", target, **(options | {"box_length_cmpc": 90.0}))
+    edit_store(target, box_length_cmpc=100.0)
+    with pytest.raises(SourceDataError, match=r"Msun a grid mass, got .* Msun; give the box"):
+        ingest_cubes(tmp_path / "8.000", target, append=True)
+
+
+def test_what_the_store_knows_is_not_said_to_be_unknown(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    ingest_cubes(old, tmp_path / "cubes.zarr", box_length_cmpc=20.0)
+    notes: list[str] = []
+    ingest_cubes(new, tmp_path / "cubes.zarr", append=True, on_note=notes.append)
+    assert notes == []
+    # What only an edit can supply is no matter of an append.
+    ingest_cubes(old, tmp_path / "other.zarr")
+    ingest_cubes(new, tmp_path / "other.zarr", append=True, on_note=notes.append)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ({"n_src_unit": "Msun"}, {}, "give --n-src-unit Msun if that is their unit"),
+        ({}, {"n_src_unit": "Msun"}, "ionstore edit .* --n-src-unit Msun"),
+        (
+            {"n_src_unit": "Msun"},
+            {"n_src_unit": "grid_mass"},
+            "ingest into a store of their own",
+        ),
+    ],
+)
+def test_an_unknown_unit_is_to_be_said_where_it_can_be(
+    tmp_path: Path, first: dict[str, Any], then: dict[str, Any], said: str
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    for folder in (old, new):
+        for path in folder.glob("nsrc_*"):
+            np.save(path, np.load(path) + 0.5)
+    ingest_cubes(old, tmp_path / "cubes.zarr", **first)
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(new, tmp_path / "cubes.zarr", append=True, **then)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        ("old", "ionstore edit .* --density-frame proper"),
+        ("new", "set density_frame to proper in simulation.json"),
+    ],
+)
+def test_an_unknown_frame_is_to_be_said_where_it_can_be(
+    tmp_path: Path, unknown: str, said: str
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    for path in (tmp_path / unknown).glob("rho_*"):
+        np.save(path, np.load(path) * 100)
+    ingest_cubes(old, tmp_path / "cubes.zarr")
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(new, tmp_path / "cubes.zarr", append=True)
+
+
+def test_clipped_and_empty_cells_of_old_redshifts_stay_counted(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    for folder, redshift, n_cells in ((old, "7.500", 3), (new, "8.000", 2)):
+        for prefix, value in (("xHII", 1 + 5e-7), ("rho", 0)):
+            values = np.load(folder / f"{prefix}_z{redshift}.npy")
+            values[0, 0, :n_cells] = value
+            np.save(folder / f"{prefix}_z{redshift}.npy", values)
+    ingest_cubes(old, tmp_path / "cubes.zarr")
+    ingest_cubes(new, tmp_path / "cubes.zarr", append=True)
+    attributes = CubeStore.open(tmp_path / "cubes.zarr").attributes
+    assert attributes.redshifts == (10.0, 9.0, 8.0, 7.5, 7.0)
+    assert attributes.n_clipped == {"xhii": (0, 0, 2, 3, 0)}
+    assert attributes.n_zeros == {"n_igm": (0, 0, 2, 3, 0)}
 
 
 def test_source_files_and_commands_of_all_steps_are_recorded(tmp_path: Path) -> None:
@@ -211,8 +371,10 @@ def test_an_unfinished_append_is_resumed_and_kept_from_others(
         with pytest.raises(KeyboardInterrupt):
             ingest_cubes(new, target, append=True)
     assert files_of(target) == before
-    with pytest.raises(StoreExistsError, match="was not finished"):
-        ingest_cubes(new, target, append=True, redshifts=[8.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
+        with pytest.raises(StoreExistsError, match="was not finished"):
+            ingest_cubes(new, target, append=True, redshifts=[8.0])
     notes: list[str] = []
     ingest_cubes(new, target, append=True, on_note=notes.append)
     assert [note for note in notes if "resuming: 7 of 72 parts" in note]
@@ -228,6 +390,10 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
     ingest_cubes(old, target, box_length_cmpc=20.0)
     rename = os.rename
 
+    def let_go(self: StoreBuild) -> None:  # all that is left of a process that was killed
+        assert self._lock is not None
+        self._lock.close()
+
     def stop(source: Path, to: Path) -> None:
         if Path(to) == target:
             raise KeyboardInterrupt
@@ -235,6 +401,7 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
 
     with monkeypatch.context() as patched:
         patched.setattr(atomic, "_exchange", lambda *_: False)
+        patched.setattr(StoreBuild, "_leave", let_go)
         patched.setattr(os, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
             ingest_cubes(new, target, append=True)

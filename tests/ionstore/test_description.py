@@ -89,6 +89,23 @@ def test_files_that_contradict_each_other_are_refused_with_both_values() -> None
         _describe(*tilted)
 
 
+def test_what_is_taken_otherwise_never_wins() -> None:
+    told = SimulationDescription(box_length_cmpc=20.0)
+    notes: list[str] = []
+    known = describe(
+        [("file", told)],
+        SimulationDescription(cosmology=Cosmology(h=0.7)),
+        notes.append,
+        otherwise=SimulationDescription(
+            box_length_cmpc=21.0, cosmology=Cosmology(h=0.6, omega_m=0.3), n_box=60
+        ),
+    )
+    assert known == SimulationDescription(
+        box_length_cmpc=20.0, cosmology=Cosmology(h=0.7, omega_m=0.3), n_box=60
+    )
+    assert notes == []
+
+
 def test_numbers_that_were_rounded_are_no_contradiction() -> None:
     single = 0.676599979400634765625  # 0.6766 in float32
     told = [SimulationDescription(cosmology=Cosmology(h=h)) for h in (0.6766, single)]
@@ -111,6 +128,8 @@ def test_two_names_of_one_cosmology_are_no_contradiction() -> None:
         ({"omega_m": -0.3}, "omega_m must lie between 0 and 2"),
         ({"omega_b": 44.0}, "omega_b must lie between 0 and 2"),
         ({"n_box": 0}, "n_box must be positive"),
+        ({"sigma_8": -5.0}, "sigma_8 must lie between 0 and 10"),
+        ({"n_s": 0.0}, "n_s must lie between 0 and 10"),
         ({"n_src_units": "kg"}, "unit of n_src must be one of"),
     ],
 )
@@ -126,7 +145,19 @@ def test_values_out_of_range_are_refused_whoever_says_them(
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "expected JSON"), ('{"n_box": "many"}', "n_box"), ('{"cosmology": 3}', "cosmology")],
+    [
+        ("{", "expected JSON"),
+        ("[1, 2]", r"expected an object with keys such as box_length_cmpc, got \[1, 2\];"),
+        ('{"n_box": "many"}', 'n_box must be a whole number, got "many"; mend'),
+        ('{"n_box": 1.5}', "n_box must be a whole number, got 1.5; mend"),
+        ('{"cosmology": 3}', "cosmology must be an object with keys such as h and omega_m, got 3"),
+        ('{"cosmology": {"h": "small"}}', 'h must be a number, got "small"'),
+        ('{"box_length_cmpc": true}', "box_length_cmpc must be a number, got true"),
+        ('{"cosmology": {"h": true}}', "h must be a number, got true"),
+        ('{"density_frame": "its own"}', 'must be "proper" or "comoving", got "its own"'),
+        ('{"n_src_units": 1}', 'n_src_units must be one of "Msun", "grid_mass", "1", got 1'),
+        ('{"seed": "' + "3" * 50 + 'x"}', 'seed must be a whole number, got "3{39}…; mend'),
+    ],
 )
 def test_a_description_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "simulation.json").write_text(text)
