@@ -40,12 +40,6 @@ from ionstore.readers.base import FieldSource, FileReader, PointList, Quantity, 
 from ionstore.readers.source_list import C2RaySources
 from ionstore.units import KnownFrame
 
-_UNITS_THAT_FIT: Mapping[Quantity, tuple[str, ...]] = {
-    "counts": ("1",),
-    "msun": ("Msun",),
-    "grid_mass": ("Msun", "grid_mass"),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class FieldSummary:
@@ -161,7 +155,6 @@ class Detection:
             cosmology=self.known.cosmology,
             density_frame=stored["n_igm"][1],
             n_src_units=stored["n_src"][0],
-            notes=self.notes,
         )
 
     def file_names(self) -> Mapping[Path, str]:
@@ -311,7 +304,7 @@ def _of_several_kinds(candidates: Candidates, known: SimulationDescription) -> I
     """Yield a sentence for every field whose files would be stored in different units or frames."""
     for name, of_field in candidates.items():
         single = [at[0] for at in of_field.values() if len(at) == 1]
-        kinds = {stored_as(name, one.quantity, known): one for one in single}
+        kinds = {_kind(one, known): one for one in single}
         if len(kinds) > 1:
             one, other, *_ = kinds.values()
             yield (
@@ -321,24 +314,34 @@ def _of_several_kinds(candidates: Candidates, known: SimulationDescription) -> I
             )
 
 
+def _kind(one: Candidate, known: SimulationDescription) -> tuple[str | None, KnownFrame | None]:
+    """Return unit and frame of the values of a file, whatever unit sources are said to have."""
+    if one.field != "n_src":
+        return stored_as(one.field, one.quantity, known)
+    if one.quantity == "grid_mass" and known.n_src_units not in (None, "Msun"):
+        return "grid_mass", None  # it is not converted
+    own, _ = stored_as(one.field, one.quantity, known.model_copy(update={"n_src_units": None}))
+    return own or known.n_src_units, None
+
+
 def _overruled(candidates: Candidates, known: SimulationDescription) -> Iterator[str]:
     """Yield a note for what is said of sources and densities against their files."""
-    for one in _firsts(candidates, "n_src"):
-        units = _UNITS_THAT_FIT.get(one.quantity)
-        if units and known.n_src_units not in (None, *units):
-            yield (
-                f"n_src is stored in the unit {known.n_src_units}, as it is said to have, "
-                f"although {one.name} holds {QUANTITY_WORDS[one.quantity]}"
-            )
-    for one in _firsts(candidates, "n_igm"):
-        _, frame = stored_as(one.field, one.quantity, known)
-        if known.density_frame not in (None, frame):
-            yield (
-                f"n_igm is stored as {frame} density, which {one.name} gives as "
-                f"{QUANTITY_WORDS[one.quantity]}; density_frame {known.density_frame} is not used"
-            )
-
-
-def _firsts(candidates: Candidates, name: str) -> list[Candidate]:
-    """Return the first candidate of a field, none where there is none."""
-    return [one for one in _each(candidates) if one.field == name][:1]
+    firsts: dict[tuple[str, Quantity], Candidate] = {}
+    for one in _each(candidates):
+        firsts.setdefault((one.field, one.quantity), one)
+    for one in firsts.values():
+        if one.field == "n_src":
+            units, _ = _kind(one, known)
+            if known.n_src_units not in (None, units):
+                yield (
+                    f"n_src is stored in the unit {known.n_src_units}, as it is said to have, "
+                    f"although {one.name} holds {QUANTITY_WORDS[one.quantity]}"
+                )
+        elif one.field == "n_igm":
+            _, frame = stored_as(one.field, one.quantity, known)
+            if known.density_frame not in (None, frame):
+                yield (
+                    f"n_igm is stored as {frame} density, which {one.name} gives as "
+                    f"{QUANTITY_WORDS[one.quantity]}; density_frame {known.density_frame} is not "
+                    "used"
+                )

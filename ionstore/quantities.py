@@ -19,8 +19,6 @@ from ionstore.readers.flat_array import FlatArray
 from ionstore.units import KnownFrame
 
 QUANTITY_WORDS: Mapping[Quantity, str] = {
-    "proper_density": "proper gas density in g/cm3",
-    "comoving_density": "comoving gas density in g/cm3",
     "density": "gas density in g/cm3",
     "overdensity": "overdensity",
     "gas_grid_mass": "gas mass in grid masses",
@@ -82,8 +80,6 @@ def stored_as(
     if field == "n_igm":
         frames: Mapping[Quantity, KnownFrame | None] = {
             "overdensity": "proper",
-            "proper_density": "proper",
-            "comoving_density": "comoving",
             "gas_grid_mass": "comoving",
         }
         return FIELDS[field].units, frames.get(quantity, known.density_frame)

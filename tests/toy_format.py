@@ -92,7 +92,7 @@ class OtherReader(ToyReader):
 TOYS = (OtherReader(), ToyReader())
 
 _DEFAULTS = {
-    "n_igm": ("proper_density", 4e-28, 4),
+    "n_igm": ("density", 4e-28, 4),
     "n_src": ("msun", 1e9, 4),
     "xhii": ("ionized_fraction", 0.5, 4),
     "src_mass": ("msun", 1e9, 4),

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -71,7 +71,17 @@ class FieldSource(ABC):
 
     @abstractmethod
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return the values of a block, indexed [x, y, z] whatever the order in the file."""
+        """Return the values of a block, indexed [x, y, z] whatever the order in the file.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged, or has become too short.
+        OSError
+            If it cannot be read.
+        NotImplementedError
+            If blocks are to be read from a spool file, see `spool_bytes`.
+        """
 
     def absolute(self) -> Self:
         """Return the same source, to be read from any working folder."""
@@ -136,8 +146,6 @@ class PointList(ABC):
 
 
 Quantity = Literal[
-    "proper_density",
-    "comoving_density",
     "density",
     "overdensity",
     "gas_grid_mass",
@@ -263,8 +271,6 @@ class Simulation:
         Frame of the gas density.
     n_src_units : str, optional
         Unit of the sources.
-    notes : tuple of str
-        What the user should know about files left out, one line each.
     """
 
     cubes: Mapping[str, Mapping[float, FieldSource]]
@@ -272,7 +278,6 @@ class Simulation:
     cosmology: Cosmology | None = None
     density_frame: KnownFrame | None = None
     n_src_units: str | None = None
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def redshifts(self) -> tuple[float, ...]:

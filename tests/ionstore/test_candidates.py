@@ -51,7 +51,7 @@ def test_a_mapped_folder_is_all_that_is_considered_for_its_field(tmp_path: Path)
         (8.0, f"{outside}/n_src_8.000.dat", "msun"),
         (9.0, f"{outside}/n_src_9.000.dat", "msun"),
     ]
-    assert _of(found, "n_igm") == [(9.0, "n_igm_9.000.dat", "proper_density")]
+    assert _of(found, "n_igm") == [(9.0, "n_igm_9.000.dat", "density")]
 
 
 def test_files_that_say_no_field_are_claimed_by_a_map(tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def test_every_field_and_redshift_is_found(tmp_path: Path) -> None:
     cubes = write_set(tmp_path, 4, ("7.500", "10.110", "9.000"))
     for redshift in cubes:
         np.save(tmp_path / f"irate_z{redshift}.npy", np.zeros((4, 4, 4)))
-    simulation = detect(tmp_path).simulation()
+    detection = detect(tmp_path)
+    simulation = detection.simulation()
     assert simulation.redshifts == (10.11, 9.0, 7.5)
     assert tuple(simulation.cubes) == ("n_igm", "n_src", "xhii", "ionization_rate")
-    assert simulation.notes == ()
+    assert detection.notes == ()
     block = simulation.cubes["n_igm"][10.11].read_block((0, 0, 0), (4, 4, 4))
     np.testing.assert_array_equal(block, cubes["10.110"]["n_igm"])
 
@@ -55,9 +56,10 @@ def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "old" / "deep" / "rho_z8.000.npy", np.zeros(1))
     (tmp_path / "cubes.zarr.partial").mkdir()
     np.save(tmp_path / "cubes.zarr.partial" / "spool.npy", np.zeros(1))
-    simulation = detect(tmp_path).simulation()
+    detection = detect(tmp_path)
+    simulation = detection.simulation()
     assert "src_mass" not in simulation.cubes
-    assert simulation.notes == (
+    assert detection.notes == (
         "src_mass is left out: srcmass is missing at redshift 7.5",
         "ignored files: movie.npy, nhalo_z9.000.npy",
         "subfolders are not read: old",
@@ -72,7 +74,8 @@ def test_the_description_beside_the_files_is_read(tmp_path: Path) -> None:
         density_frame="proper",
         n_src_units="1",
     ).write(tmp_path)
-    simulation = detect(tmp_path).simulation()
+    detection = detect(tmp_path)
+    simulation = detection.simulation()
     assert simulation.box_length_cmpc == 20.0
     assert simulation.cosmology == Cosmology("Planck18", h=0.68)
     assert simulation.density_frame == "proper"
@@ -83,8 +86,9 @@ def test_keys_of_the_description_that_nobody_reads_are_named(tmp_path: Path) -> 
     write_set(tmp_path)
     told = {"box_length": 20.0, "density_frame": "proper", "cosmology": {"h": 0.7, "H0": 70}}
     (tmp_path / "simulation.json").write_text(json.dumps(told))
-    simulation = detect(tmp_path).simulation()
-    assert simulation.notes == (
+    detection = detect(tmp_path)
+    simulation = detection.simulation()
+    assert detection.notes == (
         "simulation.json: box_length is no key that is known, so it is ignored; "
         "the nearest is box_length_cmpc",
         "simulation.json: cosmology.H0 is no key that is known, so it is ignored; "
@@ -93,7 +97,7 @@ def test_keys_of_the_description_that_nobody_reads_are_named(tmp_path: Path) -> 
     assert simulation.cosmology == Cosmology(h=0.7)
     told = SimulationDescription(cosmology=Cosmology(h=0.7), seed=1).model_dump()
     (tmp_path / "simulation.json").write_text(json.dumps(told))
-    assert detect(tmp_path).simulation().notes == ()
+    assert detect(tmp_path).notes == ()
 
 
 @pytest.mark.parametrize("prefix", ["rho", "nsrc", "xHII"])
@@ -163,7 +167,7 @@ def test_cubes_are_converted_with_what_their_files_tell(tmp_path: Path) -> None:
     )
     detection = _toys(tmp_path)
     simulation = detection.simulation()
-    assert detection.problems == detection.notes == simulation.notes == ()
+    assert detection.problems == detection.notes == ()
     assert simulation.redshifts == (9.0,)
     assert simulation.box_length_cmpc == 20.0
     assert simulation.cosmology == Cosmology(h=0.7, omega_b=0.044, n_s=0.96)
@@ -309,27 +313,64 @@ def test_the_description_goes_with_any_format(tmp_path: Path) -> None:
 
 def test_a_field_is_of_one_kind_at_all_redshifts(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0, 8.0)
-    other = toy_field("n_igm", 8.0, quantity="comoving_density")
-    write_toy(tmp_path / "n_igm_8.000.dat", other)
-    (problem,) = _toys(tmp_path).problems
+    write_toy(tmp_path / "n_igm_8.000.dat", toy_field("n_igm", 8.0, quantity="gas_grid_mass"))
+    write_toy(tmp_path / "n_igm_9.000.dat", toy_field("n_igm", 9.0, quantity="overdensity"))
+    (problem,) = _toys(tmp_path, given=C2RAY).problems
     assert "n_igm must be of one kind at all redshifts" in problem
-    assert "comoving gas density in g/cm3 in n_igm_8.000.dat" in problem
-    assert "proper gas density in g/cm3 in n_igm_9.000.dat" in problem
+    assert "gas mass in grid masses in n_igm_8.000.dat" in problem
+    assert "overdensity in n_igm_9.000.dat" in problem
+
+
+@pytest.mark.parametrize(
+    ("quantities", "said", "is_refused", "n_notes"),
+    [
+        (("msun", "grid_mass"), "grid_mass", True, 0),
+        (("grid_mass", "msun"), "grid_mass", True, 0),
+        (("msun", "grid_mass"), "Msun", False, 0),  # which is converted
+        (("msun", "grid_mass"), None, False, 0),
+        (("counts", "msun"), "Msun", True, 0),
+        (("counts", "sources"), "Msun", True, 0),
+        (("sources", "msun"), "Msun", False, 0),
+        (("sources", "msun"), None, True, 0),
+        (("sources", "counts"), "1", False, 0),
+        (("counts", "counts"), "Msun", False, 1),
+        (("grid_mass", "grid_mass"), "1", False, 1),
+    ],
+)
+def test_a_unit_that_is_given_does_not_hide_a_mix_of_kinds(
+    tmp_path: Path,
+    quantities: tuple[str, str],
+    said: str | None,
+    is_refused: bool,
+    n_notes: int,
+) -> None:
+    write_toys(tmp_path, 9.0, 8.0, fields=("n_igm", "xhii"))
+    for z, quantity in zip((9.0, 8.0), quantities, strict=True):
+        write_toy(tmp_path / f"n_src_{z:.3f}.dat", toy_field("n_src", z, quantity=quantity))
+    detection = _toys(tmp_path, given=C2RAY.model_copy(update={"n_src_units": said}))
+    if is_refused:
+        (problem,) = detection.problems
+        assert problem.startswith("n_src must be of one kind at all redshifts")
+        return
+    assert detection.problems == ()
+    assert len(detection.notes) == n_notes
+    assert all("as it is said to have" in note for note in detection.notes)
 
 
 def test_what_is_said_against_the_files_is_noted(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0)
-    said = SimulationDescription(n_src_units="1", density_frame="comoving")
+    write_toy(tmp_path / "n_igm_9.000.dat", toy_field("n_igm", 9.0, quantity="overdensity"))
+    said = C2RAY.model_copy(update={"n_src_units": "1", "density_frame": "comoving"})
     detection = _toys(tmp_path, given=said)
     assert detection.notes == (
+        "n_igm is stored as proper density, which n_igm_9.000.dat gives as overdensity; "
+        "density_frame comoving is not used",
         "n_src is stored in the unit 1, as it is said to have, although n_src_9.000.dat holds "
         "mass in Msun",
-        "n_igm is stored as proper density, which n_igm_9.000.dat gives as proper gas density in "
-        "g/cm3; density_frame comoving is not used",
     )
     assert detection.simulation().n_src_units == "1"
     assert detection.simulation().density_frame == "proper"
-    agreed = SimulationDescription(n_src_units="Msun", density_frame="proper")
+    agreed = C2RAY.model_copy(update={"n_src_units": "Msun", "density_frame": "proper"})
     assert _toys(tmp_path, given=agreed).notes == ()
 
 
@@ -344,7 +385,7 @@ def test_what_was_found_can_be_shown_before_all_is_there(tmp_path: Path) -> None
     ]
     cube = (4, 4, 4)
     assert shown == [
-        *[("n_igm", (9, 8), "n_igm_9.000.dat", cube, "proper_density", "g cm-3", "proper")],
+        *[("n_igm", (9, 8), "n_igm_9.000.dat", cube, "density", "g cm-3", None)],
         *[("n_src", (9,), "list.dat", None, "grid_mass", "Msun", None)],
         *[("xhii", (9,), "again.dat", cube, "neutral_fraction", "1", None)],
         *[("xhii", (9, 8), "xhii_9.000.dat", cube, "ionized_fraction", "1", None)],

@@ -85,8 +85,6 @@ def test_the_ionized_fraction_is_what_is_not_neutral() -> None:
     [
         ("n_igm", "density", {}, ("g cm-3", None)),
         ("n_igm", "density", {"density_frame": "comoving"}, ("g cm-3", "comoving")),
-        ("n_igm", "proper_density", {"density_frame": "comoving"}, ("g cm-3", "proper")),
-        ("n_igm", "comoving_density", {}, ("g cm-3", "comoving")),
         ("n_src", "sources", {}, (None, None)),
         ("n_src", "sources", {"n_src_units": "Msun"}, ("Msun", None)),
         ("n_src", "counts", {}, ("1", None)),
@@ -146,7 +144,7 @@ def test_what_several_files_need_is_asked_for_at_once() -> None:
 
 def test_a_box_length_alone_is_never_needed() -> None:
     known = SimulationDescription(cosmology=C2RAY.cosmology, n_box=C2RAY.n_box)
-    for quantity in ("overdensity", "gas_grid_mass", "density", "proper_density"):
+    for quantity in ("overdensity", "gas_grid_mass", "density"):
         assert inputs_needed("n_igm", quantity, known) == ()
     assert inputs_needed("n_src", "msun", SimulationDescription()) == ()
 
