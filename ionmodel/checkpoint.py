@@ -10,7 +10,7 @@ import torch
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -62,9 +62,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest read "
             "here; update ionmodel"
         )
-    if version == 1:  # its epochs count from 0
-        for entry in content.get("history", ()):
+    for entry in content.get("history", ()):
+        if version == 1:  # its epochs count from 0
             entry["epoch"] += 1
+        if version <= 2:  # a sample was a cell
+            entry["validation_cells"] = entry.pop("validation_samples")
+            entry["cells"] = entry.pop("samples")
     return content
 
 

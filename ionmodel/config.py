@@ -241,13 +241,23 @@ class TrainingConfig(BaseModel):
                 f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}), "
                 f"got {self.network!r}; leave tile out to train on single cells"
             )
+        if self.tile is not None and self.split == "random":
+            raise ValueError(
+                "split 'random' draws single cells, got a tile too; leave tile out or use split "
+                "'blocks'"
+            )
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self
 
     def network_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's family, those left out excepted."""
-        given = {self._heeded[key]: getattr(self, key) for key in self._given_network_keys()}
+        arguments = self._heeded.items()
+        given = {
+            argument: getattr(self, key)
+            for key, argument in arguments
+            if getattr(self, key) is not None
+        }
         return {"final_activation": self.final_activation, **given}
 
     def to_toml(self) -> str:

@@ -17,8 +17,8 @@ def estimate_seconds(
     network: PatchNetwork,
     config: TrainingConfig,
     *,
-    n_training_samples: int,
-    n_validation_samples: int,
+    n_training_cells: int,
+    n_validation_cells: int,
 ) -> float:
     """Estimate the time that training steps and validation will take.
 
@@ -28,8 +28,8 @@ def estimate_seconds(
         On its device; left unchanged.
     config : TrainingConfig
         Of the run.
-    n_training_samples, n_validation_samples : int
-        Samples of all epochs that are left.
+    n_training_cells, n_validation_cells : int
+        Cells of all epochs that are left.
 
     Returns
     -------
@@ -39,25 +39,25 @@ def estimate_seconds(
     probe = copy.deepcopy(network)
     device = next(probe.parameters()).device
     forwards = _STEP_OVER_FORWARD[bool(config.recompute)]
-    n = config.batch_size
+    n, tile = config.batch_size, config.tile or 1
     if device.type == "cpu":
-        step_flops = forwards * flops_per_sample(network, config.radius)
+        step_flops = forwards * flops_per_sample(network, tile)
         n = int(min(n, max(2, _PROBE_FLOPS / step_flops)))
     loss_of = make_loss(config.loss, final_activation=network.final_activation)
-    width = network.receptive_field
+    width = network.receptive_field + tile - 1
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         inputs = torch.randn((n, network.channels, width, width, width), device=device)
-        target = torch.rand(n, device=device)
+        target = torch.rand(n * tile**3, device=device)
         # The first step also sets things up, and a busy machine can only slow a step down.
         repeats = 6 if n == config.batch_size else 1
         steps_s = []
         for _ in range(repeats):
             start = time.perf_counter()
-            loss = loss_of(probe(inputs, activate=False), target)
+            loss = loss_of(probe(inputs, activate=False).flatten(), target)
             loss.backward()  # type: ignore[no-untyped-call]
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
             steps_s.append(time.perf_counter() - start)
-    per_sample_s = min(steps_s) / n
-    return per_sample_s * (n_training_samples + n_validation_samples / forwards)
+    per_cell_s = min(steps_s) / (n * tile**3)
+    return per_cell_s * (n_training_cells + n_validation_cells / forwards)

@@ -1,7 +1,7 @@
 """The training and validation samples of a run: splits, normalization, loaders."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -10,14 +10,18 @@ import numpy as np
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionstore.cube import Cells
-from ionstore.loading import NeighborhoodLoader
+from ionstore.loader_settings import LoaderOptions, SettingsOptions
+from ionstore.loading import NeighborhoodLoader, TileLoader
 from ionstore.normalize import Normalization, fit_normalization
+from ionstore.samples import tile_starts
 from ionstore.split import Region, Split, block_split, largest_radius, random_split
 from ionstore.store import CubeStore
 
+Loader = NeighborhoodLoader | TileLoader
 
-def fit_radius(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
-    """Return the configuration with the radius lowered to the largest that every mesh can hold.
+
+def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
+    """Return the configuration with radius and tile lowered to what every mesh can hold.
 
     Raises
     ------
@@ -31,7 +35,9 @@ def fit_radius(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingC
             f"a mesh of {cells} cells a side is too small for split {config.split!r}; use a "
             "larger box or -o split=random"
         )
-    return config.model_copy(update={"radius": min(config.radius, fits)})
+    radius = min(config.radius, fits)
+    tile = config.tile and min(config.tile, *block_split(cells, radius).train.shape)
+    return config.model_copy(update={"radius": radius, "tile": tile})
 
 
 def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
@@ -74,15 +80,19 @@ class TrainingData:
         Use of each store's cells.
     normalization : Normalization
         Of the inputs, from the training cells.
-    train, validation : NeighborhoodLoader
+    train, validation : NeighborhoodLoader or TileLoader
         Shuffled training batches, all of one size; validation batches in a fixed order.
+    n_training_cells, n_validation_cells : int
+        Cells that are predicted in an epoch of each.
     """
 
     stores: tuple[CubeStore, ...]
     splits: tuple[Split, ...]
     normalization: Normalization
-    train: NeighborhoodLoader
-    validation: NeighborhoodLoader
+    train: Loader
+    validation: Loader
+    n_training_cells: int
+    n_validation_cells: int
     _closing: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -138,49 +148,121 @@ def open_training_data(
             transforms=config.transforms,
         )
     n_cubes = sum(len(config.redshifts or store.redshifts) for store in stores)
+    tile = config.tile or 1
     available = sum(
-        _count(split.train) * len(config.redshifts or store.redshifts)
+        -(-_count(split.train) // tile**3) * len(config.redshifts or store.redshifts)
         for store, split in zip(stores, splits, strict=True)
     )
-    wanted = min(config.samples_per_epoch or available, available)
+    wanted = config.samples_per_epoch or available
+    if config.tile is None:
+        wanted = min(wanted, available)
     batch_size = min(config.batch_size, wanted)
     if batch_size < 2:
         raise ConfigError(
             f"an epoch needs at least 2 training samples, for batch statistics, got {wanted}; "
             "raise samples_per_epoch or use a larger box"
         )
+    chosen: LoaderOptions = {
+        "inputs": config.inputs,
+        "target": TARGET,
+        "redshifts": config.redshifts,
+        "seed": config.seed,
+        "memory_budget": config.memory_budget,
+        "num_workers": config.num_workers,
+        "normalization": normalization,
+        "samples_per_epoch": wanted // batch_size * batch_size,
+        "symmetries": config.symmetries,
+        "core": config.core,
+        "samples_per_opening": config.samples_per_opening,
+    }
+    per_cube = config.validation_samples and -(-config.validation_samples // n_cubes)
+    open_loaders = _open_cells if config.tile is None else _open_tiles
+    train, validation, validation_tile = open_loaders(
+        config, stores, splits, batch_size=batch_size, per_cube=per_cube, chosen=chosen
+    )
+    return TrainingData(
+        tuple(stores),
+        tuple(splits),
+        normalization,
+        train,
+        validation,
+        train.n_samples * tile**3,
+        validation.n_samples * validation_tile**3,
+    )
+
+
+_SIBLING: SettingsOptions = {
+    "shuffle": False,
+    "num_workers": 0,
+    "samples_per_epoch": None,
+    "symmetries": False,
+}
+"""What validation does otherwise than training."""
+
+
+def _open_cells(
+    config: TrainingConfig,
+    stores: Sequence[CubeStore],
+    splits: Sequence[Split],
+    *,
+    batch_size: int,
+    per_cube: int | None,
+    chosen: LoaderOptions,
+) -> tuple[NeighborhoodLoader, NeighborhoodLoader, int]:
+    """Return loaders of neighborhoods, for training and validation, and the cells of a target."""
     train = NeighborhoodLoader(
         stores,
-        inputs=config.inputs,
-        target=TARGET,
-        redshifts=config.redshifts,
         centers=[split.train for split in splits],
         radius=config.radius,
         batch_size=batch_size,
-        seed=config.seed,
-        memory_budget=config.memory_budget,
-        num_workers=config.num_workers,
-        normalization=normalization,
-        samples_per_epoch=wanted // batch_size * batch_size,
-        symmetries=config.symmetries,
-        core=config.core,
-        samples_per_opening=config.samples_per_opening,
+        **chosen,
     )
-    per_cube = None
-    if config.validation_samples is not None:
-        per_cube = -(-config.validation_samples // n_cubes)
+    with _closed_on_error(train):
+        cells = [_some(split.validation, per_cube, config.seed) for split in splits]
+        return train, train.sibling(cells, **_SIBLING), 1
+
+
+def _open_tiles(
+    config: TrainingConfig,
+    stores: Sequence[CubeStore],
+    splits: Sequence[Split],
+    *,
+    batch_size: int,
+    per_cube: int | None,
+    chosen: LoaderOptions,
+) -> tuple[TileLoader, TileLoader, int]:
+    """Return loaders of tiles, for training and validation, and the side of the latter."""
+    assert config.tile is not None
+    train = TileLoader(
+        stores,
+        tile=config.tile,
+        starts=[split.train for split in splits],
+        anywhere=True,
+        halo=config.radius,
+        batch_size=batch_size,
+        **chosen,
+    )
+    with _closed_on_error(train):
+        regions = [split.validation for split in splits if isinstance(split.validation, Region)]
+        tile = min(config.tile, *(min(region.shape) for region in regions))
+        starts = [_some(_tiles_beside(region, tile), per_cube, config.seed) for region in regions]
+        return train, train.sibling(starts, tile=tile, **_SIBLING), tile
+
+
+@contextmanager
+def _closed_on_error(loader: Loader) -> Iterator[None]:
+    """Close a loader when what follows fails."""
     try:
-        validation = train.sibling(
-            [_some(split.validation, per_cube, config.seed) for split in splits],
-            shuffle=False,
-            num_workers=0,
-            samples_per_epoch=None,
-            symmetries=False,
-        )
+        yield
     except BaseException:
-        train.close()
+        loader.close()
         raise
-    return TrainingData(tuple(stores), tuple(splits), normalization, train, validation)
+
+
+def _tiles_beside(region: Region, tile: int) -> Cells:
+    """Return the first cells of the tiles that lie in a region beside each other: no cell twice."""
+    x, y, z = (length // tile * tile for length in region.shape)
+    return tile_starts(Region(region.start, (x, y, z)), tile)
 
 
 def _largest_radius(config: TrainingConfig, cells_per_side: int) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
-from ionstore.loading import NeighborhoodLoader
+from ionstore.loading import NeighborhoodLoader, TileLoader
 
 Floats = NDArray[np.float32]
 
@@ -58,20 +58,20 @@ class Predictions:
 
 def predict_cells(
     network: PatchNetwork,
-    loader: NeighborhoodLoader,
+    loader: NeighborhoodLoader | TileLoader,
     device: torch.device,
     *,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predict every sample of one epoch of a loader.
+    """Predict every cell of one epoch of a loader.
 
     Parameters
     ----------
     network : PatchNetwork
         Put into evaluation mode while this runs.
-    loader : NeighborhoodLoader
-        Neighborhoods, normalized as in training; read from the start of its first epoch.
+    loader : NeighborhoodLoader or TileLoader
+        Neighborhoods or tiles, normalized as in training; read from the start of its first epoch.
     device : torch.device
         Where the network is.
     on_batch : callable
@@ -92,8 +92,8 @@ def predict_cells(
         with torch.inference_mode():
             for batch in loader:
                 logits = network(batch.inputs.to(device, non_blocking=True), activate=False)
-                outputs.append(logits.cpu())
-                targets.append(batch.target.clone())
+                outputs.append(logits.cpu().flatten())
+                targets.append(batch.target.clone().flatten())
                 on_batch(len(outputs), len(loader))
                 if should_stop():
                     raise Interrupted("prediction stopped")

@@ -21,8 +21,8 @@ class Progress:
         Mean training loss of this epoch so far.
     validation_r2 : float
         R² of the last finished epoch; nan before.
-    samples_per_s : float
-        Training samples a second since this call began.
+    cells_per_s : float
+        Training cells a second since this call began.
     """
 
     stage: Literal["training", "validation"]
@@ -32,7 +32,7 @@ class Progress:
     batches: int
     loss: float
     validation_r2: float
-    samples_per_s: float
+    cells_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Plan:
     ----------
     n_parameters : int
         Weights of the network.
-    n_training_samples, n_validation_samples : int
-        Samples of one epoch.
+    n_training_cells, n_validation_cells : int
+        Cells that are predicted in one epoch.
     epochs_left : float
         Epochs still to run.
     seconds : float
@@ -60,8 +60,8 @@ class Plan:
     """
 
     n_parameters: int
-    n_training_samples: int
-    n_validation_samples: int
+    n_training_cells: int
+    n_validation_cells: int
     epochs_left: float
     seconds: float
     batch_seconds: float
@@ -80,7 +80,7 @@ class Result:
         Validation R² of the best checkpoint, which has the least validation loss.
     best_epoch : int
         Its epoch, from 1.
-    n_validation_samples : int
+    n_validation_cells : int
         Validation cells that the score is over.
     history : sequence of dict
         One entry per epoch.
@@ -90,6 +90,6 @@ class Result:
 
     best_r2: float
     best_epoch: int
-    n_validation_samples: int
+    n_validation_cells: int
     history: Sequence[dict[str, Any]]
     was_finished: bool = False

@@ -81,7 +81,7 @@ class Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.state = _State()
-        self.samples_per_s = math.nan
+        self.cells_per_s = math.nan
         self.best: Predictions | None = None
 
     def plan(self) -> Plan:
@@ -89,18 +89,18 @@ class Trainer:
         batches = len(self.data.train)
         batches_left = max(0, self.config.epochs * batches - self.state.position)
         left = batches_left / batches
-        n_train, n_validation = self.data.train.n_samples, self.data.validation.n_samples
+        n_train, n_validation = self.data.n_training_cells, self.data.n_validation_cells
         seconds = estimate_seconds(
             self.network,
             self.config,
-            n_training_samples=round(left * n_train),
-            n_validation_samples=math.ceil(left) * n_validation,
+            n_training_cells=round(left * n_train),
+            n_validation_cells=math.ceil(left) * n_validation,
         )
         stats = self.data.train.stats
         return Plan(
             n_parameters=sum(weights.numel() for weights in self.network.parameters()),
-            n_training_samples=n_train,
-            n_validation_samples=n_validation,
+            n_training_cells=n_train,
+            n_validation_cells=n_validation,
             epochs_left=left,
             seconds=seconds,
             batch_seconds=seconds / max(1, batches_left),
@@ -122,10 +122,10 @@ class Trainer:
             for batch in self.data.train:
                 state.loss_sum += self._step(batch.inputs, batch.target)
                 state.position += 1
-                done += len(batch)
+                done += batch.target.numel()
                 now = time.monotonic()
                 state.seconds = before + now - began
-                self.samples_per_s = done / (now - began)
+                self.cells_per_s = done / (now - began)
                 self._report("training", epoch, self._in_epoch(epoch), batches)
                 if self.should_stop():
                     break
@@ -159,9 +159,9 @@ class Trainer:
                 "train_loss": state.loss_sum / batches,
                 "validation_loss": loss,
                 "validation_r2": predictions.r_squared,
-                "validation_samples": len(predictions.target),
+                "validation_cells": len(predictions.target),
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
-                "samples": epoch * self.data.train.n_samples,
+                "cells": epoch * self.data.n_training_cells,
                 "seconds": round(state.seconds + time.monotonic() - began, 3),
             }
         )
@@ -219,7 +219,7 @@ class Trainer:
                 batches=batches,
                 loss=self.state.loss_sum / max(1, self._in_epoch(epoch)),
                 validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
-                samples_per_s=self.samples_per_s,
+                cells_per_s=self.cells_per_s,
             )
         )
 
@@ -231,7 +231,8 @@ class Trainer:
         seed = np.random.SeedSequence([self.config.seed, self.state.position])
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
         logits = self.network(inputs.to(self.device, non_blocking=True), activate=False)
-        loss = self.loss_of(logits, target.to(self.device, non_blocking=True))
+        target = target.to(self.device, non_blocking=True)
+        loss = self.loss_of(logits.flatten(), target.flatten())
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged("loss", value)

@@ -191,5 +191,5 @@ def _claim(run: RunFolder, held: ExitStack) -> None:
 def _result(history: Sequence[dict[str, Any]], *, was_finished: bool = False) -> Result:
     best = min(history, key=lambda entry: entry["validation_loss"])
     return Result(
-        best["validation_r2"], best["epoch"], best["validation_samples"], history, was_finished
+        best["validation_r2"], best["epoch"], best["validation_cells"], history, was_finished
     )

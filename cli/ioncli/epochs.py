@@ -66,7 +66,7 @@ class EpochDisplay:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
-        numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.samples_per_s)} samples/s"
+        numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.cells_per_s)} cells/s"
         share = progress.batch / progress.batches
         if self._console.is_terminal:
             if progress.stage == "validation":

@@ -107,7 +107,7 @@ def _resolve(
 ) -> "TrainingConfig":
     """Return the configuration: the run's own when it was begun, else a new one."""
     from ionmodel.config import DEFAULT_PRESET, make_config, over_preset, read_preset
-    from ionmodel.datasets import fit_radius
+    from ionmodel.datasets import fit_to_mesh
     from ionmodel.run_folder import begun_config, resumed_config
 
     begun = begun_config(run)
@@ -116,9 +116,7 @@ def _resolve(
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
         return resumed_config(run, begun, given)
     config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
-    if "radius" in given:
-        return config
-    fitted = fit_radius(config, stores)
+    fitted = fit_to_mesh(config, stores)
     if fitted.radius < config.radius:
         click.echo(
             f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
@@ -140,8 +138,8 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
         _announce(plan, config, run, display.say)
 
     def on_progress(progress: "Progress") -> None:
-        if progress.samples_per_s > 0:
-            stop.batch_seconds = config.batch_size / progress.samples_per_s
+        if progress.cells_per_s > 0:
+            stop.batch_seconds = config.batch_size / progress.cells_per_s
         display.batch(progress)
 
     named = [word for store in stores for word in ("--store", str(store.path))]
@@ -182,8 +180,8 @@ def _announce(
         epochs = f"{left} of {epochs} left"
     say(
         f"Run {run.path}: {plan.n_parameters:,} weights, {epochs}, "
-        f"{plan.n_training_samples:,} training and {plan.n_validation_samples:,} validation "
-        f"samples per epoch, on {plan.device}."
+        f"{plan.n_training_cells:,} training and {plan.n_validation_cells:,} validation "
+        f"cells per epoch, on {plan.device}."
     )
     say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
     if plan.core is not None:
@@ -201,7 +199,7 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
     else:
         click.echo(
             f"Validation R² {result.best_r2:.4f} over "
-            f"{options.counted(result.n_validation_samples, 'cell')} "
+            f"{options.counted(result.n_validation_cells, 'cell')} "
             f"(epoch {result.best_epoch} of {len(result.history)})"
         )
     click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")

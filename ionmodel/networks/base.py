@@ -170,15 +170,15 @@ def build_network(
     return network
 
 
-def flops_per_sample(network: PatchNetwork, radius: int) -> int:
+def flops_per_sample(network: PatchNetwork, tile: int = 1) -> int:
     """Count the floating-point operations of one forward pass of one sample.
 
     Parameters
     ----------
     network : PatchNetwork
         Left unchanged, on any device.
-    radius : int
-        Neighborhood radius in cells; the width must be the network's `receptive_field`.
+    tile : int
+        Cells along a side of a sample; other than 1 for a `DenseNetwork` only.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def flops_per_sample(network: PatchNetwork, radius: int) -> int:
     Raises
     ------
     ValueError
-        If the width is not the network's.
+        If the network does not predict tiles.
 
     Notes
     -----
@@ -199,7 +199,7 @@ def flops_per_sample(network: PatchNetwork, radius: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     shadow = copy.deepcopy(network).to("meta").eval()
-    width = 2 * radius + 1
+    width = network.receptive_field + tile - 1
     x = torch.empty((1, network.channels, width, width, width), device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         shadow.logits(x)

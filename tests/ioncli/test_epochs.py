@@ -41,9 +41,9 @@ def at(
     epoch: int = 1,
     epochs: int = 2,
     r2: float = math.nan,
-    samples_per_s: float = 1234.4,
+    cells_per_s: float = 1234.4,
 ) -> Progress:
-    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, samples_per_s)
+    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, cells_per_s)
 
 
 def in_terminal(*events: tuple[str, Any], columns: int = 80) -> str:
@@ -61,12 +61,12 @@ def last_bar(output: str) -> str:
 @pytest.mark.parametrize(
     ("progress", "texts"),
     [
-        (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 samples/s"]),
-        (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 samples/s"]),
+        (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 cells/s"]),
+        (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 cells/s"]),
         (at(4, epoch=2, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
-        (at(1, samples_per_s=0.21), ["R² -  0.21 samples/s"]),
-        (at(1, samples_per_s=5.67), ["R² -  5.7 samples/s"]),
-        (at(1, samples_per_s=math.nan), ["R² -  - samples/s"]),
+        (at(1, cells_per_s=0.21), ["R² -  0.21 cells/s"]),
+        (at(1, cells_per_s=5.67), ["R² -  5.7 cells/s"]),
+        (at(1, cells_per_s=math.nan), ["R² -  - cells/s"]),
     ],
     ids=["first batch", "second epoch", "last batch", "slow", "few", "rate unknown"],
 )
@@ -102,7 +102,7 @@ def test_notes_stand_whole_above_the_bar() -> None:
     )
     for line in ("Timing a step ...", note, EPOCH_LINE):
         assert f"\r\x1b[2K{line}\r\n" in output
-    assert output.index(note) < output.index(EPOCH_LINE) < output.rindex("samples/s")
+    assert output.index(note) < output.index(EPOCH_LINE) < output.rindex("cells/s")
 
 
 def test_other_outputs_get_a_line_an_epoch_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,7 +137,7 @@ def test_a_long_epoch_gets_lines_of_its_batches(
             stage: Literal["training", "validation"] = "training" if number < 4 else "validation"
             display.batch(at(number % 4 + 1, stage, r2=0.5))
             seconds += 20
-    numbers = "loss 0.1250  R² 0.500  1,234 samples/s"
+    numbers = "loss 0.1250  R² 0.500  1,234 cells/s"
     assert capsys.readouterr().err.splitlines() == [
         f"epoch 1/2  training batch 3/4  {numbers}",
         f"epoch 1/2  validation batch 1/4  {numbers}",

@@ -61,7 +61,7 @@ def test_a_file_with_code_is_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_newer_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"format_version": 99}, path)
-    with pytest.raises(RunFolderError, match="newer than 2"):
+    with pytest.raises(RunFolderError, match="newer than 3"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(RunFolderError, match="found none"):

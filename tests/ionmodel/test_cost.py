@@ -35,7 +35,7 @@ def test_the_network_is_left_unchanged(
     network = network_of(config).train(training)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert any("running_mean" in name for name in before)  # a step would change it
-    estimate_seconds(network, config, n_training_samples=10, n_validation_samples=10)
+    estimate_seconds(network, config, n_training_cells=10, n_validation_cells=10)
     after = network.state_dict()
     assert after.keys() == before.keys()
     for name, tensor in before.items():
@@ -50,7 +50,7 @@ def test_random_states_are_left_unchanged(tiny_config: ConfigMaker, recompute: b
     assert config.head_dropout > 0  # draws random numbers
     network = network_of(config)
     before = random_states()
-    estimate_seconds(network, config, n_training_samples=10, n_validation_samples=10)
+    estimate_seconds(network, config, n_training_cells=10, n_validation_cells=10)
     assert random_states() == before
 
 
@@ -62,15 +62,13 @@ def test_accelerators_that_are_not_used_are_not_seeded(
     torch.cuda.manual_seed_all(1)
     assert seeds == [1]
     config = tiny_config()
-    estimate_seconds(network_of(config), config, n_training_samples=10, n_validation_samples=10)
+    estimate_seconds(network_of(config), config, n_training_cells=10, n_validation_cells=10)
     assert seeds == [1]
 
 
 def test_nothing_left_takes_no_time(tiny_config: ConfigMaker) -> None:
     config = tiny_config()
-    seconds = estimate_seconds(
-        network_of(config), config, n_training_samples=0, n_validation_samples=0
-    )
+    seconds = estimate_seconds(network_of(config), config, n_training_cells=0, n_validation_cells=0)
     assert seconds == 0
 
 
@@ -83,7 +81,7 @@ def test_training_and_validation_both_take_time(
 
     def seconds(n_training: int, n_validation: int) -> float:
         return estimate_seconds(
-            network, config, n_training_samples=n_training, n_validation_samples=n_validation
+            network, config, n_training_cells=n_training, n_validation_cells=n_validation
         )
 
     assert 0 < seconds(1, 0) < seconds(MANY, 0)
@@ -104,5 +102,5 @@ def test_a_batch_too_costly_to_time_is_timed_in_part(
         return forward(self, x, activate=activate)
 
     monkeypatch.setattr(type(network), "forward", noted)
-    assert estimate_seconds(network, config, n_training_samples=1, n_validation_samples=0) > 0
+    assert estimate_seconds(network, config, n_training_cells=1, n_validation_cells=0) > 0
     assert sizes == [2]  # batch normalization needs two

@@ -11,7 +11,7 @@ import torch
 
 from ionmodel import trainer, training
 from ionmodel.checkpoint import load_checkpoint
-from ionmodel.datasets import fit_radius, open_training_data
+from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan, Progress
@@ -197,6 +197,8 @@ def test_a_run_whose_epochs_count_from_0_is_read_and_goes_on_from_1(
         old["format_version"] = 1
         for entry in old["history"]:
             entry["epoch"] -= 1
+            entry["validation_samples"] = entry.pop("validation_cells")
+            entry["samples"] = entry.pop("cells")
         torch.save(old, path)
     finished = train(tiny_config(), [store], run)
     assert [entry["epoch"] for entry in finished.history] == [1, 2]
@@ -359,7 +361,7 @@ def test_several_stores_with_other_meshes_train_together(
         RunFolder(tmp_path / "run"),
         on_progress=lambda progress: stages.append((progress.stage, progress.batch)),
     )
-    assert result.n_validation_samples == 3 * 67  # 200 shared by three cubes, rounded up
+    assert result.n_validation_cells == 3 * 67  # 200 shared by three cubes, rounded up
     assert stages[:6] == [("training", batch) for batch in range(1, 6)] + [("validation", 1)]
 
 
@@ -390,7 +392,7 @@ def test_small_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path) -> None:
     from ionmodel.config import make_config, read_preset
 
     preset = make_config({**read_preset("small"), "device": "cpu"})
-    config = fit_radius(preset, [store]).model_copy(
+    config = fit_to_mesh(preset, [store]).model_copy(
         update={"epochs": 1, "samples_per_epoch": 512, "validation_samples": 100}
     )
     result = train(config, [store], RunFolder(tmp_path / "run"))
@@ -402,11 +404,11 @@ def test_a_preset_radius_is_lowered_and_an_explicit_one_refused(
 ) -> None:
     assert store.mesh == Mesh(16, 20.0)
     wide = tiny_config(radius=7)
-    fitted = fit_radius(wide, [store])
+    fitted = fit_to_mesh(wide, [store])
     assert fitted.radius == 2
     with pytest.raises(ConfigError, match="largest radius that fits is 2"):
         open_training_data(wide, [store])
-    assert fit_radius(tiny_config(radius=9, split="random"), [store]).radius == 7
+    assert fit_to_mesh(tiny_config(radius=9, split="random"), [store]).radius == 7
     with pytest.raises(ConfigError, match="largest radius that fits is 7"):
         open_training_data(tiny_config(radius=8, split="random", random_cells=50), [store])
 
@@ -419,8 +421,8 @@ def test_a_random_split_says_that_it_leaks(
     train(config, [store], RunFolder(tmp_path / "run"), on_plan=plans.append)
     (plan,) = plans
     assert plan.leaks
-    assert plan.n_validation_samples == 2 * 20
-    assert plan.n_training_samples == 160
+    assert plan.n_validation_cells == 2 * 20
+    assert plan.n_training_cells == 160
     assert plan.seconds > 0
 
 

@@ -108,7 +108,7 @@ def test_flops_equal_a_count_by_hand(recompute: bool) -> None:
     widths = [2 * 4 * 2**3, 256, 128, 64, 32, 16, 8, 4, 1]
     linear = sum(2 * a * b for a, b in itertools.pairwise(widths))
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert flops_per_sample(network, 4) == convolutions + linear
+    assert flops_per_sample(network) == convolutions + linear
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
@@ -119,9 +119,16 @@ def test_flops_of_the_system_of_2021() -> None:
     block_1, block_2, block_3 = 49**3, 128 * 24**3, 128 * 12**3
     convolutions = 2 * 2 * 125 * 128 * (block_1 + block_2 + block_3)
     head = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear))
-    assert flops_per_sample(network, 24) == convolutions + 2 * head
+    assert flops_per_sample(network) == convolutions + 2 * head
 
 
-def test_flops_at_another_radius_are_refused() -> None:
+def test_flops_of_tiles_that_a_network_does_not_predict_are_refused() -> None:
     with pytest.raises(ValueError, match="must have shape"):
-        flops_per_sample(build_network("two_branch", seed=0, **SMALL), 5)
+        flops_per_sample(build_network("two_branch", seed=0, **SMALL), 2)
+
+
+def test_flops_of_a_tile_equal_a_count_by_hand() -> None:
+    options: dict[str, Any] = {"width": 5, "head_widths": (4,), "channels": 2}
+    network = build_network("residual", radius=2, seed=0, **options)
+    expected = 2 * (27 * 2 * 5 * 5**3 + 27 * 5 * 5 * 3**3 + (5 * 4 + 4) * 3**3)
+    assert flops_per_sample(network, 3) == expected
