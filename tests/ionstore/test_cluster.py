@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from ionstore import cluster
-from ionstore.errors import ClusterError, SourceDataError
+from ionstore.errors import ClusterError, SourceDataError, StoreExistsError
 from ionstore.ingest import ingest_cubes
+from ionstore.objects import ObjectPath
 from ionstore.shard_writer import ShardWriter
-from tests.three_file_sets import files_of, write_set
+from tests.three_file_sets import contents_of, files_of, write_set
 
 distributed = pytest.importorskip("distributed")
 
@@ -88,8 +89,8 @@ def new_cluster(folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster whose two workers stay."""
+def two_workers(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose two workers stay, and know where the object store is."""
     with new_cluster(tmp_path_factory.mktemp("cluster")) as started:
         started.add_workers(2)
         yield started
@@ -171,6 +172,64 @@ def test_a_cluster_writes_the_store_that_threads_write(
     assert stores[0] == stores[1]
     assert seen[-1][0] == seen[-1][1]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def as_files(place: ObjectPath, folder: Path) -> Path:
+    """Copy all objects below a key into a folder."""
+    for path, _ in place.sizes():
+        copy = folder / path.key.removeprefix(f"{place.key}/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_cluster_writes_into_an_object_store_what_is_spooled_elsewhere(
+    two_workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = tmp_path / "sim"
+    density = write_set(sim, 16, ("9.000",))["9.000"]["n_igm"]
+    np.savez_compressed(sim / "rho_z9.000.npz", np.asfortranarray(density))
+    rows = [f"{i} {i % 7 + 1} 16 {i}.5" for i in range(1, 17)]
+    (sim / "9.000-sources.dat").write_text("\n".join(["16", *rows, ""]))
+    for replaced in ("rho", "nsrc"):
+        (sim / f"{replaced}_z9.000.npy").unlink()
+    options = {"maps": {"n_src": [sim]}, "n_src_unit": "grid_mass", **CUT}
+    ingest_cubes(sim, tmp_path / "threads.zarr", **options)
+    # Another place for every process: no worker sees the temporary files of this one.
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/self/cwd/temporary")
+    place = ObjectPath("box", "clusters/cubes.zarr")
+    ingest_cubes(sim, Path(str(place)), scheduler=two_workers.address, **options)
+    written = as_files(place, tmp_path / "cluster.zarr")
+    assert contents_of(written) == contents_of(tmp_path / "threads.zarr")
+    assert not place.with_name("cubes.zarr.partial").exists()
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
+    two_workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = tmp_path / "sim"
+    write_set(sim, 20, ("9.000",))
+    place = ObjectPath("box", "clusters/taken.zarr")
+    written: list[Path] = []
+
+    def take_over(done: int, total: int) -> None:
+        parts = place.with_name("taken.zarr.partial") / "parts"
+        if not written and parts.exists():
+            written.append(tmp_path / "taken.zarr")
+            with monkeypatch.context() as patch:
+                patch.setattr("ionstore.object_lock.STALE_S", -1.0)
+                ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **CUT)
+            as_files(place, written[0])
+
+    with pytest.raises(StoreExistsError, match="another one took the store over"):
+        ingest_cubes(
+            sim, Path(str(place)), scheduler=two_workers.address, on_progress=take_over, **CUT
+        )
+    assert files_of(as_files(place, tmp_path / "after.zarr")) == files_of(written[0])
+    assert not place.with_name("taken.zarr.partial").exists()
 
 
 def test_a_worker_killed_in_mid_run_is_made_up_for(

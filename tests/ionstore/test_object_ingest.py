@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -20,9 +21,14 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
-from ionstore.errors import StoreDamageError, StoreExistsError, StoreFormatError
+from ionstore.errors import (
+    ObjectStoreError,
+    StoreDamageError,
+    StoreExistsError,
+    StoreFormatError,
+)
 from ionstore.ingest import ingest_cubes
-from ionstore.object_build import ObjectBuild
+from ionstore.object_build import ObjectBooks, ObjectBuild
 from ionstore.object_lock import ObjectLock
 from ionstore.objects import ObjectPath
 from ionstore.places import StorePath, bytes_below
@@ -32,6 +38,9 @@ from tests.object_server import refused_credentials
 from tests.three_file_sets import files_of, write_set
 
 SIZES: dict[str, Any] = {"max_shard_cells": 8, "chunk_cells": 4, "box_length_cmpc": 20.0}
+
+
+FEW_PARTS: dict[str, Any] = {**SIZES, "max_shard_cells": 16}  # one of each field
 
 
 @pytest.fixture
@@ -354,6 +363,100 @@ def test_who_has_lost_the_lock_makes_no_store(
         ingest_cubes(sim, Path(str(place)), **SIZES)
     assert not (place / "zarr.json").exists()
     assert json.loads((partial(place) / "lock").read_bytes()) == {"host": "node 7"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [
+        (ObjectBuild, "begin"),
+        (ObjectBuild, "shard_writer"),
+        (ShardWriter, "write_block"),
+        (ObjectBooks, "record"),
+        (ObjectBooks, "result"),
+        (ObjectBuild, "publish"),
+    ],
+)
+def test_who_was_silent_spoils_nothing_of_who_took_over(
+    place: ObjectPath, sim: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
+    made: list[dict[str, bytes]] = []
+    real = getattr(owner, step)
+
+    def after_another(*arguments: Any) -> Any:
+        if not made:
+            made.append({})  # this one goes on from here
+            made[0] = take_over(place, sim)
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, step, after_another)
+    with pytest.raises(StoreExistsError, match=r"took the store over|another process is at"):
+        ingest_cubes(sim, Path(str(place)), **FEW_PARTS)
+    assert objects_of(place) == made[0]
+    assert not partial(place).exists()
+
+
+def take_over(place: ObjectPath, sim: Path) -> dict[str, bytes]:
+    """Ingest other values into a store that is being built by a process that seems silent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ionstore.object_lock.STALE_S", -1.0)
+        ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **FEW_PARTS)
+    return objects_of(place)
+
+
+def test_who_has_lost_the_lock_leaves_all_to_who_has_it(place: ObjectPath) -> None:
+    record = partial(place) / "parts" / "one.json"
+    with ObjectBuild(place) as build:
+        lock_of(place, host="node 7")
+        record.write_bytes(b"{}")
+        with pytest.raises(StoreExistsError, match="another one took the store over"):
+            build.check()
+    assert record.exists()
+    assert json.loads((partial(place) / "lock").read_bytes()) == {"host": "node 7"}
+
+
+def test_a_claim_holds_for_other_processes_until_the_lock_changes_hands(place: ObjectPath) -> None:
+    with ObjectLock(partial(place) / "lock", place) as lock:
+        claim = pickle.loads(pickle.dumps(lock.claim))
+        lock.check()
+        claim.check()
+        lock_of(place, host="node 7")
+        with pytest.raises(StoreExistsError, match="another one took the store over"):
+            claim.check()
+        (partial(place) / "lock").unlink()
+        with pytest.raises(StoreExistsError, match="another one took the store over"):
+            claim.check()
+
+
+def test_a_sign_of_life_whose_answer_was_lost_does_not_lose_the_lock(place: ObjectPath) -> None:
+    path = partial(place) / "lock"
+    with ObjectLock(path, place) as lock:
+        path.write_bytes(path.read_bytes() + b" ")
+        lock.check()
+        lock.check()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_server_that_does_not_answer_costs_no_build(
+    place: ObjectPath, sim: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    interrupt_after_parts(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        ingest_cubes(sim, Path(str(place)), **SIZES)
+    monkeypatch.undo()
+    before = objects_of(partial(place)) | objects_of(place)
+    real = ObjectPath.read_bytes
+
+    def read_bytes(self: ObjectPath) -> bytes:
+        if self.name == "plan.json":
+            raise ObjectStoreError(f"{self}: the server is tired")
+        return real(self)
+
+    monkeypatch.setattr(ObjectPath, "read_bytes", read_bytes)
+    with pytest.raises(ObjectStoreError, match="tired"):
+        ingest_cubes(sim, Path(str(place)), overwrite=overwrite, **SIZES)
+    monkeypatch.undo()
+    assert objects_of(partial(place)) | objects_of(place) == before
 
 
 def test_what_the_object_store_refuses_is_a_sentence(server: str, sim: Path) -> None:

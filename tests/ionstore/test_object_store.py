@@ -85,6 +85,20 @@ def test_an_object_is_read_in_pieces(server: str) -> None:
                 read()
 
 
+def test_a_file_is_put_in_pieces(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str]
+) -> None:
+    monkeypatch.setattr(objects, "_PIECE_BYTES", 5 * 2**20)  # the least that servers take
+    content = np.random.default_rng(2).bytes(11 * 2**20)
+    place = ObjectPath("box", "uploaded/file")
+    for size in (0, 10, len(content)):
+        (tmp_path / "file").write_bytes(content[:size])
+        place.upload(tmp_path / "file")
+        assert place.read_bytes() == content[:size]
+    with pytest.raises(FileNotFoundError):
+        place.upload(tmp_path / "none")
+
+
 def test_keys_are_listed_made_once_and_replaced_by_who_read_them(server: str) -> None:
     place = ObjectPath("box", "listed/one")
     assert not place.exists()
