@@ -2,8 +2,10 @@
 
     python kill_campaign.py SIM OTHER_REDSHIFTS FOLDER KILLS SEED
 
-Processes are forked from one that has imported everything and has no threads: each begins at once,
-and is killed at a moment drawn from the time that a build takes.
+Processes are forked from one that has imported everything and has no threads: each begins at once.
+Half are killed at a moment drawn from the time that a build takes, which often falls before or
+after the parts are written; half soon after a random number of parts is recorded. Every other kill
+hits the build that goes on after one.
 """
 
 import json
@@ -13,22 +15,30 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
-import dask.delayed  # noqa: F401
 import xarray as xr
-import zarr.codecs  # noqa: F401
 
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 
 CUT = {"max_shard_cells": 8, "chunk_cells": 4, "box_length_cmpc": 20.0}
+SOON_S = 0.01
+POLL_S = 0.001
+KILLED = -signal.SIGKILL
 
 
-def in_process(action: Callable[[], object], *, kill_after_s: float | None = None) -> int:
-    """Run an action in a process of its own; return its exit status, negative if it was killed."""
+def in_process(
+    action: Callable[[], object], *, until: Callable[[], Iterator[None]] | None = None
+) -> int:
+    """Run an action in a process of its own; return its exit status, negative if it was killed.
+
+    It is killed when `until`, which is looked at again and again, has come to its end.
+    """
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -37,8 +47,11 @@ def in_process(action: Callable[[], object], *, kill_after_s: float | None = Non
             status = 0
         finally:
             os._exit(status)
-    if kill_after_s is not None:
-        time.sleep(kill_after_s)
+    if until is not None:
+        for _ in until():
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                break
+            time.sleep(POLL_S)
         os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -56,7 +69,7 @@ def contents(store: Path) -> dict[str, object]:
 
 
 def redshifts_seen(store: Path) -> None:
-    """Print the redshifts that readers see; runs in a process of its own."""
+    """Write down the redshifts that readers see; runs in a process of its own."""
     with xr.open_zarr(store) as dataset:
         seen = dataset["redshift"].values.tolist()
         assert dataset["xhii"].isel(redshift=-1).values.max() <= 1
@@ -64,57 +77,97 @@ def redshifts_seen(store: Path) -> None:
     store.with_suffix(".seen").write_text(json.dumps(seen))
 
 
+def import_what_builds_import(sim: Path, folder: Path) -> None:
+    """Import here what a first build and a first look at its store have imported elsewhere."""
+
+    def first() -> None:
+        ingest_cubes(sim, folder / "zeroth.zarr", **CUT)
+        redshifts_seen(folder / "zeroth.zarr")
+        (folder / "imported.json").write_text(json.dumps(sorted(sys.modules)))
+
+    assert in_process(first) == 0
+    for name in json.loads((folder / "imported.json").read_text()):
+        with suppress(ImportError):  # some packages name modules of theirs as no import finds them
+            import_module(name)
+
+
+def parts_recorded(parts: Path) -> int:
+    """Return how many parts of a build are done."""
+    with suppress(FileNotFoundError):
+        return sum(name.endswith(".json") for name in os.listdir(parts))
+    return 0
+
+
+def moment(draw: random.Random, parts: Path, n_parts: int, takes_s: float) -> Iterator[None]:
+    """Come to an end at a random moment of a build."""
+    if draw.random() < 0.5:
+        later_s = draw.uniform(0, 1.1 * takes_s)
+    else:
+        later_s = draw.uniform(0, SOON_S)
+        recorded = draw.randint(min(parts_recorded(parts) + 1, n_parts), n_parts)
+        while parts_recorded(parts) < recorded:
+            yield
+    end = time.monotonic() + later_s
+    while time.monotonic() < end:
+        yield
+
+
 def main() -> None:
     sim, other, folder = map(Path, sys.argv[1:4])
     n_kills, seed = map(int, sys.argv[4:])
     draw = random.Random(seed)
-    first, both = folder / "first.zarr", folder / "both.zarr"
+    import_what_builds_import(sim, folder)
+    first, target = folder / "first.zarr", folder / "cubes.zarr"
+    partial_folder = target.with_name("cubes.zarr.partial")
     assert in_process(lambda: ingest_cubes(sim, first, **CUT)) == 0
-    shutil.copytree(first, both)
-    assert in_process(lambda: ingest_cubes(other, both, append=True)) == 0
-    whole = {"ingest": contents(first), "append": contents(both)}
-    for kind in ("ingest", "append"):
-        target = folder / "cubes.zarr"
+    builds: dict[str, Callable[[], object]] = {
+        "ingest": lambda: ingest_cubes(sim, target, **CUT),
+        "append": lambda: ingest_cubes(other, target, append=True),
+    }
+    n_old = len(list(first.glob("*/c/*/*/*/*")))
+    for kind, build in builds.items():
 
-        def build(kind: str = kind, target: Path = target) -> None:
-            if kind == "ingest":
-                ingest_cubes(sim, target, **CUT)
-            else:
-                ingest_cubes(other, target, append=True)
-
-        def begin(kind: str = kind, target: Path = target) -> None:
-            for path in (target, target.with_name("cubes.zarr.partial")):
+        def begin(kind: str = kind) -> None:
+            for path in (target, partial_folder):
                 shutil.rmtree(path, ignore_errors=True)
             if kind == "append":
                 shutil.copytree(first, target)
 
-        began = time.perf_counter()
         begin()
+        began = time.perf_counter()
         assert in_process(build) == 0
         takes_s = time.perf_counter() - began
-        for _ in range(n_kills):
+        whole = contents(target)
+        n_parts = len(list(target.glob("*/c/*/*/*/*"))) - (n_old if kind == "append" else 0)
+        parts = partial_folder / "parts"
+        killed = 0
+        while killed < n_kills:
             begin()
-            status = in_process(build, kill_after_s=draw.uniform(0, 1.1 * takes_s))
-            seen: list[float] | None = None
-            if target.exists():
-                assert in_process(partial(redshifts_seen, target)) == 0
-                seen = json.loads(target.with_suffix(".seen").read_text())
-            parts = target.with_name("cubes.zarr.partial") / "parts"
-            n_parts = len(list(parts.glob("*.json"))) if parts.exists() else 0
-            resumed = None
-            if status != 0:
-                # A build that was killed after the swap finds its redshifts there already.
-                resumed = in_process(build) if seen is None or kind == "append" else 0
+            kills: list[dict[str, object]] = []
+            for _ in range(2):
+                until = partial(moment, draw, parts, n_parts, takes_s)
+                status = in_process(build, until=until)
+                seen: list[float] | None = None
+                if target.exists():
+                    assert in_process(partial(redshifts_seen, target)) == 0
+                    seen = json.loads(target.with_suffix(".seen").read_text())
+                kills.append({"status": status, "n_parts": parts_recorded(parts), "seen": seen})
+                killed += status == KILLED
+                is_in_place = target.exists() and contents(target) == whole
+                if is_in_place:
+                    break
+            # A build that was killed behind the swap is only cleared away.
+            resumed = in_process(build) if status == KILLED else 0
             print(  # noqa: T201 - what came of it, for the test
                 json.dumps(
                     {
                         "kind": kind,
-                        "status": status,
-                        "n_parts": n_parts,
-                        "seen": seen,
+                        "n_to_write": n_parts,
+                        "kills": kills,
                         "resumed": resumed,
-                        "same": contents(target) == whole[kind],
-                        "left": sorted(path.name for path in folder.glob("cubes.zarr.partial/*")),
+                        "was_in_place": is_in_place,
+                        "same": contents(target) == whole,
+                        "left": sorted(path.name for path in partial_folder.glob("*")),
                     }
                 ),
                 flush=True,
