@@ -1,5 +1,6 @@
 """Small stores for tests, and where real simulation output is kept."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from ionstore.layout import Layout
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, create_store
+
+# Read when torch is imported, in processes of tests too. Its threads wait for each other without
+# sleeping, which takes their time from all others where there are few processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

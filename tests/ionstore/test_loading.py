@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreDamageError
 from ionstore.layout import Layout
@@ -703,8 +704,12 @@ def test_damage_in_a_region_is_an_error_and_no_hang(tmp_path: Path, num_workers:
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("in_regions", [False, True])
 def test_a_killed_worker_is_an_error_and_the_loader_recovers(
-    box23: CubeStore, num_workers: int, in_regions: bool
+    box23: CubeStore, monkeypatch: pytest.MonkeyPatch, num_workers: int, in_regions: bool
 ) -> None:
+    # Torch looks for workers that have ended every 5 s; how often is of no interest here.
+    look = _MultiProcessingDataLoaderIter._try_get_data
+    assert look.__defaults__ == (5.0,)
+    monkeypatch.setattr(look, "__defaults__", (0.2,))
     settings: dict[str, Any] = {"radius": 2, "batch_size": 8}
     if in_regions:
         budget = too_small_for_all_fields(num_workers, batch_size=8)
