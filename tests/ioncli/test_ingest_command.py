@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,10 @@ from ionstore.description import SimulationDescription
 from ionstore.store import CubeStore
 from tests.three_file_sets import files_of, write_set
 
+STOPPING_COMMAND = [
+    *(sys.executable, "-W", "error"),
+    str(Path(__file__).parent / "stopping_command.py"),
+]
 COMMAND = [sys.executable, "-W", "error", "-c", "from ioncli.main import ionstore; ionstore()"]
 
 
@@ -26,21 +30,23 @@ def _run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(ionstore, ["ingest", *map(str, arguments)])
 
 
-def _start(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*COMMAND, "ingest", *map(str, arguments)],
-        stdout=subprocess.PIPE,
+@contextmanager
+def _stopped_after(n_parts: int, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run an ingest until it stops itself, when some parts are done and others are not."""
+    when = ("ionstore.build", "PartBooks", "record", str(n_parts))
+    with subprocess.Popen(
+        [*STOPPING_COMMAND, *when, "ingest", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-
-
-def _wait_for_parts(process: subprocess.Popen[str], build: Path, n_parts: int) -> None:
-    until = time.monotonic() + 30
-    while len(list((build / "parts").glob("*.json"))) < n_parts:
-        assert process.poll() is None, "the ingest ended before it could be stopped"
-        assert time.monotonic() < until
-        time.sleep(0.001)
+    ) as process:
+        try:
+            state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert state is not None
+            assert state.si_code == os.CLD_STOPPED, "it ended before it could be stopped"
+            yield process
+        finally:
+            process.kill()
 
 
 def _without_identity(files: dict[str, bytes]) -> dict[str, object]:
@@ -181,10 +187,9 @@ def test_a_killed_ingest_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     redshifts = ("12.000", "11.000", "10.000", "9.000", "8.000", "7.000")
     write_set(tmp_path / "sim", 40, redshifts)
     options = ("--box-length", "20")
-    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr", *options)
-    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 3)
-    process.kill()
-    process.communicate()
+    with _stopped_after(3, tmp_path / "sim", tmp_path / "cubes.zarr", *options) as process:
+        process.kill()
+        process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "cubes.zarr").exists()
 
@@ -221,28 +226,25 @@ def test_notes_stand_on_lines_of_their_own_above_a_live_bar(tmp_path: Path) -> N
 
 
 def test_an_interrupt_is_answered_in_one_sentence(tmp_path: Path) -> None:
-    write_set(tmp_path / "sim", 48, ("10.000", "9.000", "8.000", "7.000"))
-    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
-    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 2)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    write_set(tmp_path / "sim", 16, ("10.000", "9.000", "8.000", "7.000"))
+    arguments = (tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
+    with _stopped_after(2, *arguments) as process:
+        process.send_signal(signal.SIGINT)  # seen when it goes on
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "Stopped; run the same command again to go on from here."
     assert "Traceback" not in err
-    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
+    result = _run(*arguments)
     assert "resuming" in result.stderr
 
 
 def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:
     write_set(tmp_path / "sim", 40, ("10.000", "9.000", "8.000", "7.000"))
-    process = _start(tmp_path / "sim", tmp_path / "cubes.zarr")
-    _wait_for_parts(process, tmp_path / "cubes.zarr.partial", 1)
-    process.send_signal(signal.SIGSTOP)  # so that the first one is still there
-    try:
+    with _stopped_after(1, tmp_path / "sim", tmp_path / "cubes.zarr") as process:
         second = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
-    finally:
         process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert second.exit_code == 1
     assert "another process is building or editing this store" in second.stderr

@@ -1,5 +1,6 @@
 """What is refused before anything is written, though every value is in range."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,21 @@ def test_a_field_that_contradicts_the_others_is_refused_unless_trusted(
     ingest_cubes(simulation, tmp_path / "cubes.zarr", trust=[field])
     stored = CubeStore.open(tmp_path / "cubes.zarr").read_field(field, 8.0)
     np.testing.assert_array_equal(stored, np.load(simulation / f"{prefix}_z{REDSHIFT}.npy"))
+
+
+@pytest.mark.parametrize("others", [("9.000",), ("7.000",), ("9.000", "7.000")])
+def test_each_redshift_is_weighed(simulation: Path, tmp_path: Path, others: list[str]) -> None:
+    for path in list(simulation.iterdir()):
+        for redshift in others:
+            shutil.copy(path, path.with_name(path.name.replace(REDSHIFT, redshift)))
+    changed(simulation, "xHII", "neutral")
+    with pytest.raises(SourceDataError, match=r"xHII_z8\.000\.npy: .*neutral"):
+        ingest_cubes(simulation, tmp_path / "cubes.zarr")
+
+
+def test_a_field_that_is_trusted_hides_no_other(simulation: Path, tmp_path: Path) -> None:
+    changed(simulation, "xHII", "neutral")
+    changed(simulation, "rho", "transposed")
+    for trusted, refused in (("xhii", "rho"), ("n_igm", "xHII")):
+        with pytest.raises(SourceDataError, match=rf"{refused}_z8\.000\.npy: "):
+            ingest_cubes(simulation, tmp_path / "cubes.zarr", trust=[trusted])
