@@ -1,11 +1,14 @@
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
 from ionstore.cube import Array, Cells
+from ionstore.errors import DiskSpaceError
 from ionstore.gridded_points import GriddedPoints
 from ionstore.readers.base import OnBytes, PointList
 
@@ -42,6 +45,7 @@ def _expected(points: _Points, mesh_cells: int) -> Array:
 @pytest.mark.parametrize("n_points", [0, 1, 100, 3000])
 @pytest.mark.parametrize("occupied_share", [0.001, 0.02, 0.2, 1.0])
 @pytest.mark.parametrize("waiting", [1, 50, 1 << 18])
+@pytest.mark.parametrize("in_memory", [0, 30, 1 << 20])
 @pytest.mark.parametrize("mesh_cells", [1, 11])
 def test_weights_are_added_up_by_cell(
     tmp_path: Path,
@@ -50,9 +54,11 @@ def test_weights_are_added_up_by_cell(
     n_points: int,
     occupied_share: float,
     waiting: int,
+    in_memory: int,
     mesh_cells: int,
 ) -> None:
     monkeypatch.setattr("ionstore.gridded_points._WAITING", waiting)
+    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", in_memory)
     monkeypatch.setattr("ionstore.gridded_points.STREAM_BYTES", 1000)
     points = _Points(n_points, occupied_share)
     gridded = GriddedPoints(points, mesh_cells)
@@ -77,6 +83,39 @@ def test_whole_numbers_stay_whole() -> None:
         halos = Halos(5000, share)
         values = np.concatenate(list(GriddedPoints(halos, 9).stream(lambda piece: None)))
         np.testing.assert_array_equal(values, _expected(halos, 9).ravel())
+
+
+def test_what_is_kept_for_the_time_being_is_gone_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ionstore.gridded_points._WAITING", 10)
+    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", 10)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    opened = []
+
+    def watched() -> IO[bytes]:
+        opened.append(tempfile.NamedTemporaryFile())  # noqa: SIM115
+        return opened[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr("tempfile.TemporaryFile", watched)
+    points = _Points(3000, 1.0)
+    stream = GriddedPoints(points, 11).stream(lambda piece: None)
+    first = next(stream)
+    assert [path.stat().st_size > 10_000 for path in tmp_path.iterdir()] == [True]
+    stream.close()  # type: ignore[attr-defined]
+    assert [file.closed for file in opened] == [True]
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_allclose(first, _expected(points, 11).ravel(), rtol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ionstore.gridded_points._WAITING", 10)
+    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", 10)
+    with Path("/dev/full").open("wb", 0) as full:
+        monkeypatch.setattr("tempfile.TemporaryFile", lambda: full)
+        with pytest.raises(DiskSpaceError, match=r"the disk is full, .* in TMPDIR"):
+            list(GriddedPoints(_Points(3000, 1.0), 11).stream(lambda piece: None))
 
 
 def test_a_list_cannot_be_cut_in_place() -> None:
