@@ -345,7 +345,7 @@ def _dropout(layer: nn.Module, path: str, patch: _Patch) -> Converted:
 
 
 def _elementwise(layer: nn.Module, path: str, patch: _Patch) -> Converted:
-    twin = _twin(layer)
+    twin: Any = _twin(layer)
     if getattr(twin, "inplace", False):
         twin.inplace = False  # the input of a first layer is the caller's
     return [twin], patch
