@@ -18,7 +18,7 @@ def _array(path: Path, dtype: str, order: str) -> FlatArray:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "u1", ">i2", "?"])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("gap_bytes", [-1, 0, 8, 1 << 14])
+@pytest.mark.parametrize("gap_bytes", [-1, 0, 8, 1 << 15])
 def test_blocks_are_slices_whatever_is_read_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int, order: str, dtype: str
 ) -> None:
@@ -34,7 +34,7 @@ def test_blocks_are_slices_whatever_is_read_with_them(
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("gap_bytes", [-1, 1 << 14])
+@pytest.mark.parametrize("gap_bytes", [-1, 1 << 15])
 def test_a_block_of_a_file_that_shrank_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int, order: str
 ) -> None:
