@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 )
 def edit(
     store: Path,
-    box_length_cmpc: float | None,
+    box_length: float | options.LengthPerH | None,
     h: float | None,
     n_src_unit: str | None,
     density_frame: Literal["proper", "comoving"] | None,
@@ -33,11 +33,12 @@ def edit(
     Positions and metadata are rewritten; the cubes stay as they are.
 
     \b
-    Example:
+    Examples:
       ionstore edit cubes.zarr --box-length 714.3 --h 0.7
+      ionstore edit cubes.zarr --box-length 500/h
     """
     given = {
-        "box length": box_length_cmpc,
+        "box length": box_length,
         "h": h,
         "unit of n_src": n_src_unit,
         "frame of n_igm": density_frame,
@@ -50,10 +51,12 @@ def edit(
     from ionstore.store import CubeStore
 
     with options.errors_as_messages():
-        before = _what_it_says(CubeStore.open(store))
+        opened = CubeStore.open(store)
+        before = _what_it_says(opened)
+        h_known = opened.cosmology.h if h is None and opened.cosmology else h
         edited = edit_store(
             store,
-            box_length_cmpc=box_length_cmpc,
+            box_length_cmpc=options.length_in_cmpc(box_length, h_known),
             h=h,
             n_src_unit=n_src_unit,
             density_frame=density_frame,

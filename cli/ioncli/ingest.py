@@ -121,7 +121,7 @@ def ingest(
     redshifts: tuple[float, ...],
     source_columns: tuple[int, ...],
     dry_run: bool,
-    box_length_cmpc: float | None,
+    box_length: float | options.LengthPerH | None,
     h: float | None,
     omega_m: float | None,
     omega_b: float | None,
@@ -155,6 +155,7 @@ def ingest(
     \b
     Examples:
       ionstore ingest sim/ cubes.zarr --box-length 714.3 --h 0.7
+      ionstore ingest sim/ cubes.zarr --box-length 500/h --h 0.7
       ionstore ingest later_redshifts/ cubes.zarr --append
     \b
       # C2-Ray: each field in a folder of its own, masses in grid masses
@@ -163,16 +164,18 @@ def ingest(
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
     from ioncli.inventory_text import inventory_lines
+    from ionstore.build_plan import known_of
+    from ionstore.detection import detect
     from ionstore.ingest import ingest_cubes
+    from ionstore.store import CubeStore
 
     paths: dict[str, list[Path]] = {}
     for field, path in maps:
         paths.setdefault(field, []).append(path)
     with options.errors_as_messages():
-        if dry_run:
-            from ionstore.description import from_values
-            from ionstore.detection import detect
+        from ionstore.description import from_values
 
+        def found(box_length_cmpc: float | None) -> "Detection":
             given = from_values(
                 {
                     "box_length_cmpc": box_length_cmpc,
@@ -183,16 +186,23 @@ def ingest(
                     "n_src_units": n_src_unit,
                 }
             )
-            _show(
-                detect(
-                    sim,
-                    format_name=format_name,
-                    maps=paths,
-                    redshifts=redshifts,
-                    source_columns=source_columns,
-                    given=given,
-                )
+            return detect(
+                sim,
+                format_name=format_name,
+                maps=paths,
+                redshifts=redshifts,
+                source_columns=source_columns,
+                given=given,
+                otherwise=known_of(CubeStore.open(store)) if append else None,
             )
+
+        h_known = h
+        if h is None and isinstance(box_length, options.LengthPerH):
+            cosmology = found(None).known.cosmology
+            h_known = cosmology.h if cosmology else None
+        box_length_cmpc = options.length_in_cmpc(box_length, h_known)
+        if dry_run:
+            _show(found(box_length_cmpc))
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:

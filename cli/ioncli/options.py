@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,12 +53,65 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+@dataclass(frozen=True, slots=True)
+class LengthPerH:
+    """A comoving length in cMpc/h.
+
+    Parameters
+    ----------
+    value : float
+        The length in cMpc/h.
+    """
+
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.value:g}/h"
+
+
+class Length(click.ParamType["float | LengthPerH"]):
+    """A positive comoving length in cMpc, or in cMpc/h where it is written as ``500/h``."""
+
+    name = "length"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | LengthPerH:
+        """Return the number, or the length that h has to be known for."""
+        if isinstance(value, LengthPerH):
+            return value
+        number, slash, unit = str(value).partition("/")
+        if slash and unit.strip() != "h":
+            self.fail(f"expected cMpc such as 714.3, or cMpc/h such as 500/h, got {value}")
+        length = FiniteRange(min=0, min_open=True).convert(number.strip(), param, ctx)
+        return LengthPerH(length) if slash else length
+
+
+def length_in_cmpc(length: float | LengthPerH | None, h: float | None) -> float | None:
+    """Return a length in cMpc.
+
+    Raises
+    ------
+    SourceDataError
+        If it is in cMpc/h, and h is not known.
+    """
+    from ionstore.errors import SourceDataError
+
+    if not isinstance(length, LengthPerH):
+        return length
+    if h is None:
+        raise SourceDataError(
+            f"--box-length {length} needs h, which nothing says; give --h, or the box length in "
+            "cMpc"
+        )
+    return length.value / h
+
+
 box_length = click.option(
     "--box-length",
-    "box_length_cmpc",
-    type=FiniteRange(min=0, min_open=True),
+    type=Length(),
     metavar="cMpc",
-    help="Comoving side of the box in cMpc (not cMpc/h).",
+    help="Comoving side of the box in cMpc; in cMpc/h as in 500/h.",
 )
 
 hubble_constant = click.option(

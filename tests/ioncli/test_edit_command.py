@@ -48,6 +48,19 @@ def test_a_box_length_supplied_later_reaches_everything(store: Path) -> None:
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
 
 
+@pytest.mark.parametrize("h_of_store", [True, False])
+def test_a_box_length_in_cmpc_per_h_is_recorded_in_cmpc(store: Path, h_of_store: bool) -> None:
+    result = _run(store, "--box-length", "14/h")
+    assert result.exit_code == 1
+    assert "--box-length 14/h needs h, which nothing says; give --h" in result.stderr
+    if h_of_store:
+        assert _run(store, "--h", "0.7").exit_code == 0
+    result = _run(store, "--box-length", "14/h", *(() if h_of_store else ("--h", "0.7")))
+    assert result.exit_code == 0, result.output
+    assert "box length 20 cMpc (was unknown)" in result.stdout
+    assert CubeStore.open(store).mesh.box_length_cmpc == 14 / 0.7
+
+
 def test_the_working_folder_can_be_edited(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store)
     result = _run(".", "--box-length", "25")

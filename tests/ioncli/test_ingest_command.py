@@ -77,6 +77,31 @@ def test_a_cosmology_without_name_and_h_is_not_mentioned(tmp_path: Path) -> None
     assert f"{tmp_path / 'cubes.zarr'}: 8³ cells, box length unknown\n" in result.stdout
 
 
+@pytest.mark.parametrize("h_by_option", [True, False])
+def test_a_box_length_in_cmpc_per_h_is_recorded_in_cmpc(tmp_path: Path, h_by_option: bool) -> None:
+    write_set(tmp_path / "sim")
+    box, by_option = ("--box-length", "500/h"), ("--h", "0.7")
+    for dry_run in (["--dry-run"], []):
+        result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *box, *dry_run)
+        assert result.exit_code == 1
+        said = "--box-length 500/h needs h, which nothing says; give --h, or the box length in cMpc"
+        assert result.stderr == f"Error: {said}\n"
+    if not h_by_option:
+        SimulationDescription(cosmology=Cosmology(h=0.7)).write(tmp_path / "sim")
+    given = (*box, *(by_option if h_by_option else ()))
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *given, "--dry-run")
+    assert "known: box 714.286 cMpc, h = 0.7\n" in result.stdout
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *given)
+    assert result.exit_code == 0, result.output
+    assert CubeStore.open(tmp_path / "cubes.zarr").mesh.box_length_cmpc == 500 / 0.7
+    write_set(tmp_path / "more", redshifts=("6.000",))
+    # The h of the store is the h of what is added to it.
+    appended = (tmp_path / "more", tmp_path / "cubes.zarr", "--append", *box)
+    assert "box 714.286 cMpc, h = 0.7" in _run(*appended, "--dry-run").stdout
+    assert _run(*appended).exit_code == 0
+    assert CubeStore.open(tmp_path / "cubes.zarr").mesh.box_length_cmpc == 500 / 0.7
+
+
 def test_clipped_and_empty_cells_are_counted_in_the_summary(tmp_path: Path) -> None:
     cubes = write_set(tmp_path / "sim", redshifts=("9.000", "8.000", "7.500"))
     for redshift, n_cells in (("9.000", 3), ("7.500", 2)):
@@ -159,6 +184,9 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
         (["none"], 2, "does not exist"),
         (["sim", "--box-length", "0"], 2, "--box-length"),
         (["sim", "--box-length", "nan"], 2, "finite"),
+        (["sim", "--box-length", "0/h"], 2, "--box-length"),
+        (["sim", "--box-length", "500/H"], 2, "expected cMpc such as 714.3, or cMpc/h such as"),
+        (["sim", "--box-length", "/h"], 2, "--box-length"),
         (["sim", "--h", "nan"], 2, "finite"),
         (["sim", "--keep-bits", "10"], 2, "n_igm=10"),
         (["sim", "--keep-bits", "n_src=10"], 1, "keep_bits must name a field stored as floats"),
