@@ -288,8 +288,8 @@ def _finalize(
     said = old.attributes if old is not None else None
     old_clipped = said.n_clipped.get("xhii", none) if said is not None else none
     old_zeros = said.n_zeros.get("n_igm", none) if said is not None else none
-    new_clipped = {place_of[z]: survey.n_clipped for z, survey in surveys["xhii"].items()}
-    new_zeros = {place_of[z]: survey.n_zeros for z, survey in surveys["n_igm"].items()}
+    new_clipped = {place_of[at]: survey.n_clipped for at, survey in surveys["xhii"].items()}
+    new_zeros = {place_of[at]: survey.n_zeros for at, survey in surveys["n_igm"].items()}
     writer.finalize(
         {
             name: by_redshift(plan, said.statistics[name] if said is not None else (), new)

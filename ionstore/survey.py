@@ -17,6 +17,9 @@ from ionstore.grid import Mesh
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.statistics import sum_in_float64
 
+RANGES = {"n_igm": (0.0, np.inf), "n_src": (0.0, np.inf), "xhii": (0.0, 1.0)}
+"""Least and greatest value that a field can have; fields that are not named have any."""
+
 XHII_TOLERANCE = 1e-6
 _SLICE_CELLS = 1 << 16
 _NON_NEGATIVE = {"n_igm": "a gas density", "n_src": "a number or mass of sources"}
@@ -206,12 +209,15 @@ class _Tally:
                 f"{path}: {field} must be finite, got NaN or infinity in {self.n_not_finite:,} "
                 f"cell{'s' * (self.n_not_finite > 1)}; mend the file"
             )
-        if field == "xhii" and (self.min < -XHII_TOLERANCE or self.max > 1 + XHII_TOLERANCE):
+        low, high = RANGES.get(field, (-np.inf, np.inf))
+        if field == "xhii" and not (
+            low - XHII_TOLERANCE <= self.min <= self.max <= high + XHII_TOLERANCE
+        ):
             raise SourceDataError(
                 f"{path}: xhii must lie between 0 and 1, got {self.min:g} to {self.max:g}; "
                 "give the ionized fraction of hydrogen"
             )
-        if field in _NON_NEGATIVE and self.min < 0:
+        if field in _NON_NEGATIVE and self.min < low:
             hint = "mend the file"
             if field == "n_igm" and self.min >= -1:
                 hint = (

@@ -30,9 +30,8 @@ from ionstore.shards import check_shard
 from ionstore.source_files import FileComparison, plan_comparison
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
+from ionstore.survey import RANGES
 from ionstore.threads import Progress, run_in_threads
-
-_RANGES = {"n_igm": (0.0, math.inf), "n_src": (0.0, math.inf), "xhii": (0.0, 1.0)}
 
 # Sums of the same values in another order differ by less, relative to the root mean square.
 _ROUNDING = 1e-11
@@ -249,7 +248,7 @@ def _value_damage(field: str, values: Array) -> Iterator[str]:
     if n_not_finite:
         yield f"holds NaN or infinity in {n_not_finite:,} cell{'s' * (n_not_finite > 1)}"
         values = values[finite]
-    low, high = _RANGES.get(field, (-math.inf, math.inf))
+    low, high = RANGES.get(field, (-math.inf, math.inf))
     if values.size and not low <= values.min() <= values.max() <= high:
         required = "not be negative" if high == math.inf else f"lie between {low:g} and {high:g}"
         yield f"holds {values.min():g} to {values.max():g}, but must {required}"

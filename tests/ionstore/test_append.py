@@ -234,7 +234,8 @@ def test_grid_masses_of_an_append_are_those_of_the_store(tmp_path: Path) -> None
     assert files_of(target) == before
     # All that the store knows need not be said again.
     ingest_cubes(tmp_path / "8.000", target, append=True)
-    one, other = (CubeStore.open(target).read_field("n_src", z)[0, 1, 2] for z in (8.7, 8.0))
+    whole = CubeStore.open(target)
+    one, other = (whole.read_field("n_src", redshift)[0, 1, 2] for redshift in (8.7, 8.0))
     assert one == other == pytest.approx(10 * grid_mass, rel=1e-4)
     assert take_inventory(CubeStore.open(target)).n_box == 60
 
