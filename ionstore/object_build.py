@@ -4,8 +4,8 @@ Keys are final: shards are put where they belong, and the metadata of the root, 
 store is complete, are put last. Until then readers find no store. The books lie beside it, below
 ``STORE.partial/``.
 
-All is put under a lock, which is looked at before each object. A process that was silent for so
-long that another took over can spoil what that one makes only by what it was just putting then.
+All is put and removed under a lock, which is looked at each time before. A process that was silent
+for so long that another took over can spoil what that one makes only by what it was just at then.
 """
 
 import json
@@ -256,6 +256,10 @@ class ObjectBuild:
         self._claim.check()
         path.write_bytes(content)
 
+    def _remove_below(self, path: ObjectPath) -> None:
+        self._claim.check()
+        path.remove_below()
+
     def _check_target(self) -> None:
         root = self._complete_root()
         if root is None and (self.plan() is not None or not self.place.exists()):
@@ -291,10 +295,11 @@ class ObjectBuild:
                 "to read until the new one is complete"
             )
         # Records go before what they tell of; the root goes first of a store.
-        self.books.folder.remove_below()
+        self._remove_below(self.books.folder)
+        self._claim.check()
         (self.place / ROOT_METADATA).unlink()
-        self.place.remove_below()
-        (self._partial / _SKELETON).remove_below()
+        self._remove_below(self.place)
+        self._remove_below(self._partial / _SKELETON)
         shutil.rmtree(self.store_path, ignore_errors=True)
 
     def _is_leftover(self) -> bool:
@@ -306,9 +311,8 @@ class ObjectBuild:
 
     def _clear(self) -> None:
         """Remove the books, the plan last: by it a killed removal is known."""
-        self._claim.check()
         for name in (PARTS, _SKELETON, _SPOOLS):
-            (self._partial / name).remove_below()
+            self._remove_below(self._partial / name)
         (self._partial / PLAN).unlink()
 
     def _tidy(self) -> None:
@@ -320,7 +324,7 @@ class ObjectBuild:
         if self.plan() is None:
             self._clear()
         else:
-            (self._partial / _SPOOLS).remove_below()  # every run spools again
+            self._remove_below(self._partial / _SPOOLS)  # every run spools again
 
 
 def start_build(

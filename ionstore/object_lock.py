@@ -4,8 +4,8 @@ An object that only one can create holds who has the lock. Its holder puts it ag
 minute; one that has shown no such sign of life for three minutes, or is a process of this machine
 that has ended, has lost the lock to whoever asks for it next.
 
-Who has lost the lock may not know: whatever is put under it is put after a look at the lock. What
-is under way at that moment cannot be called back: one object of each thread.
+Who has lost the lock may not know it: whatever is put under it is put after a look at the lock.
+What is under way when the lock changes hands cannot be called back: one object of each thread.
 """
 
 import json

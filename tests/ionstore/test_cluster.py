@@ -183,6 +183,7 @@ def as_files(place: ObjectPath, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="no paths of a process's own")
 def test_a_cluster_writes_into_an_object_store_what_is_spooled_elsewhere(
     two_workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
