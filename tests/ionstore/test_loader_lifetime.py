@@ -259,7 +259,9 @@ ENDS = {
 @pytest.mark.parametrize(
     ("mode", "num_workers", "end"),
     [
-        *(("regions", num_workers, end) for num_workers in (0, 2) for end in ENDS),
+        *(("regions", 2, end) for end in ENDS),
+        ("regions", 0, "end of the script"),
+        ("regions", 0, "SIGKILL"),
         ("resident", 2, "end of the script"),
         ("resident", 2, "SIGKILL"),
     ],
