@@ -27,6 +27,7 @@ from ionstore.description import (
     unknown_keys,
 )
 from ionstore.errors import SourceDataError
+from ionstore.file_selection import ALL_FILES, FileSelection
 from ionstore.gridded_points import GriddedPoints
 from ionstore.quantities import (
     QUANTITY_WORDS,
@@ -181,11 +182,8 @@ class Detection:
 
 def detect(
     folder: Path,
+    files: FileSelection = ALL_FILES,
     *,
-    format_name: str | None = None,
-    maps: Mapping[str, Sequence[Path]] | None = None,
-    redshifts: Sequence[float] = (),
-    source_columns: Sequence[int] = (),
     given: SimulationDescription | None = None,
     otherwise: SimulationDescription | None = None,
     readers: Sequence[FileReader] = READERS,
@@ -194,13 +192,10 @@ def detect(
 
     Parameters
     ----------
-    folder, format_name, maps : optional
-        As in `ionstore.candidates.find_candidates`.
-    redshifts : sequence of float
-        Redshifts to take; all by default.
-    source_columns : sequence of int
-        Columns of text lists of sources that are summed up, counted from 1; the first column of
-        masses by default.
+    folder : Path
+        Folder of the simulation, as in `ionstore.candidates.find_candidates`.
+    files : FileSelection
+        Which files to take.
     given : SimulationDescription, optional
         What the user says of the simulation; it wins over what files say.
     otherwise : SimulationDescription, optional
@@ -220,7 +215,7 @@ def detect(
     -----
     Reads the beginnings of files, and no cubes.
     """
-    maps = maps or {}
+    maps, redshifts, source_columns = files.maps, files.redshifts, files.source_columns
     if source_columns:
         readers = [
             replace(reader, columns=tuple(source_columns))
@@ -228,7 +223,7 @@ def detect(
             else reader
             for reader in readers
         ]
-    found = find_candidates(folder, maps, format_name=format_name, readers=readers)
+    found = find_candidates(folder, maps, format_name=files.format_name, readers=readers)
     chosen, unfound = choose_redshifts(group_by_cube(found.candidates), redshifts)
     needed, unneeded = sort_damage(found.damaged, chosen, maps=maps, wanted=redshifts)
     if needed:

@@ -1,7 +1,7 @@
 """`ingest_cubes`: copy the coeval cubes of a simulation into a store."""
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,10 @@ from ionstore.attributes import partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.build_plan import BuildPlan, by_redshift, check_append, known_of, plan_append
 from ionstore.cluster import check_scheduler, run_on_cluster
-from ionstore.description import from_values
+from ionstore.description import SimulationDescription
 from ionstore.detection import Detection, detect
 from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.file_selection import ALL_FILES, FileSelection
 from ionstore.first_pass import (
     check_all_unchanged,
     source_bytes,
@@ -53,17 +54,9 @@ from ionstore.threads import Progress, run_in_threads
 def ingest_cubes(
     folder: Path,
     target: Path,
+    files: FileSelection = ALL_FILES,
     *,
-    format_name: str | None = None,
-    maps: Mapping[str, Sequence[Path]] | None = None,
-    redshifts: Sequence[float] = (),
-    source_columns: Sequence[int] = (),
-    box_length_cmpc: float | None = None,
-    h: float | None = None,
-    omega_m: float | None = None,
-    omega_b: float | None = None,
-    n_box: int | None = None,
-    n_src_unit: str | None = None,
+    given: SimulationDescription | None = None,
     keep_bits: Mapping[str, int] | None = None,
     trust: Collection[str] = (),
     append: bool = False,
@@ -86,10 +79,10 @@ def ingest_cubes(
         Where the store goes; it is built beside, in ``<target>.partial``, and swapped in. Of
         ``s3://bucket/key``, shards are put where they belong and what makes them a store is put
         last.
-    format_name, maps, redshifts, source_columns : optional
-        Which files to take, as in `ionstore.detection.detect`.
-    box_length_cmpc, h, omega_m, omega_b, n_box, n_src_unit : optional
-        As in `ionstore.description.SimulationDescription`; they win over what the files say.
+    files : FileSelection
+        Which files to take.
+    given : SimulationDescription, optional
+        What the user says of the simulation; it wins over what files say.
     keep_bits : mapping of str to int, optional
         Bits of the mantissa to keep, for fields that are to be rounded; all by default.
     trust : collection of str
@@ -151,22 +144,7 @@ def ingest_cubes(
     ):
         old = _opened(build) if append else None
         detection = detect(
-            folder,
-            format_name=format_name,
-            maps=maps,
-            redshifts=redshifts,
-            source_columns=source_columns,
-            given=from_values(
-                {
-                    "box_length_cmpc": box_length_cmpc,
-                    "h": h,
-                    "omega_m": omega_m,
-                    "omega_b": omega_b,
-                    "n_box": n_box,
-                    "n_src_units": n_src_unit,
-                }
-            ),
-            otherwise=None if old is None else known_of(old),
+            folder, files, given=given, otherwise=None if old is None else known_of(old)
         )
         simulation = detection.simulation()
         if on_detection is not None:
@@ -181,7 +159,7 @@ def ingest_cubes(
                 mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
             )
         names = {
-            path: name_source_file(path, folder, maps or {}) for path in detection.file_names()
+            path: name_source_file(path, folder, files.maps) for path in detection.file_names()
         }
         outline = IngestOutline(
             origins=find_origins(simulation, names),

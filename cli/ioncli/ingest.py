@@ -165,60 +165,41 @@ def ingest(
     """
     from ioncli.inventory_text import inventory_lines
     from ionstore.build_plan import known_of
+    from ionstore.description import from_values
     from ionstore.detection import detect
+    from ionstore.file_selection import FileSelection
     from ionstore.ingest import ingest_cubes
     from ionstore.store import CubeStore
 
     paths: dict[str, list[Path]] = {}
     for field, path in maps:
         paths.setdefault(field, []).append(path)
+    files = FileSelection(format_name, paths, redshifts, source_columns)
+    given = from_values(
+        {"h": h, "omega_m": omega_m, "omega_b": omega_b, "n_box": n_box, "n_src_units": n_src_unit}
+    )
     with options.errors_as_messages():
-        from ionstore.description import from_values
 
-        def found(box_length_cmpc: float | None) -> "Detection":
-            given = from_values(
-                {
-                    "box_length_cmpc": box_length_cmpc,
-                    "h": h,
-                    "omega_m": omega_m,
-                    "omega_b": omega_b,
-                    "n_box": n_box,
-                    "n_src_units": n_src_unit,
-                }
-            )
-            return detect(
-                sim,
-                format_name=format_name,
-                maps=paths,
-                redshifts=redshifts,
-                source_columns=source_columns,
-                given=given,
-                otherwise=known_of(CubeStore.open(store)) if append else None,
-            )
+        def found() -> "Detection":
+            otherwise = known_of(CubeStore.open(store)) if append else None
+            return detect(sim, files, given=given, otherwise=otherwise)
 
         h_known = h
         if h is None and isinstance(box_length, options.LengthPerH):
-            cosmology = found(None).known.cosmology
+            cosmology = found().known.cosmology
             h_known = cosmology.h if cosmology else None
         box_length_cmpc = options.length_in_cmpc(box_length, h_known)
+        given = given.model_copy(update={"box_length_cmpc": box_length_cmpc})
         if dry_run:
-            _show(found(box_length_cmpc))
+            _show(found())
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:
                 inventory = ingest_cubes(
                     sim,
                     store,
-                    format_name=format_name,
-                    maps=paths,
-                    redshifts=redshifts,
-                    source_columns=source_columns,
-                    box_length_cmpc=box_length_cmpc,
-                    h=h,
-                    omega_m=omega_m,
-                    omega_b=omega_b,
-                    n_box=n_box,
-                    n_src_unit=n_src_unit,
+                    files,
+                    given=given,
                     keep_bits=dict(keep_bits),
                     trust=trust,
                     append=append,

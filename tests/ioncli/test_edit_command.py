@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from ioncli.main import ionstore
 from ionstore.build import StoreBuild
 from ionstore.cosmology import Cosmology
+from ionstore.description import SimulationDescription
 from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError
 from ionstore.ingest import ingest_cubes
@@ -105,7 +106,12 @@ def test_units_supplied_later_reach_everything(tmp_path: Path) -> None:
     for prefix in ("rho", "nsrc"):
         np.save(tmp_path / "sim" / f"{prefix}_z9.000.npy", np.full((10, 10, 10), 0.5))
     store, notes = tmp_path / "cubes.zarr", list[str]()
-    ingest_cubes(tmp_path / "sim", store, box_length_cmpc=20.0, on_note=notes.append)
+    ingest_cubes(
+        tmp_path / "sim",
+        store,
+        given=SimulationDescription(box_length_cmpc=20.0),
+        on_note=notes.append,
+    )
     before = CubeStore.open(store)
     assert (before.units("n_src"), before.units("n_igm"), before.frame) == 3 * ("unknown",)
     for option in ("--n-src-unit", "--density-frame"):

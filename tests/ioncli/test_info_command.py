@@ -7,6 +7,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.cube import Array
+from ionstore.description import SimulationDescription
 from ionstore.ingest import ingest_cubes
 from tests.three_file_sets import write_set
 
@@ -17,7 +18,12 @@ def _run(*arguments: str | Path) -> Result:
 
 def _store(folder: Path) -> tuple[Path, dict[str, dict[str, Array]]]:
     cubes = write_set(folder / "sim", 16)
-    ingest_cubes(folder / "sim", folder / "cubes.zarr", box_length_cmpc=20.0, command_line="made")
+    ingest_cubes(
+        folder / "sim",
+        folder / "cubes.zarr",
+        given=SimulationDescription(box_length_cmpc=20.0),
+        command_line="made",
+    )
     return folder / "cubes.zarr", cubes
 
 

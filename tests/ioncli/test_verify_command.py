@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.attributes import merge_source_files
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes
@@ -125,7 +126,7 @@ def test_mapped_files_are_compared_in_the_folder_that_was_mapped(
     monkeypatch.chdir(tmp_path)
     write_set(Path("sim"), 6)
     write_set(Path("other"), 6)
-    ingest_cubes(Path("sim"), Path("cubes.zarr"), maps={"n_src": [Path("other")]})
+    ingest_cubes(Path("sim"), Path("cubes.zarr"), FileSelection(maps={"n_src": [Path("other")]}))
     assert "4 source files (2 more" in _run("cubes.zarr", "--sources", "sim").stdout
     result = _run("cubes.zarr", "--sources", "sim", "--sources", "other")
     assert result.exit_code == 0, result.output

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import xarray as xr
 
+from ionstore.description import SimulationDescription
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 
-CUT = {"max_shard_cells": 8, "chunk_cells": 4, "box_length_cmpc": 20.0}
+CUT = {"given": SimulationDescription(box_length_cmpc=20.0), "max_shard_cells": 8, "chunk_cells": 4}
 SOON_S = 0.01
 POLL_S = 0.001
 KILLED = -signal.SIGKILL

@@ -15,8 +15,10 @@ import xarray as xr
 from ionstore import atomic, first_pass
 from ionstore.build import StoreBuild
 from ionstore.cosmology import Cosmology
+from ionstore.description import SimulationDescription
 from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.inventory import take_inventory
 from ionstore.places import StorePath
@@ -24,6 +26,7 @@ from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
 from tests.three_file_sets import PREFIXES, files_of, write_set
 
+BOX = SimulationDescription(box_length_cmpc=20.0)
 CUT = {"max_shard_cells": 10, "chunk_cells": 5}
 OLD, NEW = ("9.000", "7.500"), ("10.000", "8.000", "7.000")
 
@@ -61,13 +64,13 @@ def test_a_store_in_two_steps_is_the_store_in_one(
 
     old, new, everything = split_set(tmp_path)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    ingest_cubes(old, target, given=BOX, **CUT)
     shard = target / "xhii" / "c" / "0" / "0" / "0" / "1"
     before = shard.stat().st_ino
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    inventory = ingest_cubes(new, target, box_length_cmpc=20.0, append=True)
-    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    inventory = ingest_cubes(new, target, given=BOX, append=True)
+    ingest_cubes(everything, tmp_path / "whole.zarr", given=BOX, **CUT)
     assert inventory.redshifts == (10.0, 9.0, 8.0, 7.5, 7.0)
     assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
     now = target / "xhii" / "c" / "1" / "0" / "0" / "1"
@@ -84,11 +87,11 @@ def test_counts_that_no_longer_fit_are_written_anew(tmp_path: Path) -> None:
         sources[3, 4, 5] = 300
         np.save(folder / "nsrc_z8.000.npy", sources)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    ingest_cubes(old, target, given=BOX, **CUT)
     assert CubeStore.open(target).dtype("n_src") == np.uint8
     seen: list[tuple[int, int]] = []
     ingest_cubes(new, target, append=True, on_progress=lambda *done: seen.append(done))
-    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    ingest_cubes(everything, tmp_path / "whole.zarr", given=BOX, **CUT)
     assert CubeStore.open(target).dtype("n_src") == np.uint16
     assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
     assert seen[-1][0] == seen[-1][1]
@@ -97,7 +100,12 @@ def test_counts_that_no_longer_fit_are_written_anew(tmp_path: Path) -> None:
 def test_rounding_and_what_was_edited_goes_on(tmp_path: Path) -> None:
     old, new, _ = split_set(tmp_path, 8)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, keep_bits={"n_igm": 8})
+    ingest_cubes(
+        old,
+        target,
+        given=SimulationDescription(box_length_cmpc=20.0, cosmology=Cosmology(h=0.7)),
+        keep_bits={"n_igm": 8},
+    )
     ingest_cubes(new, target, append=True)
     store = CubeStore.open(target)
     assert (store.mesh.box_length_cmpc, store.keep_bits("n_igm")) == (20.0, 8)
@@ -141,13 +149,25 @@ def _there_already(new: Path) -> None:
         (_other_mesh, {}, "8 cells a side of .*, got 9"),
         (_no_sources, {}, "n_src is missing"),
         (_masses, {}, "n_src must have the units of .*, 1, got unknown"),
-        (_masses, {"n_src_unit": "Msun"}, "n_src must have the units of .*, 1, got Msun"),
+        (
+            _masses,
+            {"given": SimulationDescription(n_src_units="Msun")},
+            "n_src must have the units of .*, 1, got Msun",
+        ),
         (_comoving, {}, r"g cm-3 \(proper\), got g cm-3 \(comoving\)"),
         (_there_already, {}, "redshift 9 is in .* already; give --redshift"),
-        (None, {"box_length_cmpc": 21.0}, "20 cMpc of .*, got 21 cMpc"),
-        (None, {"h": 0.6}, "h 0.7, got 0.6"),
-        (None, {"h": 0.70001}, r"h 0\.7, got 0\.70001"),
-        (None, {"n_box": 80}, "the 60 cells a side of .*, got 80"),
+        (
+            None,
+            {"given": SimulationDescription(box_length_cmpc=21.0)},
+            "20 cMpc of .*, got 21 cMpc",
+        ),
+        (None, {"given": SimulationDescription(cosmology=Cosmology(h=0.6))}, "h 0.7, got 0.6"),
+        (
+            None,
+            {"given": SimulationDescription(cosmology=Cosmology(h=0.70001))},
+            r"h 0\.7, got 0\.70001",
+        ),
+        (None, {"given": SimulationDescription(n_box=80)}, "the 60 cells a side of .*, got 80"),
     ],
 )
 def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
@@ -155,7 +175,11 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
 ) -> None:
     old, new, _ = split_set(tmp_path, 8)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, n_box=60)
+    ingest_cubes(
+        old,
+        target,
+        given=SimulationDescription(box_length_cmpc=20.0, n_box=60, cosmology=Cosmology(h=0.7)),
+    )
     before = files_of(target)
     if change is not None:
         change(new)
@@ -168,13 +192,19 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"box_length_cmpc": 21.0}, "20 cMpc"),
-        ({"h": 0.6}, "h 0.7"),
-        ({"n_box": 80}, "60 cells"),
+        ({"given": SimulationDescription(box_length_cmpc=21.0)}, "20 cMpc"),
+        ({"given": SimulationDescription(cosmology=Cosmology(h=0.6))}, "h 0.7"),
+        ({"given": SimulationDescription(n_box=80)}, "60 cells"),
         ({"keep_bits": {"n_igm": 0}}, "between 1 and 23, got 0"),
         ({"keep_bits": {"rho": 3}}, "must name a field stored as floats"),
         ({"keep_bits": {"n_igm": 5}}, "keeps all bits in"),
-        ({"redshifts": [10.0], "box_length_cmpc": 19.0}, "20 cMpc"),
+        (
+            {
+                "files": FileSelection(redshifts=[10.0]),
+                "given": SimulationDescription(box_length_cmpc=19.0),
+            },
+            "20 cMpc",
+        ),
         (_no_sources, "n_src is missing"),
         (_other_mesh, "8 cells a side"),
         (_there_already, "in .* already"),
@@ -188,7 +218,11 @@ def test_what_can_be_known_is_said_before_anything_is_read(
 ) -> None:
     old, new, _ = split_set(tmp_path, 8)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, h=0.7, n_box=60)
+    ingest_cubes(
+        old,
+        target,
+        given=SimulationDescription(box_length_cmpc=20.0, n_box=60, cosmology=Cosmology(h=0.7)),
+    )
     if callable(options):
         options(new)
         options = {}
@@ -199,8 +233,15 @@ def test_what_can_be_known_is_said_before_anything_is_read(
 
 def test_a_cosmology_that_was_rounded_is_the_same(tmp_path: Path) -> None:
     old, new, _ = split_set(tmp_path, 8)
-    ingest_cubes(old, tmp_path / "cubes.zarr", h=0.7)
-    ingest_cubes(new, tmp_path / "cubes.zarr", h=float(np.float32(0.7)), append=True)
+    ingest_cubes(
+        old, tmp_path / "cubes.zarr", given=SimulationDescription(cosmology=Cosmology(h=0.7))
+    )
+    ingest_cubes(
+        new,
+        tmp_path / "cubes.zarr",
+        given=SimulationDescription(cosmology=Cosmology(h=float(np.float32(0.7)))),
+        append=True,
+    )
     assert CubeStore.open(tmp_path / "cubes.zarr").cosmology == Cosmology(h=0.7)
 
 
@@ -215,22 +256,25 @@ def _write_grid_masses(folder: Path, redshift: str, seed: int) -> None:
     (folder / f"{redshift}-used_sources.dat").write_text("1\n1 2 3 10.0\n")
 
 
-KNOWN = {"box_length_cmpc": 100.0, "h": 0.7, "omega_m": 0.27, "omega_b": 0.044, "n_box": 60}
+C2RAY = SimulationDescription(
+    box_length_cmpc=100.0, n_box=60, cosmology=Cosmology(h=0.7, omega_m=0.27, omega_b=0.044)
+)
 
 
 def test_grid_masses_of_an_append_are_those_of_the_store(tmp_path: Path) -> None:
     for seed, redshift in enumerate(("8.700", "8.000")):
         _write_grid_masses(tmp_path / redshift, redshift, seed)
     target = tmp_path / "cubes.zarr"
-    options: dict[str, Any] = dict(KNOWN)
-    ingest_cubes(tmp_path / "8.700", target, **options)
+    ingest_cubes(tmp_path / "8.700", target, given=C2RAY)
     store = CubeStore.open(target)
     grid_mass = 0.27 * 2.77536627e11 * 0.49 * (100 / 60) ** 3
     assert store.attributes.n_box == 60
     assert store.attributes.grid_mass_msun == pytest.approx(grid_mass, rel=1e-4)
     before = files_of(target)
     with pytest.raises(SourceDataError, match=r"the 60 cells a side of .*, got 80"):
-        ingest_cubes(tmp_path / "8.000", target, append=True, **(options | {"n_box": 80}))
+        ingest_cubes(
+            tmp_path / "8.000", target, append=True, given=C2RAY.model_copy(update={"n_box": 80})
+        )
     assert files_of(target) == before
     # All that the store knows need not be said again.
     ingest_cubes(tmp_path / "8.000", target, append=True)
@@ -244,8 +288,9 @@ def test_grid_masses_that_an_edit_made_others_are_refused(tmp_path: Path) -> Non
     for seed, redshift in enumerate(("8.700", "8.000")):
         _write_grid_masses(tmp_path / redshift, redshift, seed)
     target = tmp_path / "cubes.zarr"
-    options: dict[str, Any] = dict(KNOWN)
-    ingest_cubes(tmp_path / "8.700", target, **(options | {"box_length_cmpc": 90.0}))
+    ingest_cubes(
+        tmp_path / "8.700", target, given=C2RAY.model_copy(update={"box_length_cmpc": 90.0})
+    )
     edit_store(target, box_length_cmpc=100.0)
     with pytest.raises(SourceDataError, match=r"Msun a grid mass, got .* Msun; give the box"):
         ingest_cubes(tmp_path / "8.000", target, append=True)
@@ -253,7 +298,7 @@ def test_grid_masses_that_an_edit_made_others_are_refused(tmp_path: Path) -> Non
 
 def test_what_the_store_knows_is_not_said_to_be_unknown(tmp_path: Path) -> None:
     old, new, _ = split_set(tmp_path, 8)
-    ingest_cubes(old, tmp_path / "cubes.zarr", box_length_cmpc=20.0)
+    ingest_cubes(old, tmp_path / "cubes.zarr", given=BOX)
     notes: list[str] = []
     ingest_cubes(new, tmp_path / "cubes.zarr", append=True, on_note=notes.append)
     assert notes == []
@@ -266,11 +311,19 @@ def test_what_the_store_knows_is_not_said_to_be_unknown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "then", "said"),
     [
-        ({"n_src_unit": "Msun"}, {}, "give --n-src-unit Msun if that is their unit"),
-        ({}, {"n_src_unit": "Msun"}, "ionstore edit .* --n-src-unit Msun"),
         (
-            {"n_src_unit": "Msun"},
-            {"n_src_unit": "grid_mass"},
+            {"given": SimulationDescription(n_src_units="Msun")},
+            {},
+            "give --n-src-unit Msun if that is their unit",
+        ),
+        (
+            {},
+            {"given": SimulationDescription(n_src_units="Msun")},
+            "ionstore edit .* --n-src-unit Msun",
+        ),
+        (
+            {"given": SimulationDescription(n_src_units="Msun")},
+            {"given": SimulationDescription(n_src_units="grid_mass")},
             "ingest into a store of their own",
         ),
     ],
@@ -357,7 +410,7 @@ def test_an_unfinished_append_is_resumed_and_kept_from_others(
 ) -> None:
     old, new, everything = split_set(tmp_path)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0, **CUT)
+    ingest_cubes(old, target, given=BOX, **CUT)
     before = files_of(target)
     with monkeypatch.context() as patched:
         written, write_block = [], ShardWriter.write_block
@@ -375,11 +428,11 @@ def test_an_unfinished_append_is_resumed_and_kept_from_others(
     with monkeypatch.context() as patched:
         patched.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
         with pytest.raises(StoreExistsError, match="was not finished"):
-            ingest_cubes(new, target, append=True, redshifts=[8.0])
+            ingest_cubes(new, target, FileSelection(redshifts=[8.0]), append=True)
     notes: list[str] = []
     ingest_cubes(new, target, append=True, on_note=notes.append)
     assert [note for note in notes if "resuming: 7 of 72 parts" in note]
-    ingest_cubes(everything, tmp_path / "whole.zarr", box_length_cmpc=20.0, **CUT)
+    ingest_cubes(everything, tmp_path / "whole.zarr", given=BOX, **CUT)
     assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
 
 
@@ -388,7 +441,7 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
 ) -> None:
     old, new, _ = split_set(tmp_path, 8)
     target = tmp_path / "cubes.zarr"
-    ingest_cubes(old, target, box_length_cmpc=20.0)
+    ingest_cubes(old, target, given=BOX)
     rename = os.rename
 
     def let_go(self: StoreBuild) -> None:  # all that is left of a process that was killed

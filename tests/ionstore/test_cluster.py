@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from ionstore import cluster
+from ionstore.description import SimulationDescription
 from ionstore.errors import ClusterError, SourceDataError, StoreExistsError
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.objects import ObjectPath
 from ionstore.shard_writer import ShardWriter
@@ -156,14 +158,14 @@ def test_a_cluster_writes_the_store_that_threads_write(
     (tmp_path / "sim" / "xHII_z9.000.npy").rename(tmp_path / place / "fraction_z9.000.npy")
     monkeypatch.chdir(tmp_path)
     maps = {"xhii": [Path(place, "fraction_z9.000.npy")]}
-    ingest_cubes(Path("sim"), Path("threads.zarr"), maps=maps, **CUT)
+    ingest_cubes(Path("sim"), Path("threads.zarr"), FileSelection(maps=maps), **CUT)
     seen: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
         patch.delattr(ShardWriter, "write_block")  # here; the workers have it
         ingest_cubes(
             Path("sim"),
             Path("cluster.zarr"),
-            maps=maps,
+            FileSelection(maps=maps),
             scheduler=two_workers.address,
             on_progress=lambda *done: seen.append(done),
             **CUT,
@@ -194,7 +196,11 @@ def test_a_cluster_writes_into_an_object_store_what_is_spooled_elsewhere(
     (sim / "9.000-sources.dat").write_text("\n".join(["16", *rows, ""]))
     for replaced in ("rho", "nsrc"):
         (sim / f"{replaced}_z9.000.npy").unlink()
-    options = {"maps": {"n_src": [sim]}, "n_src_unit": "grid_mass", **CUT}
+    options = {
+        "files": FileSelection(maps={"n_src": [sim]}),
+        "given": SimulationDescription(n_src_units="grid_mass"),
+        **CUT,
+    }
     ingest_cubes(sim, tmp_path / "threads.zarr", **options)
     # Another place for every process: no worker sees the temporary files of this one.
     (tmp_path / "temporary").mkdir()

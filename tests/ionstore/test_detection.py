@@ -11,6 +11,7 @@ from ionstore.cube import Array
 from ionstore.description import SimulationDescription
 from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError
+from ionstore.file_selection import FileSelection
 from ionstore.gridded_points import GriddedPoints
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
@@ -189,8 +190,8 @@ def test_a_truncated_file_is_refused_unless_its_redshift_is_not_wanted(tmp_path:
     _truncate(tmp_path / "xHII_z8.397.npy")
     for redshifts in ((), (8.397,), (9.0, 8.397)):
         with pytest.raises(SourceDataError, match=r"xHII_z8\.397\.npy: .*truncated"):
-            detect(tmp_path, redshifts=redshifts)
-    detection = detect(tmp_path, redshifts=[9.0])
+            detect(tmp_path, FileSelection(redshifts=redshifts))
+    detection = detect(tmp_path, FileSelection(redshifts=[9.0]))
     assert detection.simulation().redshifts == (9.0,)
     (note,) = detection.notes
     assert note.startswith(f"left out: {tmp_path / 'xHII_z8.397.npy'}: ")
@@ -200,13 +201,13 @@ def test_a_truncated_file_is_refused_unless_its_field_is_mapped(tmp_path: Path) 
     write_set(tmp_path / "sim", 4, ("9.000", "8.397"))
     write_set(tmp_path / "maps", 4, ("9.000", "8.397"))
     _truncate(tmp_path / "sim" / "xHII_z8.397.npy")
-    detection = detect(tmp_path / "sim", maps={"xhii": [tmp_path / "maps"]})
+    detection = detect(tmp_path / "sim", FileSelection(maps={"xhii": [tmp_path / "maps"]}))
     assert detection.simulation().redshifts == (9.0, 8.397)
     with pytest.raises(SourceDataError, match=r"xHII_z8\.397\.npy: .*truncated"):
-        detect(tmp_path / "sim", maps={"n_src": [tmp_path / "maps"]})
+        detect(tmp_path / "sim", FileSelection(maps={"n_src": [tmp_path / "maps"]}))
     _truncate(tmp_path / "maps" / "xHII_z8.397.npy")
     with pytest.raises(SourceDataError, match=r"maps/xHII_z8\.397\.npy: .*truncated"):
-        detect(tmp_path / "sim", maps={"xhii": [tmp_path / "maps"]})
+        detect(tmp_path / "sim", FileSelection(maps={"xhii": [tmp_path / "maps"]}))
 
 
 @pytest.mark.parametrize(
@@ -230,13 +231,13 @@ def test_names_of_all_formats_tell_what_a_damaged_file_was(
     (tmp_path / name).write_bytes(b"" if field == "n_src" and head[:1] != b"\x89" else head)
     with pytest.raises(SourceDataError, match=re.escape(name)):
         detect(tmp_path)
-    assert detect(tmp_path, redshifts=[9.0]).problems == ()
+    assert detect(tmp_path, FileSelection(redshifts=[9.0])).problems == ()
     if field:
         with pytest.raises(SourceDataError, match=re.escape(name)):
-            detect(tmp_path, redshifts=[9.0, 7.305])
+            detect(tmp_path, FileSelection(redshifts=[9.0, 7.305]))
         prefix = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}[field]
         maps = {field: [tmp_path / f"{prefix}_z9.000.npy"]}
-        assert detect(tmp_path, maps=maps).problems == ()
+        assert detect(tmp_path, FileSelection(maps=maps)).problems == ()
 
 
 def test_lists_of_sources_take_the_mesh_of_the_other_fields(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_boxes_of_files_that_are_taken_must_agree(tmp_path: Path) -> None:
     (problem,) = _toys(tmp_path).problems
     assert "coeval_7.000.dat and coeval_8.000.dat contradict each other" in problem
     assert "box length (cMpc) 30.0 and 20.0" in problem
-    assert _toys(tmp_path, redshifts=[8.0, 9.0]).known.box_length_cmpc == 20.0
+    assert _toys(tmp_path, files=FileSelection(redshifts=[8.0, 9.0])).known.box_length_cmpc == 20.0
     given = _toys(tmp_path, given=SimulationDescription(box_length_cmpc=20.0))
     assert given.problems == ()
     assert given.notes == (
@@ -447,17 +448,17 @@ def test_source_columns_are_summed(tmp_path: Path) -> None:
     (tmp_path / "9.000-coarsest_sources.dat").write_text("2\n1 1 1 3.0 4.0\n4 4 4 5.0 6.0\n")
     kept = SimulationDescription(n_src_units="grid_mass")
     for columns, expected in (((), (3, 5)), ((5,), (4, 6)), ((4, 5), (7, 11))):
-        detection = detect(tmp_path, source_columns=columns, given=kept)
+        detection = detect(tmp_path, FileSelection(source_columns=columns), given=kept)
         values = _values(detection, "n_src", 9.0)
         assert (values[0], values[-1]) == expected
         assert values.sum() == sum(expected)
     with pytest.raises(SourceDataError, match="choose from 4 on"):
-        detect(tmp_path, source_columns=[3])
+        detect(tmp_path, FileSelection(source_columns=[3]))
 
 
 def test_source_columns_that_nothing_has_are_noted(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0)
-    (note,) = _toys(tmp_path, source_columns=[5]).notes
+    (note,) = _toys(tmp_path, files=FileSelection(source_columns=[5])).notes
     assert note == "source columns are those of text lists, and none is among the files taken"
 
 
@@ -471,7 +472,7 @@ def test_real_source_lists_of_one_redshift_are_refused_until_one_is_chosen(
     masses = []
     for name in ("sources.dat", "wsubgrid_sources.dat", "wsubgrid_sources.hdf5"):
         maps = {"n_src": [folder / f"8.700-coarsest_{name}"]}
-        detection = detect(folder, given=C2RAY, maps=maps)
+        detection = detect(folder, FileSelection(maps=maps), given=C2RAY)
         assert detection.problems == ()
         assert detection.simulation().n_src_units == "Msun"
         masses.append(_values(detection, "n_src", 8.7))
@@ -487,7 +488,7 @@ def test_real_cache_trees_give_the_cubes_of_the_set_made_from_them(shared_data: 
     (problem,) = detect(dev / "21cmfast_v4_cache").problems
     assert "HaloBox" in problem
     maps = {"n_src": [dev / "nsrc_z8.397.npy"]}
-    detection = detect(dev / "21cmfast_v4_cache", maps=maps)
+    detection = detect(dev / "21cmfast_v4_cache", FileSelection(maps=maps))
     assert detection.problems == ()
     assert detection.simulation().redshifts == (8.397,)
     assert detection.simulation().box_length_cmpc == pytest.approx(152.384)
@@ -503,9 +504,9 @@ def test_a_real_cache_and_a_coeval_file_are_chosen_between_by_patterns(shared_da
     patterns = [re.search(r"--map '([^=]*)=([^']*)'", problem) for problem in problems]
     maps = {found[1]: [Path(found[2])] for found in patterns if found}
     assert set(maps) == {"n_igm", "xhii"}
-    detection = detect(folder, maps=maps)
+    detection = detect(folder, FileSelection(maps=maps))
     assert detection.problems == ()
     assert detection.simulation().redshifts == (8.0, 7.0)
     assert detection.simulation().n_src_units == "1"
     assert _values(detection, "xhii", 8.0).mean() == pytest.approx(0.4847, abs=5e-5)
-    assert detect(folder, redshifts=[7.0]).problems == ()
+    assert detect(folder, FileSelection(redshifts=[7.0])).problems == ()

@@ -20,6 +20,7 @@ from ionstore.errors import (
     StoreExistsError,
     UserError,
 )
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.layout import Corner
 from ionstore.places import StorePath
@@ -27,6 +28,11 @@ from ionstore.shard_writer import ShardWriter
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from tests.three_file_sets import files_of, random_cubes, write_set
+
+BOX = SimulationDescription(box_length_cmpc=20.0)
+C2RAY = SimulationDescription(
+    box_length_cmpc=100.0, n_box=60, cosmology=Cosmology(h=0.7, omega_m=0.27, omega_b=0.044)
+)
 
 
 def _close(one: FieldStatistics, other: FieldStatistics) -> None:
@@ -41,7 +47,10 @@ def test_the_store_holds_what_the_files_hold(tmp_path: Path, mesh: int, shard: i
     cubes = write_set(tmp_path / "sim", mesh)
     target = tmp_path / "cubes.zarr"
     inventory = ingest_cubes(
-        tmp_path / "sim", target, box_length_cmpc=20.0, h=0.7, max_shard_cells=shard
+        tmp_path / "sim",
+        target,
+        given=SimulationDescription(box_length_cmpc=20.0, cosmology=Cosmology(h=0.7)),
+        max_shard_cells=shard,
     )
     store = CubeStore.open(target)
     assert store.redshifts == (9.0, 7.5)
@@ -126,7 +135,10 @@ def test_options_win_over_the_description(tmp_path: Path) -> None:
     ).write(tmp_path / "sim")
     notes: list[str] = []
     ingest_cubes(
-        tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=21.0, on_note=notes.append
+        tmp_path / "sim",
+        tmp_path / "cubes.zarr",
+        given=SimulationDescription(box_length_cmpc=21.0),
+        on_note=notes.append,
     )
     store = CubeStore.open(tmp_path / "cubes.zarr")
     assert store.mesh.box_length_cmpc == 21.0
@@ -140,13 +152,13 @@ def test_densities_in_no_known_frame_have_unknown_units(tmp_path: Path) -> None:
     write_set(tmp_path / "sim", redshifts=("9.000",))
     np.save(tmp_path / "sim" / "rho_z9.000.npy", np.ones((8, 8, 8)))
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", tmp_path / "a.zarr", box_length_cmpc=20.0, on_note=notes.append)
+    ingest_cubes(tmp_path / "sim", tmp_path / "a.zarr", given=BOX, on_note=notes.append)
     store = CubeStore.open(tmp_path / "a.zarr")
     assert (store.units("n_igm"), store.frame) == ("unknown", "unknown")
     assert len(notes) == 1
     assert "the unit of n_igm is unknown" in notes[0]
     SimulationDescription(density_frame="comoving").write(tmp_path / "sim")
-    ingest_cubes(tmp_path / "sim", tmp_path / "b.zarr", box_length_cmpc=20.0)
+    ingest_cubes(tmp_path / "sim", tmp_path / "b.zarr", given=BOX)
     store = CubeStore.open(tmp_path / "b.zarr")
     assert (store.units("n_igm"), store.frame) == ("g cm-3", "comoving")
 
@@ -169,8 +181,7 @@ def test_the_unit_of_sources_is_never_guessed(
     ingest_cubes(
         tmp_path / "sim",
         tmp_path / "cubes.zarr",
-        box_length_cmpc=20.0,
-        n_src_unit=unit,
+        given=SimulationDescription(box_length_cmpc=20.0, n_src_units=unit),
         on_note=notes.append,
     )
     store = CubeStore.open(tmp_path / "cubes.zarr")
@@ -279,7 +290,11 @@ def test_a_truncated_file_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 def test_boxes_without_a_size_are_refused(tmp_path: Path, box: float) -> None:
     write_set(tmp_path / "sim")
     with pytest.raises(SourceDataError, match="box length must be positive"):
-        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", box_length_cmpc=box)
+        ingest_cubes(
+            tmp_path / "sim",
+            tmp_path / "cubes.zarr",
+            given=SimulationDescription(box_length_cmpc=box),
+        )
 
 
 def test_a_store_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
@@ -369,7 +384,7 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
     raised: type[BaseException],
 ) -> None:
     write_set(tmp_path / "sim", 20)
-    options = {"box_length_cmpc": 20.0, "max_shard_cells": 10, "chunk_cells": 5}
+    options = {"given": BOX, "max_shard_cells": 10, "chunk_cells": 5}
     ingest_cubes(tmp_path / "sim", tmp_path / "whole.zarr", **options)  # type: ignore[arg-type]
     with monkeypatch.context() as patched:
         _fail_after(patched, 7, error)
@@ -399,23 +414,19 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
     with monkeypatch.context() as patched:
         _fail_after(patched, 3, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            ingest_cubes(
-                tmp_path / "sim", target, box_length_cmpc=20.0, command_line="ionstore ingest sim"
-            )
+            ingest_cubes(tmp_path / "sim", target, given=BOX, command_line="ionstore ingest sim")
     built = files_of(build)
     with pytest.raises(StoreExistsError, match=r"\(ionstore ingest sim\), or .* --overwrite$"):
-        ingest_cubes(tmp_path / "sim", target, box_length_cmpc=21.0)
+        ingest_cubes(tmp_path / "sim", target, given=SimulationDescription(box_length_cmpc=21.0))
     before = np.load(tmp_path / "sim" / "rho_z9.000.npy")
     cubes = random_cubes(8, 9.0, seed=5)
     np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
     with pytest.raises(StoreExistsError, match="other files"):
-        ingest_cubes(tmp_path / "sim", target, box_length_cmpc=20.0)
+        ingest_cubes(tmp_path / "sim", target, given=BOX)
     assert files_of(build) == built
 
     notes: list[str] = []
-    ingest_cubes(
-        tmp_path / "sim", target, box_length_cmpc=20.0, overwrite=True, on_note=notes.append
-    )
+    ingest_cubes(tmp_path / "sim", target, given=BOX, overwrite=True, on_note=notes.append)
     assert notes == ["an unfinished build with other files or options is discarded"]
     stored = CubeStore.open(target).read_field("n_igm", 9.0)
     np.testing.assert_array_equal(stored, cubes["n_igm"])
@@ -433,12 +444,18 @@ def _write_c2ray_set(folder: Path) -> None:
     (folder / "8.700-used_sources.dat").write_text("2\n1 2 3 10.0 1.5\n6 6 6 20.0 2.5\n")
 
 
-@pytest.mark.parametrize("changed", [{"n_box": 80}, {"source_columns": (5,)}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"given": C2RAY.model_copy(update={"n_box": 80})},
+        {"files": FileSelection(source_columns=(5,))},
+    ],
+)
 def test_numbers_of_two_conversions_never_meet_in_a_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
 ) -> None:
     _write_c2ray_set(tmp_path / "sim")
-    options = {"box_length_cmpc": 100.0, "h": 0.7, "omega_m": 0.27, "omega_b": 0.044, "n_box": 60}
+    options: dict[str, Any] = {"given": C2RAY}
     sizes: dict[str, Any] = {"max_shard_cells": 4, "chunk_cells": 2}
     target, whole = tmp_path / "cubes.zarr", tmp_path / "whole.zarr"
     with monkeypatch.context() as patched:
@@ -465,10 +482,10 @@ def test_files_that_change_their_fields_are_another_ingest(
     with monkeypatch.context() as patched:
         _fail_after(patched, 1, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", maps=maps)
+            ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", FileSelection(maps=maps))
     maps = {"n_igm": [other], "xhii": [one]}
     with pytest.raises(StoreExistsError, match="with other options was not finished"):
-        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", maps=maps)
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", FileSelection(maps=maps))
 
 
 def test_a_folder_by_another_name_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -559,7 +576,12 @@ def test_progress_counts_every_value_twice(tmp_path: Path) -> None:
 def test_real_cubes_are_stored_as_they_are(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "dev"
     notes: list[str] = []
-    ingest_cubes(folder, tmp_path / "dev.zarr", box_length_cmpc=152.384, on_note=notes.append)
+    ingest_cubes(
+        folder,
+        tmp_path / "dev.zarr",
+        given=SimulationDescription(box_length_cmpc=152.384),
+        on_note=notes.append,
+    )
     store = CubeStore.open(tmp_path / "dev.zarr")
     assert store.redshifts == (10.11, 8.397, 7.305)
     assert store.frame == "proper"
@@ -573,6 +595,6 @@ def test_real_cubes_are_stored_as_they_are(tmp_path: Path, shared_data: Path) ->
 
 def test_real_source_masses_are_no_counts(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "dev" / "pyc2ray_rt"
-    ingest_cubes(folder, tmp_path / "rt.zarr", n_src_unit="Msun")
+    ingest_cubes(folder, tmp_path / "rt.zarr", given=SimulationDescription(n_src_units="Msun"))
     store = CubeStore.open(tmp_path / "rt.zarr")
     assert (str(store.dtype("n_src")), store.units("n_src")) == ("float32", "Msun")

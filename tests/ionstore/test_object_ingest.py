@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
+from ionstore.description import SimulationDescription
 from ionstore.errors import (
     ObjectStoreError,
     StoreDamageError,
@@ -37,7 +38,11 @@ from ionstore.store import CubeStore
 from tests.object_server import refused_credentials
 from tests.three_file_sets import files_of, write_set
 
-SIZES: dict[str, Any] = {"max_shard_cells": 8, "chunk_cells": 4, "box_length_cmpc": 20.0}
+SIZES: dict[str, Any] = {
+    "given": SimulationDescription(box_length_cmpc=20.0),
+    "max_shard_cells": 8,
+    "chunk_cells": 4,
+}
 
 
 FEW_PARTS: dict[str, Any] = {**SIZES, "max_shard_cells": 16}  # one of each field
@@ -186,6 +191,7 @@ CHANGES = ("write_bytes", "create", "unlink", "remove_below")
 STOPS = """
 import os, sys
 from pathlib import Path
+from ionstore.description import SimulationDescription
 from ionstore.ingest import ingest_cubes
 from ionstore.objects import ObjectPath
 
@@ -202,7 +208,7 @@ for name in sys.argv[5:]:
     setattr(ObjectPath, name, counted(getattr(ObjectPath, name)))
 ingest_cubes(
     Path(sys.argv[1]), Path(sys.argv[2]),
-    max_shard_cells=8, chunk_cells=4, box_length_cmpc=20.0,
+    max_shard_cells=8, chunk_cells=4, given=SimulationDescription(box_length_cmpc=20.0),
 )
 """
 
