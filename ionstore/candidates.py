@@ -16,15 +16,17 @@ from ionstore.inspection import (
     inspect_file,
     inspect_folder,
 )
-from ionstore.readers.base import FieldSource, FileReader, FoundField, PointList, Quantity
+from ionstore.readers.base import (
+    PLAIN_QUANTITIES,
+    FieldSource,
+    FileReader,
+    FoundField,
+    PointList,
+    Quantity,
+)
 from ionstore.readers.cbin import SIZES_BYTES, check_complete
 
 _FIELDS_OF_SOURCES = ("n_src", "src_mass")
-_UNNAMED_QUANTITIES: Mapping[str, Quantity] = {
-    "n_igm": "density",
-    "n_src": "sources",
-    "xhii": "ionized_fraction",
-}
 _NAMES_SHOWN = 6
 
 
@@ -331,7 +333,7 @@ def _says_a_field(file: InspectedFile) -> bool:
 def _candidate(
     name: str, redshift: float, one: FoundField, file: InspectedFile, folder: Path
 ) -> Candidate:
-    quantity = one.quantity if one.field else _UNNAMED_QUANTITIES.get(name, "as_is")
+    quantity = one.quantity if one.field else PLAIN_QUANTITIES.get(name, "as_is")
     return Candidate(
         name,
         redshift,

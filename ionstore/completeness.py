@@ -12,13 +12,13 @@ import numpy as np
 from ionstore.candidates import Candidate, Damage, FoundFiles, listed
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.fields import EXTRA, FIELDS, REQUIRED
+from ionstore.readers.file_names import DECIMAL_NUMBER
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""
 
 _ROUNDING = 1e-9
 _LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
-_DECIMAL_NUMBER = re.compile(r"\d+\.\d+")
 _HASH = re.compile("[0-9a-f]{32}")  # of its inputs, in the names of 21cmFAST
 
 
@@ -53,15 +53,16 @@ def choose_redshifts(
 ) -> tuple[dict[str, dict[float, Sequence[Candidate]]], list[str]]:
     """Return the candidates at the wanted redshifts, and a problem for each that is not there."""
     there = all_redshifts(candidates)
-    near = {z: _near(there, z) for z in wanted}
+    near = {redshift: _near(there, redshift) for redshift in wanted}
     problems = [
-        f"redshift {z:g} is wanted, but nothing is there; there is {redshifts_in_words(there)}"
-        for z, found in near.items()
+        f"redshift {redshift:g} is wanted, but nothing is there; there is "
+        f"{redshifts_in_words(there) or 'none'}"
+        for redshift, found in near.items()
         if not found
     ]
     chosen = {one for found in near.values() for one in found} if wanted else set(there)
     kept = {
-        name: {z: at for z, at in of_field.items() if z in chosen}
+        name: {redshift: at for redshift, at in of_field.items() if redshift in chosen}
         for name, of_field in candidates.items()
     }
     return {name: of_field for name, of_field in kept.items() if of_field}, problems
@@ -93,11 +94,11 @@ def sort_damage(
     elsewhere. One whose name does not tell is needed unless all that is wanted is there without it:
     a store never holds fewer redshifts than the files would have given, or fewer than asked for.
     """
-    lacking = [z for z in wanted if not _near(all_redshifts(candidates), z)]
+    lacking = [redshift for redshift in wanted if not _near(all_redshifts(candidates), redshift)]
     complete = (
         bool(wanted)
         and not lacking
-        and all(_is_complete(candidates, z) for z in all_redshifts(candidates))
+        and all(_is_complete(candidates, redshift) for redshift in all_redshifts(candidates))
     )
     all_mapped = all(field.name in maps for field in REQUIRED)
     needed, notes = [], []
@@ -114,12 +115,12 @@ def sort_damage(
 
 def all_redshifts(candidates: Candidates) -> list[float]:
     """Return the redshifts at which there is a file of any field, ascending."""
-    return sorted({z for of_field in candidates.values() for z in of_field})
+    return sorted({redshift for of_field in candidates.values() for redshift in of_field})
 
 
 def redshifts_in_words(redshifts: Iterable[float]) -> str:
     """Return redshifts for people, descending, the first few of many."""
-    return listed([f"{z:g}" for z in sorted(redshifts, reverse=True)])
+    return listed([f"{redshift:g}" for redshift in sorted(redshifts, reverse=True)])
 
 
 def leave_out_extras(
@@ -132,8 +133,8 @@ def leave_out_extras(
         of_field = candidates.get(field.name)
         if of_field is None:
             continue
-        lacking = [z for z in redshifts if z not in of_field]
-        twice = [z for z, at in of_field.items() if len(at) > 1]
+        lacking = [redshift for redshift in redshifts if redshift not in of_field]
+        twice = [redshift for redshift, at in of_field.items() if len(at) > 1]
         if lacking:
             prefixed = all(_is_in_three_file_set(one) for at in of_field.values() for one in at)
             what = field.file_prefix if prefixed else "it"
@@ -155,7 +156,7 @@ def leave_out_extras(
 def there_twice(folder: Path, candidates: Candidates) -> Iterator[str]:
     """Yield a sentence for every field that is there more than once at a redshift."""
     for name, of_field in candidates.items():
-        again = [z for z, at in of_field.items() if len(at) > 1]
+        again = [redshift for redshift, at in of_field.items() if len(at) > 1]
         if not again:
             continue
         more = f" and at {len(again) - 1} more" if len(again) > 1 else ""
@@ -189,17 +190,17 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
     """
     redshifts = all_redshifts(candidates)
     of_required = {field.name: candidates.get(field.name, {}) for field in REQUIRED}
-    complete = [z for z in redshifts if _is_complete(candidates, z)]
+    complete = [redshift for redshift in redshifts if _is_complete(candidates, redshift)]
     for name, of_field in of_required.items():
-        lacking = [z for z in redshifts if z not in of_field]
+        lacking = [redshift for redshift in redshifts if redshift not in of_field]
         if not lacking:
             continue
         others = [other for other_name, other in of_required.items() if other_name != name]
         alone = [
             one.name
-            for z, at in of_field.items()
+            for redshift, at in of_field.items()
             for one in at
-            if any(other and z not in other for other in others)
+            if any(other and redshift not in other for other in others)
         ]
         expected = _expected_name(name, lacking[0], candidates)
         near = difflib.get_close_matches(
@@ -212,7 +213,7 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
         else:
             way_on = "add it, or move the other files of this redshift away"
         if complete:
-            options = [f"--redshift {z:g}" for z in reversed(complete)]
+            options = [f"--redshift {redshift:g}" for redshift in reversed(complete)]
             way_on += f", or take what is complete alone: {listed(options).replace(',', '')}"
         said = dict.fromkeys(
             line for lines in found.said.values() for line in lines if name in line
@@ -249,7 +250,9 @@ def _expected_name(name: str, redshift: float, candidates: Candidates) -> str | 
     """Return how a file would be called, going by those of other redshifts or other fields."""
     of_field = candidates.get(name, {})
     # A file that stands alone at its redshift may be a misnamed one.
-    accompanied = sorted(of_field, key=lambda z: -sum(z in other for other in candidates.values()))
+    accompanied = sorted(
+        of_field, key=lambda redshift: -sum(redshift in other for other in candidates.values())
+    )
     for at in map(of_field.__getitem__, accompanied):
         for one in at:
             expected = _renamed(one.name, one.redshift, redshift)
@@ -269,7 +272,7 @@ def _renamed(name: str, redshift: float, to: float | None) -> str:
             return match[0]
         return "*" if to is None else f"{to:.{len(match[0].partition('.')[2])}f}"
 
-    return _DECIMAL_NUMBER.sub(replace, name)
+    return DECIMAL_NUMBER.sub(replace, name)
 
 
 def _pattern(path: str, redshift: float) -> str:
@@ -293,8 +296,12 @@ def _redshifts_of_cubes(ascending: Sequence[float]) -> dict[float, float]:
             cubes[-1].append(redshift)
         else:
             cubes.append([redshift])
-    exact = [max(map(_as_written, cube), key=lambda z: len(repr(z))) for cube in cubes]
-    return {z: of_cube for cube, of_cube in zip(cubes, exact, strict=True) for z in cube}
+    exact = [
+        max(map(_as_written, cube), key=lambda redshift: len(repr(redshift))) for cube in cubes
+    ]
+    return {
+        redshift: of_cube for cube, of_cube in zip(cubes, exact, strict=True) for redshift in cube
+    }
 
 
 def _as_written(redshift: float) -> float:

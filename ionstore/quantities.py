@@ -160,10 +160,10 @@ def plan_conversion(
 
     Notes
     -----
-    An overdensity δ becomes the proper density ``Ω_b ρ_crit (1 + z)³ (1 + δ)``, a mass of gas the
-    comoving density of its cell, a mass of sources its mass in Msun. The grid mass is the mean
-    mass of a cell of the finest N-body mesh, all matter in the box over ``n_box³``; a gas mass is
-    given as the mass of all matter that it stands for.
+    An overdensity δ becomes the proper density ``Ω_b ρ_crit (1 + redshift)³ (1 + δ)``, a mass of
+    gas the comoving density of its cell, a mass of sources its mass in Msun. The grid mass is the
+    mean mass of a cell of the finest N-body mesh, all matter in the box over ``n_box³``; a gas mass
+    is given as the mass of all matter that it stands for.
 
     References
     ----------

@@ -42,5 +42,13 @@ class StoredSource(FieldSource):
         raise NotImplementedError("take the statistics of the store")
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return the values of a block."""
+        """Return the values of a block.
+
+        Raises
+        ------
+        StoreDamageError
+            If bytes of the store are missing or damaged.
+        OSError
+            If they cannot be read.
+        """
         return self._store.read_block(self._field, self._redshift, start, shape)

@@ -79,7 +79,7 @@ def decide_density_frame(means: Mapping[float, float], cosmology: Cosmology | No
     fitting: list[Frame] = []
     if all(_agrees(mean, comoving_mean) for mean in means.values()):
         fitting.append("comoving")
-    if all(_agrees(mean, comoving_mean * (1 + z) ** 3) for z, mean in means.items()):
+    if all(_agrees(mean, comoving_mean * (1 + redshift) ** 3) for redshift, mean in means.items()):
         fitting.append("proper")
     return fitting[0] if len(fitting) == 1 else "unknown"
 

@@ -164,6 +164,13 @@ Quantity = Literal[
 the file leaves open, and ``as_is`` what is stored in the unit of its field already.
 """
 
+PLAIN_QUANTITIES: Mapping[str, Quantity] = {
+    "n_igm": "density",
+    "n_src": "sources",
+    "xhii": "ionized_fraction",
+}
+"""What the numbers of a field are where its file says no more; ``as_is`` for other fields."""
+
 
 @dataclass(frozen=True, slots=True)
 class FoundField:

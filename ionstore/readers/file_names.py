@@ -3,7 +3,8 @@
 import re
 
 # A version such as 3.4.0 is no number, so neither its beginning nor its end is one.
-_DECIMAL_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d+\.\d+(?!\d)(?!\.\d)")
+DECIMAL_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d+\.\d+(?!\d)(?!\.\d)")
+"""A number in a name that may be a redshift."""
 
 
 def redshift_in(name: str) -> float | None:
@@ -19,5 +20,5 @@ def redshift_in(name: str) -> float | None:
     float, optional
         None if no number in the name has a decimal point.
     """
-    numbers = _DECIMAL_NUMBER.findall(name)
+    numbers = DECIMAL_NUMBER.findall(name)
     return float(numbers[-1]) if numbers else None

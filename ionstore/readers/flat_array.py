@@ -14,9 +14,9 @@ from ionstore.errors import SourceDataError
 from ionstore.layout import Corner
 from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
 
-# A row read by itself costs about as much as 30 kB out of the page cache, and more from disk, where
-# rows 11 kB apart took four times as long one by one as with what lies between them, though they are
-# a twentieth of it. Shards along the fastest axis share what is read, while the page cache keeps it.
+# A row read by itself costs about as much as 30 kB out of the page cache, and more from disk,
+# where rows 11 kB apart took four times as long one by one as with what lies between them, which is
+# nineteen times as much. Shards along the fastest axis share it while the page cache keeps it.
 _GAP_BYTES = 1 << 15
 
 

@@ -32,8 +32,8 @@ class HaloCatalog(PointList):
         Halos; the datasets may be longer.
     mesh_cells : int
         Cells along a side of the mesh of the simulation.
-    cell_size : float
-        Side of a cell in the unit of the positions: 1 where these are cells.
+    cell_size_cmpc : float, optional
+        Comoving side of a cell in cMpc, the unit of the positions; None where these are cells.
     by_mass : bool
         Whether a halo weighs its mass in Msun, or 1.
     """
@@ -42,7 +42,7 @@ class HaloCatalog(PointList):
     group: str
     n_halos: int
     mesh_cells: int
-    cell_size: float
+    cell_size_cmpc: float | None
     by_mass: bool
 
     def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
@@ -92,13 +92,14 @@ class HaloCatalog(PointList):
                 yield self._cells(positions[piece], first), weights
 
     def _cells(self, positions: Array, n_before: int) -> Cells:
-        nearest = np.rint(positions.astype(np.float64) / self.cell_size)
+        per_cell = self.cell_size_cmpc or 1.0
+        nearest = np.rint(positions.astype(np.float64) / per_cell)
         off = np.flatnonzero(~((nearest >= 0) & (nearest <= self.mesh_cells)).all(axis=1))
         if off.size:
             position = ", ".join(f"{value:g}" for value in positions[off[0]])
             raise SourceDataError(
                 f"{self.path}: halos must lie in the box, from 0 to "
-                f"{self.mesh_cells * self.cell_size:g} along each axis, got ({position}) for halo "
+                f"{self.mesh_cells * per_cell:g} along each axis, got ({position}) for halo "
                 f"{n_before + off[0] + 1}; it is damaged or was not written by 21cmFAST"
             )
         return nearest.astype(np.int64) % self.mesh_cells

@@ -1,5 +1,6 @@
 """Fields in HDF5 files, and how these files are opened."""
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
     Raises
     ------
     SourceDataError
-        If h5py is not installed, or the file turns out to be truncated or damaged, be it while it
-        is opened or while it is read in the body.
+        If h5py is not installed, another program writes the file, or it turns out to be truncated
+        or damaged, be it while it is opened or while it is read in the body.
     OSError
         If the system cannot read it.
     """
@@ -62,6 +63,8 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
         except SourceDataError:
             raise
         except OSError as error:
+            if "unable to lock file" in str(error):
+                raise _locked(path, error) from error
             if error.errno is not None:
                 raise
             raise _damaged(path, error) from error
@@ -201,6 +204,18 @@ def _lies_in_file(numbers: Any) -> bool:
 def _before(n_axes: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the index of the leading axes that were dropped."""
     return (0,) * (n_axes - len(shape))
+
+
+def _locked(path: Path, error: OSError) -> SourceDataError:
+    if error.errno in (errno.EAGAIN, errno.EACCES):
+        return SourceDataError(
+            f"{path}: another program has it open for writing; run the same command again once "
+            "that has ended"
+        )
+    return SourceDataError(
+        f"{path}: HDF5 cannot lock it, as its file system has no locks ({error}); "
+        "set HDF5_USE_FILE_LOCKING=FALSE in the environment"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> SourceDataError:

@@ -19,8 +19,12 @@ from ionstore.layout import Corner
 from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
 from ionstore.readers.flat_array import FlatArray, read_pieces
 
-_NPY_MAGIC = b"\x93NUMPY"
-_ZIP_MAGIC = b"PK\x03\x04"
+NPY_MAGIC = b"\x93NUMPY"
+"""What files of `numpy.save` begin with."""
+
+ZIP_MAGIC = b"PK\x03\x04"
+"""What files of `numpy.savez` begin with, as all zip archives do."""
+
 # What NumPy makes of a damaged header, which it reads as the Python literal that it is.
 _HEADER_DAMAGE = (
     *(ValueError, KeyError, TypeError, EOFError, OSError),
@@ -70,7 +74,20 @@ class CompressedMember(FieldSource):
         return prod(self.shape) * self.dtype.itemsize
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the member; its checksum is verified at the end."""
+        """Yield the values in the order of the member; its checksum is verified at the end.
+
+        Parameters
+        ----------
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Raises
+        ------
+        SourceDataError
+            If the archive is damaged, or the member ends before its array.
+        OSError
+            If it cannot be read.
+        """
         read_pieces(self.path, on_bytes)
         left = self.spool_bytes
         try:
@@ -93,7 +110,13 @@ class CompressedMember(FieldSource):
             )
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Not to be had from compressed bytes; `from_spool` can."""
+        """Not to be had from compressed bytes; `from_spool` can.
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
         raise NotImplementedError("read blocks of a compressed member from its spool file")
 
     def from_spool(self, path: Path) -> FlatArray:
@@ -121,10 +144,10 @@ def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
     with naming(path), path.open("rb") as file:
         magic = file.read(6)
         file.seek(0)
-        if magic == _NPY_MAGIC:
+        if magic == NPY_MAGIC:
             header = _read_header(path, file)
             return FlatArray(path, header.shape, header.dtype, header.n_bytes, header.fortran_order)
-    if magic[:4] != _ZIP_MAGIC:
+    if magic[:4] != ZIP_MAGIC:
         raise SourceDataError(
             f"{path}: expected a file of numpy.save or numpy.savez, "
             f"got one that begins with {magic!r}; convert it with numpy.save"

@@ -2,27 +2,17 @@
 
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
-from ionstore.readers.base import FileContents, FileReader, FoundField, Quantity
+from ionstore.readers.base import PLAIN_QUANTITIES, FileContents, FileReader, FoundField
 from ionstore.readers.file_names import redshift_in
-from ionstore.readers.numpy_file import open_numpy_file
+from ionstore.readers.numpy_file import NPY_MAGIC, ZIP_MAGIC, open_numpy_file
 
-NPY_MAGIC = b"\x93NUMPY"
-"""What files of `numpy.save` begin with."""
-
-_ZIP_MAGIC = b"PK\x03\x04"
 _SUFFIXES = (".npy", ".npz")
 _NAME = re.compile(r"(?P<prefix>.+)_z(?P<redshift>\d+(\.\d+)?)\.np[yz]")
 _BY_PREFIX = {field.file_prefix: field for field in FIELDS.values()}
-_QUANTITIES: Mapping[str, Quantity] = {
-    "n_igm": "density",
-    "n_src": "sources",
-    "xhii": "ionized_fraction",
-}
 
 
 class NumpySet(FileReader):
@@ -58,7 +48,7 @@ class NumpySet(FileReader):
         if named is not None:
             field, redshift = named
             source = open_numpy_file(path, FIELDS[field].file_prefix)
-            quantity = _QUANTITIES.get(field, "as_is")
+            quantity = PLAIN_QUANTITIES.get(field, "as_is")
             return FileContents((FoundField(field, redshift, source, quantity),))
         if not (head.startswith(NPY_MAGIC) or _is_archive_of_arrays(path, head)):
             return None
@@ -89,7 +79,7 @@ def field_in_name(name: str) -> tuple[str, float] | None:
 
 def _is_archive_of_arrays(path: Path, head: bytes) -> bool:
     """Tell whether a zip archive is one of `numpy.savez`; many other files are zip archives."""
-    if not head.startswith(_ZIP_MAGIC):
+    if not head.startswith(ZIP_MAGIC):
         return False
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,23 +1,30 @@
 """Cubes of PINION: streams of `numpy.save` under the name of an archive, ``rho_z8.397.npz``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ionstore.fields import FIELDS
-from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField, Quantity
-from ionstore.readers.numpy_file import open_numpy_file
-from ionstore.readers.numpy_set import NPY_MAGIC, field_in_name
+from ionstore.readers.base import (
+    PLAIN_QUANTITIES,
+    FieldSource,
+    FileContents,
+    FileReader,
+    FoundField,
+    Quantity,
+)
+from ionstore.readers.numpy_file import NPY_MAGIC, open_numpy_file
+from ionstore.readers.numpy_set import field_in_name
 from ionstore.readers.value_sample import sample_values
 
-_QUANTITIES: dict[str, Quantity] = {
+_QUANTITIES: Mapping[str, Quantity] = {
+    **PLAIN_QUANTITIES,
     "n_igm": "overdensity",
-    "n_src": "sources",
-    "xhii": "ionized_fraction",
     "ionization_rate": "as_is",
     "mfp_mask": "as_is",
 }
-_LARGEST_DENSITY = 1e-15  # g/cm3, far above any gas between galaxies
+_LARGEST_DENSITY_G_CM3 = 1e-15  # far above any gas between galaxies
 
 
 class Pinion(FileReader):
@@ -64,4 +71,4 @@ def _is_overdensity(source: FieldSource) -> bool:
     if len(source.shape) != 3 or len(set(source.shape)) != 1 or source.shape[0] < 1:
         return False
     values = sample_values(source)
-    return bool((values < 0).any() and np.abs(values).max() > _LARGEST_DENSITY)
+    return bool((values < 0).any() and np.abs(values).max() > _LARGEST_DENSITY_G_CM3)

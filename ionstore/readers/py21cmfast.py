@@ -10,6 +10,7 @@ import numpy as np
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity
+from ionstore.readers.file_names import redshift_in
 from ionstore.readers.halo_catalog import MASSES, POSITIONS, HaloCatalog
 from ionstore.readers.hdf5_field import number, open_hdf5_field
 from ionstore.readers.value_sample import sample_values
@@ -70,6 +71,31 @@ def no_cubes(path: Path, simulation: Mapping[str, Any]) -> FileContents | None:
     )
 
 
+def read_redshift(path: Path, attributes: Mapping[str, Any]) -> float | None:
+    """Return the redshift that attributes tell, or else the name of their file."""
+    redshift = number(attributes, "redshift")
+    return redshift_in(path.name) if redshift is None else redshift
+
+
+def read_cosmology(parameters: Mapping[str, Any], sigma_8: float | None) -> Cosmology:
+    """Return a cosmology.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Attributes that tell hlittle, OMm, OMb and POWER_INDEX.
+    sigma_8 : float, optional
+        Amplitude of the fluctuations, which both versions tell in their own way.
+    """
+    return Cosmology(
+        h=number(parameters, "hlittle"),
+        omega_m=number(parameters, "OMm"),
+        omega_b=number(parameters, "OMb"),
+        sigma_8=sigma_8,
+        n_s=number(parameters, "POWER_INDEX"),
+    )
+
+
 def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
     """Return the box of a simulation.
 
@@ -89,7 +115,13 @@ def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
 
 
 def density_cube(path: Path, group: Any, redshift: float | None) -> list[FoundField]:
-    """Return the gas density of a group that holds the perturbed field."""
+    """Return the gas density of a group that holds the perturbed field.
+
+    Raises
+    ------
+    SourceDataError
+        If it holds no real numbers, or the file is too short for it.
+    """
     return _cube(path, group, "density", ("n_igm", "overdensity"), redshift)
 
 
@@ -168,12 +200,12 @@ def halo_fields(
             f"{catalog} gives no n_src, since HII_DIM or BOX_LEN is missing, which say what cells "
             f"its halos are in; write it again with 21cmFAST, {OTHER_SOURCES}"
         )
-    cell_size = 1.0
+    cell_size_cmpc = None
     if not in_cells:
         assert box.length_cmpc is not None  # checked above
-        cell_size = box.length_cmpc / box.mesh_cells
+        cell_size_cmpc = box.length_cmpc / box.mesh_cells
     counts, masses = (
-        HaloCatalog(path, group.name, int(n_halos), box.mesh_cells, cell_size, by_mass)
+        HaloCatalog(path, group.name, int(n_halos), box.mesh_cells, cell_size_cmpc, by_mass)
         for by_mass in (False, True)
     )
     return [

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from ionstore.cosmology import Cosmology
 from ionstore.readers.base import FileContents, FileReader, FoundField
-from ionstore.readers.file_names import redshift_in
 from ionstore.readers.hdf5_field import HDF5_MAGIC, attributes, number, opened_hdf5
 from ionstore.readers.py21cmfast import (
     OTHER_SOURCES,
@@ -14,6 +12,8 @@ from ionstore.readers.py21cmfast import (
     lightcone,
     no_cubes,
     read_box,
+    read_cosmology,
+    read_redshift,
 )
 
 _PARAMETERS = {"user_params", "cosmo_params"}
@@ -56,17 +56,9 @@ class Py21cmFast3(FileReader):
             simulation = attributes(file, "user_params")
             if (nothing := no_cubes(path, simulation)) is not None:
                 return nothing
-            redshift = number(file.attrs, "redshift")
-            if redshift is None:
-                redshift = redshift_in(path.name)
+            redshift = read_redshift(path, file.attrs)
             parameters = attributes(file, "cosmo_params")
-            cosmology = Cosmology(
-                h=number(parameters, "hlittle"),
-                omega_m=number(parameters, "OMm"),
-                omega_b=number(parameters, "OMb"),
-                sigma_8=number(parameters, "SIGMA_8"),
-                n_s=number(parameters, "POWER_INDEX"),
-            )
+            cosmology = read_cosmology(parameters, number(parameters, "SIGMA_8"))
             box = read_box(simulation, cosmology)
             fields: list[FoundField] = []
             notes: list[str] = []

@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ionstore.cosmology import Cosmology
 from ionstore.readers.base import FileContents, FileReader, FoundField
-from ionstore.readers.file_names import redshift_in
 from ionstore.readers.hdf5_field import HDF5_MAGIC, attributes, number, opened_hdf5
 from ionstore.readers.py21cmfast import (
     OTHER_SOURCES,
@@ -17,6 +15,8 @@ from ionstore.readers.py21cmfast import (
     lightcone,
     no_cubes,
     read_box,
+    read_cosmology,
+    read_redshift,
 )
 
 _INPUTS, _OUTPUTS = "InputParameters", "OutputFields"
@@ -71,9 +71,7 @@ class Py21cmFast4(FileReader):
             fields: list[FoundField] = []
             notes: list[str] = []
             for name, kind in kinds.items():
-                redshift = number(kind.attrs, "redshift")
-                if redshift is None:
-                    redshift = redshift_in(path.name)
+                redshift = read_redshift(path, kind.attrs)
                 outputs = kind[_OUTPUTS]
                 if name == "PerturbedField":
                     fields += density_cube(path, outputs, redshift)
@@ -112,11 +110,5 @@ def _box(kind: Any) -> Box:
     parameters, tables = attributes(inputs, "cosmo_params"), attributes(inputs, "cosmo_tables")
     # The fluctuations are normalized by their amplitude at 8 Mpc/h or in another way.
     sigma_8 = number(tables, "ps_norm") if tables.get("USE_SIGMA_8", False) else None
-    cosmology = Cosmology(
-        h=number(parameters, "hlittle"),
-        omega_m=number(parameters, "OMm"),
-        omega_b=number(parameters, "OMb"),
-        sigma_8=sigma_8,
-        n_s=number(parameters, "POWER_INDEX"),
-    )
+    cosmology = read_cosmology(parameters, sigma_8)
     return read_box(_options(kind), cosmology)

@@ -6,9 +6,7 @@ from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.c2ray_names import is_named_as_results, named_result, results
 from ionstore.readers.cbin import check_complete, open_mesh
 from ionstore.readers.fortran_records import sizes_in_record
-from ionstore.readers.numpy_file import open_numpy_file
-
-_NPY_MAGIC = b"\x93NUMPY"
+from ionstore.readers.numpy_file import NPY_MAGIC, open_numpy_file
 
 
 class PyC2Ray(FileReader):
@@ -36,7 +34,7 @@ class PyC2Ray(FileReader):
         """
         if not is_named_as_results(path.name):
             return None
-        if path.suffix == ".npy" or head.startswith(_NPY_MAGIC):
+        if path.suffix == ".npy" or head.startswith(NPY_MAGIC):
             return results(path, open_numpy_file(path, path.stem))
         source = open_mesh(path, head)
         if source is None:

@@ -12,6 +12,7 @@ from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes,
 from ionstore.readers.file_names import redshift_in
 from ionstore.readers.flat_array import read_pieces
 from ionstore.readers.hdf5_field import HDF5_MAGIC, number, opened_hdf5
+from ionstore.readers.mesh_positions import cells_at
 
 _POSITIONS, _MASSES = "sources_positions", "sources_mass"
 _SOLAR_MASS = "Solar Mass"  # the converter writes no other unit
@@ -59,19 +60,10 @@ class ConvertedSourceList(PointList):
             positions, masses = file[_POSITIONS], file[_MASSES]
             for first in range(0, len(masses), _ROWS):
                 piece = slice(first, first + _ROWS)
-                cells = self._cells(positions[piece], mesh_cells, first)
+                cells = cells_at(
+                    self.path, positions[piece], mesh_cells, counted_from=0, n_before=first
+                )
                 yield cells, masses[piece].astype(np.float64)
-
-    def _cells(self, positions: Array, mesh_cells: int, n_before: int) -> Cells:
-        on_mesh = (positions >= 0) & (positions < mesh_cells) & (positions == np.rint(positions))
-        off = np.flatnonzero(~on_mesh.all(axis=1))
-        if off.size:
-            position = ", ".join(f"{index:g}" for index in positions[off[0]])
-            raise SourceDataError(
-                f"{self.path}: positions of sources must be cells from 0 to {mesh_cells - 1}, got "
-                f"({position}) for source {n_before + off[0] + 1}; give the list of this mesh"
-            )
-        return positions.astype(np.int64)
 
 
 class PyC2RaySources(FileReader):

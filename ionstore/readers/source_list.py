@@ -25,6 +25,7 @@ from ionstore.readers.base import (
     naming,
 )
 from ionstore.readers.file_names import redshift_in
+from ionstore.readers.mesh_positions import cells_at
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _TEXT_BYTES = 1 << 22
@@ -96,7 +97,8 @@ class SourceList(PointList):
             rows, begun = np.split(numbers, [n_here * n_columns])
             if n_here:
                 rows = rows.reshape(n_here, n_columns)
-                cells = self._cells(rows[:, :_POSITION_COLUMNS], mesh_cells, done)
+                positions = rows[:, :_POSITION_COLUMNS]
+                cells = cells_at(self.path, positions, mesh_cells, counted_from=1, n_before=done)
                 yield cells, rows[:, [column - 1 for column in self.columns]].sum(axis=1)
                 done += n_here
         if done != n_sources or begun.size:
@@ -164,17 +166,6 @@ class SourceList(PointList):
                 "beginning of a line, got lines of another length; the file is truncated or "
                 "damaged, copy it again"
             )
-
-    def _cells(self, positions: Array, mesh_cells: int, n_before: int) -> Cells:
-        on_mesh = (positions >= 1) & (positions <= mesh_cells) & (positions == np.rint(positions))
-        off = np.flatnonzero(~on_mesh.all(axis=1))
-        if off.size:
-            position = ", ".join(f"{index:g}" for index in positions[off[0]])
-            raise SourceDataError(
-                f"{self.path}: positions of sources must be cells from 1 to {mesh_cells}, got "
-                f"({position}) for source {n_before + off[0] + 1}; give the list of this mesh"
-            )
-        return positions.astype(np.int64) - 1
 
 
 @dataclass(frozen=True)

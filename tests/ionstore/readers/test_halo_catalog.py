@@ -12,7 +12,9 @@ from ionstore.readers import halo_catalog
 from ionstore.readers.halo_catalog import HaloCatalog
 
 
-def _catalog(path: Path, positions: Array, masses: Array, *, size: float, mesh: int) -> HaloCatalog:
+def _catalog(
+    path: Path, positions: Array, masses: Array, *, size: float | None, mesh: int
+) -> HaloCatalog:
     with h5py.File(path, "w") as file:
         file["halos/halo_coords"] = positions
         file["halos/halo_masses"] = masses
@@ -25,7 +27,7 @@ def _by_mass(catalog: HaloCatalog) -> HaloCatalog:
         catalog.group,
         catalog.n_halos,
         catalog.mesh_cells,
-        catalog.cell_size,
+        catalog.cell_size_cmpc,
         by_mass=True,
     )
 
@@ -82,7 +84,7 @@ def test_positions_may_be_cells(tmp_path: Path) -> None:
 
 def test_only_the_halos_of_a_padded_catalog_count(tmp_path: Path) -> None:
     catalog = _catalog(tmp_path / "a.h5", np.zeros((9, 3), "f4"), np.ones(9), size=1.0, mesh=2)
-    catalog = HaloCatalog(catalog.path, "halos", 4, 2, 1.0, by_mass=False)
+    catalog = HaloCatalog(catalog.path, "halos", 4, 2, None, by_mass=False)
     assert gridded(catalog).sum() == 4
 
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +123,29 @@ def test_values_that_are_no_real_numbers_are_refused(tmp_path: Path, values: Any
         file["cube"] = values
     with pytest.raises(SourceDataError, match=r"a\.h5: expected real numbers in /cube, got dtype"):
         _open(tmp_path / "a.h5", "cube")
+
+
+def test_a_file_that_another_program_writes_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    _write(tmp_path / "a.h5", CUBE)
+    with (tmp_path / "a.h5").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as HDF5 does
+        with pytest.raises(SourceDataError, match=r"a\.h5: another program has it open .* ended"):
+            _open(tmp_path / "a.h5")
+    _open(tmp_path / "a.h5")
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "unable to lock file, errno = 37")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with (
+        pytest.raises(SourceDataError, match=r"a\.h5: .*set HDF5_USE_FILE_LOCKING=FALSE"),
+        hdf5_field.opened_hdf5(tmp_path / "a.h5"),
+    ):
+        pass
 
 
 def test_a_group_is_no_field(tmp_path: Path) -> None:
