@@ -9,6 +9,12 @@ import numpy as np
 from ionstore.cube import Array
 from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField
 
+SAMPLES = Path(__file__).parents[2] / "data"
+"""Small files of the codes."""
+
+SAMPLE_CELLS = 20
+"""Cells along a side of those of C2-Ray and pyC2Ray."""
+
 
 def record(content: bytes, byte_order: str = "<", max_bytes: int = 2147483639) -> bytes:
     """One record; split into sub-records where it is longer than `max_bytes`."""

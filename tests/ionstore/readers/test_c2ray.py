@@ -8,6 +8,8 @@ from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
 from ionstore.readers.c2ray import C2Ray
 from tests.ionstore.readers.mesh_files import (
+    SAMPLE_CELLS,
+    SAMPLES,
     check_source,
     inspected,
     plain_mesh,
@@ -78,14 +80,29 @@ def test_tools21cm_reads_the_same(tmp_path: Path, old_format: bool) -> None:
     check_source(found.source, cube, path)
 
 
-def test_tools21cm_reads_the_same_from_records(shared_data: Path) -> None:
+def test_tools21cm_reads_the_same_from_records(tmp_path: Path) -> None:
     xfrac_file = pytest.importorskip("tools21cm.xfrac_file")
-    path = shared_data / "dev" / "c2ray_container" / "xfrac3d_8.700.bin"
-    found = the_field(inspected(C2Ray(), path))
+    path = tmp_path / "xfrac3d_8.397.bin"
+    found = the_field(inspected(C2Ray(), path, record_mesh(CUBE)))
     theirs = xfrac_file.XfracFile(str(path))
     assert found.redshift == theirs.z
     assert isinstance(found.source, FieldSource)
     check_source(found.source, theirs.xi, path)
+
+
+def test_what_gfortran_wrote_is_what_the_code_computed() -> None:
+    folder = SAMPLES / "c2ray"
+    xhii = the_field(inspected(C2Ray(), folder / "xfrac3d_8.700.bin")).source
+    assert isinstance(xhii, FieldSource)
+    values = xhii.read_block((0, 0, 0), (SAMPLE_CELLS,) * 3).astype("f4")
+    np.testing.assert_array_equal(values, np.load(folder / "expected" / "xHII_z8.700.npy"))
+    rates = the_field(inspected(C2Ray(), folder / "IonRates3_8.700.bin")).source
+    assert isinstance(rates, FieldSource)
+    native = SAMPLES / "pyc2ray" / "IonRates_z8.700.dat"
+    np.testing.assert_array_equal(
+        np.concatenate(list(rates.stream(lambda piece: None))),
+        np.fromfile(native, "<f4", offset=12),
+    )
 
 
 @pytest.mark.parametrize("content", [record_mesh(CUBE), record_mesh(CUBE, ">", 101)])

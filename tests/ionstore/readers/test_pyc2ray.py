@@ -8,6 +8,8 @@ from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
 from ionstore.readers.pyc2ray import PyC2Ray
 from tests.ionstore.readers.mesh_files import (
+    SAMPLE_CELLS,
+    SAMPLES,
     check_source,
     inspected,
     plain_mesh,
@@ -65,16 +67,28 @@ def test_real_fields_are_those_of_the_set_of_files(shared_data: Path) -> None:
         np.testing.assert_array_equal(_whole(found.source, 64).astype("f4"), expected)
 
 
-def test_tools21cm_reads_the_same(shared_data: Path) -> None:
-    xfrac_file = pytest.importorskip("tools21cm.xfrac_file")
+def test_the_sample_is_what_the_code_computed() -> None:
+    found = the_field(inspected(PyC2Ray(), SAMPLES / "pyc2ray" / "xfrac_z8.700.dat"))
+    assert (found.field, found.redshift) == ("xhii", 8.7)
+    expected = np.load(SAMPLES / "c2ray" / "expected" / "xHII_z8.700.npy")
+    np.testing.assert_array_equal(_whole(found.source, SAMPLE_CELLS).astype("f4"), expected)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("xfrac_z8.700.dat", 64), ("IonRates_z8.700.dat", 32)])
+def test_tools21cm_reads_the_same(name: str, bits: int) -> None:
     functions = pytest.importorskip("tools21cm.helper_functions")
-    native = shared_data / "dev" / "pyc2ray_rt" / "native"
-    xhii = the_field(inspected(PyC2Ray(), native / "xfrac_z8.700.dat")).source
-    theirs = xfrac_file.XfracFile(str(native / "xfrac_z8.700.dat"), binary_format=True).xi
-    np.testing.assert_array_equal(_whole(xhii, 64), theirs)
-    rates = the_field(inspected(PyC2Ray(), native / "IonRates_z8.700.dat")).source
-    theirs = functions.read_cbin(str(native / "IonRates_z8.700.dat"), bits=32, order="F")
-    np.testing.assert_array_equal(_whole(rates, 64), theirs)
+    path = SAMPLES / "pyc2ray" / name
+    found = the_field(inspected(PyC2Ray(), path))
+    assert isinstance(found.source, FieldSource)
+    check_source(found.source, functions.read_cbin(str(path), bits=bits, order="F"), path)
+
+
+def test_tools21cm_reads_the_same_fraction() -> None:
+    xfrac_file = pytest.importorskip("tools21cm.xfrac_file")
+    path = SAMPLES / "pyc2ray" / "xfrac_z8.700.dat"
+    theirs = xfrac_file.XfracFile(str(path), binary_format=True).xi
+    found = the_field(inspected(PyC2Ray(), path))
+    np.testing.assert_array_equal(_whole(found.source, SAMPLE_CELLS), theirs)
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])

@@ -10,7 +10,7 @@ from ionstore.cube import Array
 from ionstore.errors import SourceDataError
 from ionstore.gridded_points import GriddedPoints
 from ionstore.readers.pyc2ray_sources import ConvertedSourceList, PyC2RaySources
-from tests.ionstore.readers.mesh_files import inspected, the_field
+from tests.ionstore.readers.mesh_files import SAMPLE_CELLS, SAMPLES, inspected, the_field
 
 h5py = pytest.importorskip("h5py")
 
@@ -57,6 +57,17 @@ def test_sources_are_read_in_pieces(
     assert cells.dtype == np.int64
     np.testing.assert_array_equal(cells, positions)
     np.testing.assert_array_equal(weights, masses)
+
+
+def test_the_sample_is_the_gridded_masses() -> None:
+    path = SAMPLES / "pyc2ray" / "8.700-coarsest_wsubgrid_sources.hdf5"
+    found = the_field(inspected(PyC2RaySources(), path))
+    assert (found.field, found.quantity, found.redshift) == ("n_src", "msun", 8.7)
+    assert isinstance(found.source, ConvertedSourceList)
+    gridded = GriddedPoints(found.source, SAMPLE_CELLS)
+    values = np.concatenate(list(gridded.stream(lambda piece: None)))
+    expected = np.load(SAMPLES / "c2ray" / "expected" / "nsrc_z8.700.npy")
+    np.testing.assert_allclose(values, expected.ravel(), rtol=1e-6)
 
 
 def test_real_lists_are_the_gridded_masses(shared_data: Path) -> None:

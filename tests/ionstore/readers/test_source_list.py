@@ -308,11 +308,16 @@ def test_real_lists_are_all_numbers_in_rows(shared_data: Path, tmp_path: Path, n
         np.testing.assert_array_equal(weights, rows[:, 3])
 
 
-def test_tools21cm_reads_the_same(shared_data: Path) -> None:
+def test_tools21cm_reads_the_same(tmp_path: Path) -> None:
     source_file = pytest.importorskip("tools21cm.source_file")
-    path = shared_data / "dev" / "c2ray_container" / "8.700-coarsest_wsubgrid_sources.dat"
+    path = tmp_path / "8.700-coarsest_wsubgrid_sources.dat"
+    count, *numbers = (SAMPLES / "8.700-coarsest_sources.dat").read_text().split()
+    rows = np.array(numbers).reshape(int(count), -1)
+    # Each source on two lines, as tools21cm expects.
+    lines = [" ".join(part) for row in rows for part in (row[:5], row[5:])]
+    path.write_text("\n".join([count, *lines, ""]))
     theirs = source_file.SourceFile(str(path))
-    ((cells, weights),) = SourceList(path).points(64, lambda piece: None)
+    ((cells, weights),) = SourceList(path).points(20, lambda piece: None)
     np.testing.assert_array_equal(cells, theirs.sources_list[:, :3])
     ratio = theirs.sources_list[:, 3] / weights  # Msun, of the box that it has by default
     np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-12)
