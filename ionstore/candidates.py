@@ -243,7 +243,7 @@ def _claim(found: FoundFiles, folder: Path, name: str, path: Path, inside: Inspe
     if not ranks and not damaged:
         fields = {one.field for file in files for one in file.contents.fields if one.field}
         said = [
-            f"{file_name(file.path, folder)}: {line}"
+            line if file.path.name in line else f"{file_name(file.path, folder)}: {line}"
             for file in files
             for line in file.contents.notes
         ]

@@ -3,6 +3,7 @@ import re
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -238,6 +239,24 @@ def test_names_of_all_formats_tell_what_a_damaged_file_was(
         prefix = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}[field]
         maps = {field: [tmp_path / f"{prefix}_z9.000.npy"]}
         assert detect(tmp_path, FileSelection(maps=maps)).problems == ()
+
+
+def test_a_lightcone_beside_coeval_cubes_is_left_out(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    for name, said in (("lightcone.h5", "it is a lightcone"), ("long.h5", "the last side of its")):
+        with h5py.File(tmp_path / name, "w") as file:
+            stretch = 2.0 if name == "long.h5" else 1.0
+            file.create_group("user_params").attrs["NON_CUBIC_FACTOR"] = stretch
+            if name == "lightcone.h5":
+                file.create_group("lightcones")
+        detection = detect(tmp_path)
+        assert detection.simulation().redshifts == (9.0,)
+        assert detection.notes[-1].startswith(f"{name} is left out: {said}")
+    (tmp_path / "xHII_z9.000.npy").unlink()
+    (problem,) = detect(
+        tmp_path, FileSelection(maps={"xhii": [tmp_path / "lightcone.h5"]})
+    ).problems[:1]
+    assert "xhii was expected here, found no field; lightcone.h5 is left" in problem
 
 
 def test_lists_of_sources_take_the_mesh_of_the_other_fields(tmp_path: Path) -> None:
