@@ -401,11 +401,14 @@ def test_who_was_silent_spoils_nothing_of_who_took_over(
     assert not partial(place).exists()
 
 
+OTHER_BITS = {"n_igm": 9, "xhii": 7}
+
+
 def take_over(place: ObjectPath, sim: Path) -> dict[str, bytes]:
     """Ingest other values into a store that is being built by a process that seems silent."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ionstore.object_lock.STALE_S", -1.0)
-        ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **FEW_PARTS)
+        ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits=OTHER_BITS, **FEW_PARTS)
     return objects_of(place)
 
 
