@@ -83,8 +83,14 @@ NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def _size(value: Any) -> Any:
-    """Return the number of bytes of a size in words such as 800MB or 2GiB."""
+def parse_size(value: Any) -> Any:
+    """Return the number of bytes of a size in words such as 800MB or 2GiB; others as they are.
+
+    Raises
+    ------
+    ValueError
+        If a word is no size.
+    """
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
@@ -93,7 +99,7 @@ def _size(value: Any) -> Any:
     return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
 
 
-Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 
 
 class TrainingConfig(BaseModel):

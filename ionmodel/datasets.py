@@ -9,6 +9,7 @@ import numpy as np
 
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
+from ionmodel.trained_range import trained_range
 from ionstore.cube import Cells
 from ionstore.loader_settings import LoaderOptions, SettingsOptions
 from ionstore.loading import NeighborhoodLoader, TileLoader
@@ -84,6 +85,8 @@ class TrainingData:
         Shuffled training batches, all of one size; validation batches in a fixed order.
     n_training_cells, n_validation_cells : int
         Cells that are predicted in an epoch of each.
+    trained : dict
+        What is trained on, as `ionmodel.trained_range` describes it.
     """
 
     stores: tuple[CubeStore, ...]
@@ -93,6 +96,7 @@ class TrainingData:
     validation: Loader
     n_training_cells: int
     n_validation_cells: int
+    trained: dict[str, Any]
     _closing: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -104,11 +108,12 @@ class TrainingData:
         self._closing.close()
 
     def describe(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it: stores, split, normalization."""
+        """Return what a checkpoint keeps of it: stores, split, normalization, range."""
         return {
             "stores": [{"uuid": store.uuid, "path": str(store.path)} for store in self.stores],
             "split": [_describe(split) for split in self.splits],
             "normalization": self.normalization.to_dict(),
+            "trained": self.trained,
         }
 
 
@@ -188,6 +193,7 @@ def open_training_data(
         validation,
         train.n_samples * tile**3,
         validation.n_samples * validation_tile**3,
+        trained_range(config, stores),
     )
 
 

@@ -88,7 +88,7 @@ def train(
             resumed_config(run, make_config(read_toml(run.config)), config.model_dump())
         check_stores(config, stores)
         device = choose_device(config.device, recompute=bool(config.recompute))
-        network = _network_of(config).to(device)
+        network = network_of(config).to(device)
         on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
         data = held.enter_context(open_training_data(config, stores, normalization=normalization))
         _claim(run, held)
@@ -146,7 +146,14 @@ def choose_device(name: str, *, recompute: bool = False) -> torch.device:
     return torch.device(name)
 
 
-def _network_of(config: TrainingConfig) -> PatchNetwork:
+def network_of(config: TrainingConfig) -> PatchNetwork:
+    """Return the network of a configuration with its initial weights, on the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If the family refuses an option.
+    """
     try:
         return build_network(
             config.network,

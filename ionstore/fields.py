@@ -39,4 +39,7 @@ EXTRA = (
     Field("mfp_mask", "mask", "mean free path mask", "1"),
     Field("temperature", "temperature", "gas temperature", "K"),
 )
-FIELDS = {field.name: field for field in REQUIRED + EXTRA}
+PREDICTED = Field("xhii_predicted", "xHIIpredicted", "predicted ionized hydrogen fraction", "1")
+"""What networks write; no simulation has it."""
+
+FIELDS = {field.name: field for field in (*REQUIRED, *EXTRA, PREDICTED)}

@@ -2,7 +2,7 @@
 
 import click
 
-from ioncli import edit, export, formats, info, ingest, simulate, train, verify, view
+from ioncli import edit, export, formats, info, ingest, predict, simulate, train, verify, view
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -25,7 +25,8 @@ def ionmodel() -> None:
 
     \b
     Example:
-      ionmodel train --store cubes.zarr
+      ionmodel train --store cubes.zarr --run runs/first
+      ionmodel predict --run runs/first --store cubes.zarr
     """
 
 
@@ -40,4 +41,5 @@ for command in (
     formats.formats,
 ):
     ionstore.add_command(command)
-ionmodel.add_command(train.train)
+for command in (train.train, predict.predict):
+    ionmodel.add_command(command)

@@ -32,7 +32,9 @@ _LONG_BATCH_S = 5.0
     "--run", "run_path", type=click.Path(path_type=Path),
     help="Folder of the run  [default: a new runs/<date>-<preset>]",
 )  # fmt: skip
-@click.option("--preset", help="Where the configuration starts from: small (default) or week3.")
+@click.option(
+    "--preset", help="Where the keys start from: dense, small (default) or week3."
+)
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML file of keys that replace the preset's.",

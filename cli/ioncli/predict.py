@@ -1,0 +1,142 @@
+"""``ionmodel predict``: whole boxes of a store, predicted into another."""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ioncli import options
+from ioncli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from ionmodel.predicted_store import PredictionPlan
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, also in words such as 2GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        from ionmodel.config import parse_size
+
+        try:
+            size = int(parse_size(value))
+        except ValueError:
+            size = 0
+        if size <= 0:
+            self.fail(f"expected a size such as 800MB or 2GiB, got {value!r}", param, ctx)
+        return size
+
+
+@click.command()
+@click.option(
+    "--run",
+    "run_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the run whose best network predicts.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=Path("cubes.zarr"),
+    help="Store with the fields to predict from.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("predicted.zarr"),
+    help="Store to write, with the field xhii_predicted.",
+)
+@click.option(
+    "--redshift",
+    "redshifts",
+    type=float,
+    multiple=True,
+    help="Redshift to predict; may be repeated.  [default: all]",
+)
+@click.option("--memory", type=Size(), default="2GiB", help="Most memory, beside Python and torch.")
+@click.option(
+    "--device", type=click.Choice(("auto", "cpu", "cuda", "mps")), default="auto",
+    help="Where to compute; auto takes an accelerator where there is one.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a store at OUT.")
+def predict(
+    run_path: Path,
+    store: Path,
+    out: Path,
+    redshifts: tuple[float, ...],
+    memory: int,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Predict the ionized fraction of whole boxes, with the network of a run.
+
+    Boxes may be of any size: they are read, predicted and written in blocks. A prediction that
+    was stopped goes on where it was when the same command is given again.
+
+    \b
+    Examples:
+      ionmodel predict --run runs/first --store cubes.zarr
+      ionmodel predict --run runs/first --store other.zarr --out other_predicted.zarr --redshift 8
+      torchrun --nproc-per-node 4 $(which ionmodel) predict --run runs/first --store cubes.zarr
+    """
+    with options.errors_as_messages():
+        from ionmodel.predicted_store import predict_store
+        from ionmodel.prediction import load
+        from ionstore.process_memory import PeakMemory
+        from ionstore.store import CubeStore
+
+        cubes, predictor = CubeStore.open(store), load(run_path, device=device)
+        began = time.monotonic()
+        try:
+            with PeakMemory() as peak, progress_bar("Predicting") as report:
+                inventory = predict_store(
+                    predictor,
+                    cubes,
+                    out,
+                    redshifts=redshifts,
+                    memory_bytes=memory,
+                    overwrite=overwrite,
+                    command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
+                    on_note=options.echo_note,
+                    on_plan=lambda plan: _announce(plan, cubes.mesh.n_cells, predictor.device.type),
+                    on_progress=report,
+                )
+        except KeyboardInterrupt:
+            click.echo("Stopped; run the same command again to go on from here.", err=True)
+            raise click.exceptions.Exit(130) from None
+    if inventory is None:
+        return
+    seconds = time.monotonic() - began
+    statistics = inventory.fields["xhii_predicted"].statistics
+    for redshift, found in zip(inventory.redshifts, statistics, strict=True):
+        click.echo(f"redshift {redshift:g}: mean predicted xHII by volume {found.mean:.4f}")
+    n_cells = len(statistics) * cubes.mesh.n_cells
+    click.echo(
+        f"{n_cells:,} cells in {options.seconds_in_words(seconds)}, "
+        f"{1e6 * seconds / n_cells:.2g} µs a cell; peak memory "
+        f"{options.bytes_in_words(peak.peak_bytes)} (PSS)"
+    )
+    click.echo(f"Wrote {out}")
+    click.echo(f"Next: ionstore view {out} --field xhii_predicted")
+
+
+def _announce(plan: "PredictionPlan", n_cells: int, device: str) -> None:
+    n_cells *= len(plan.redshifts)
+    how = (
+        "cell by cell, for the network pads inside of its neighborhoods"
+        if plan.by_patches
+        else f"in tiles of {plan.tile}³ cells"
+    )
+    click.echo(
+        f"{n_cells:,} cells at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
+        f"{device}: about {options.seconds_in_words(plan.cell_seconds * n_cells)} and "
+        f"{options.bytes_in_words(plan.memory_bytes)} beside Python and torch.",
+        file=sys.stderr,
+    )

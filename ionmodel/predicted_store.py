@@ -1,0 +1,359 @@
+"""`predict_store`: whole boxes, block by block, from one store into another."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionmodel.errors import ConfigError
+from ionmodel.prediction import Predictor, largest_tile, tile_bytes
+from ionmodel.ranks import Ranks, joined_ranks
+from ionmodel.trained_range import check_store
+from ionstore.attributes import ROOT_METADATA, SourceFile
+from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
+from ionstore.cube import Fields
+from ionstore.digest import DIGEST, start_digest
+from ionstore.errors import MemoryBudgetError, StoreExistsError
+from ionstore.fields import PREDICTED
+from ionstore.ingest_parts import merge_parts
+from ionstore.inventory import Inventory, take_inventory
+from ionstore.layout import Corner, Part, plan_parts
+from ionstore.object_build import ObjectBooks, ObjectBuild, start_build
+from ionstore.partition import pieces_on_mesh
+from ionstore.places import StorePath
+from ionstore.shard_writer import ShardWriter
+from ionstore.statistics import FieldStatistics
+from ionstore.store import CubeStore
+from ionstore.store_writer import StoredField, StoreWriter, create_store
+
+DEFAULT_MEMORY_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionPlan:
+    """What a prediction is about to do.
+
+    Parameters
+    ----------
+    redshifts : tuple of float
+        Redshifts, descending.
+    parts : tuple of Part
+        Shards of the predicted field.
+    tile : int
+        Cells along a side that the network predicts at once.
+    memory_bytes : int
+        About what a process takes, beside Python and torch themselves.
+    by_patches : bool
+        Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
+    cell_seconds : float
+        Estimated seconds a cell, from one timed tile; decoding and encoding are left out.
+    """
+
+    redshifts: tuple[float, ...]
+    parts: tuple[Part, ...]
+    tile: int
+    memory_bytes: int
+    by_patches: bool
+    cell_seconds: float
+
+
+def plan_prediction(
+    predictor: Predictor,
+    store: CubeStore,
+    *,
+    redshifts: Sequence[float] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> PredictionPlan:
+    """Decide how a store is predicted within a memory.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    store : CubeStore
+        Store with its inputs.
+    redshifts : sequence of float
+        Redshifts to predict, in any order; all by default.
+    memory_bytes : int
+        Bound on the memory of a process, beside Python and torch themselves.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If not even the smallest tiles fit.
+    NotInStoreError
+        If the store does not hold a redshift.
+    """
+    layout = store.layout
+    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
+    taken = tuple(sorted(chosen or store.redshifts, reverse=True))
+    shard = min(layout.shard_cells, layout.mesh_cells)
+    block = 4 * len(predictor.config.inputs) * (shard + 2 * predictor.radius) ** 3
+    block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
+    tile = largest_tile(predictor.network, memory_bytes - block)
+    if tile is None:
+        least = block + tile_bytes(predictor.network, 8)
+        raise MemoryBudgetError(
+            f"a prediction takes {least / 1e6:,.0f} MB at least, for the inputs of a shard of "
+            f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
+            "MB; raise the memory"
+        )
+    return PredictionPlan(
+        taken,
+        plan_parts([PREDICTED.name], len(taken), layout),
+        tile,
+        block + tile_bytes(predictor.network, tile),
+        by_patches=not predictor.network.has_dense_form,
+        cell_seconds=predictor.seconds_per_cell(tile),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is predicted, with which network, and how."""
+
+    predictor: Predictor
+    store: CubeStore
+    plan: PredictionPlan
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the values, so that two builds can be compared."""
+        return {
+            "network": _digest(self.predictor.path),
+            "store": self.store.uuid,
+            "redshifts": list(self.plan.redshifts),
+        }
+
+    def sources(self) -> list[SourceFile]:
+        """Return the files that it is made from: the network, and the root of the store."""
+        return [
+            SourceFile(
+                name=name,
+                size_bytes=len((folder / name).read_bytes()),
+                digest=_digest(folder / name),
+                folder=str(folder),
+                fields=(PREDICTED.name,),
+                redshifts=self.plan.redshifts,
+            )
+            for folder, name in (
+                (self.predictor.path.parent, self.predictor.path.name),
+                (self.store.path, ROOT_METADATA),
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is left to do, and where it goes; the same for all processes."""
+
+    writer: ShardWriter
+    books: PartBooks | ObjectBooks
+    todo: tuple[Part, ...]
+
+
+def predict_store(
+    predictor: Predictor,
+    store: CubeStore,
+    target: Path,
+    *,
+    redshifts: Sequence[float] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    overwrite: bool = False,
+    command_line: str | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
+    on_plan: Callable[[PredictionPlan], None] = lambda plan: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Inventory | None:
+    """Predict the boxes of a store into a new store, with the field `xhii_predicted`.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    store : CubeStore
+        Store with its inputs.
+    target : Path
+        Where the predicted store goes: a folder, or ``s3://bucket/key``.
+    redshifts, memory_bytes
+        As in `plan_prediction`.
+    overwrite : bool
+        Whether a store at `target` may be replaced.
+    command_line : str, optional
+        Recorded in the store.
+    on_note : callable
+        Told what is unlike training, in a sentence with the numbers.
+    on_plan : callable
+        Told what will be done.
+    on_progress : callable
+        Told the cells that are done and all there are, those of this process.
+
+    Returns
+    -------
+    Inventory or None
+        What was stored; None in processes other than the first.
+
+    Raises
+    ------
+    ConfigError
+        If the store does not fit the network, or the network predicts what is no number.
+    MemoryBudgetError
+        If the memory is too small.
+    NotInStoreError
+        If the store does not hold a redshift.
+    StoreExistsError
+        If there is something at `target`, or another build of it runs or was not finished.
+    StoreDamageError
+        If the store is damaged, or what was written reads back otherwise.
+    DiskSpaceError
+        If the disk is full.
+    OSError
+        If something cannot be read or written.
+
+    Notes
+    -----
+    Shards are predicted one after the other, written, read back and recorded: a prediction that
+    was stopped goes on with the shard it was at. Under torchrun, processes share out the shards.
+    """
+    with joined_ranks() as ranks, ExitStack() as held:
+        plan = plan_prediction(predictor, store, redshifts=redshifts, memory_bytes=memory_bytes)
+        unlike = check_store(predictor.config, predictor.trained, store, plan.redshifts)
+        build = start_build(target, overwrite=overwrite, on_note=on_note)
+        if ranks.is_first:
+            for line in unlike:
+                on_note(line)
+            on_plan(plan)
+            held.enter_context(build)
+            held.enter_context(full_disk_as_message(build.folder))
+        task = _Task(predictor, store, plan)
+        work = ranks.from_first(lambda: _begin(build, task, command_line))
+        _write_parts(task, work, ranks, on_progress)
+        ranks.wait_for_all()
+        if not ranks.is_first:
+            return None
+        merged = merge_parts(build.books, plan.parts)[PREDICTED.name]
+        statistics = [merged[index] for index in range(len(plan.redshifts))]
+        StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
+        build.publish()
+    return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
+
+
+def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
+    """Begin a store, or take up one that was not finished."""
+    store, plan = task.store, task.plan
+    before = build.plan()
+    if before is not None and before.get("prediction") != task.identity:
+        if not build.overwrite:
+            raise StoreExistsError(
+                f"{build.target}: another build of this store was not finished, of another "
+                "network, store or redshifts; finish it with the command that began it, or "
+                "discard it with --overwrite"
+            )
+        before = None
+    if before is None:
+        store_uuid = str(uuid.uuid4())
+        said = {"uuid": store_uuid, "command_line": command_line, "prediction": task.identity}
+        build.begin(said)
+        writer = create_store(
+            build.store_path,
+            store.mesh,
+            plan.redshifts,
+            [StoredField(PREDICTED.name, "float32", PREDICTED.units)],
+            cosmology=store.cosmology,
+            sources=task.sources(),
+            command_line=command_line,
+            store_uuid=store_uuid,
+            layout=store.layout,
+        )
+    else:
+        writer = StoreWriter(build.store_path)
+    todo = tuple(part for part in plan.parts if build.books.result(part) is None)
+    shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
+    return _Work(shards, build.books, todo)
+
+
+def _write_parts(
+    task: _Task, work: _Work, ranks: Ranks, on_progress: Callable[[int, int], None]
+) -> None:
+    predictor, store, plan = task.predictor, task.store, task.plan
+    cells = {part: prod(store.layout.shard_region(part.shard)[1]) for part in plan.parts}
+    mine = work.todo[ranks.rank :: ranks.world]
+    done = sum(cells.values()) - sum(cells[part] for part in work.todo)
+    total = done + sum(cells[part] for part in mine)
+    on_progress(done, total)
+    for part in mine:
+        start, shape = store.layout.shard_region(part.shard)
+        redshift = plan.redshifts[part.redshift_index]
+        block = read_inputs(predictor, store, redshift, start, shape)
+
+        def report(n_cells: int, before: int = done) -> None:
+            on_progress(before + n_cells, total)
+
+        values = predictor.predict_block(block, tile=plan.tile, on_cells=report)
+        _check_numbers(values, redshift)
+        written = (part.field, part.redshift_index, start, values)
+        work.writer.write_block(*written)
+        work.writer.check_block(*written)
+        work.books.record(part, {"statistics": asdict(FieldStatistics.of(values))})
+        done += cells[part]
+
+
+def read_inputs(
+    predictor: Predictor, store: CubeStore, redshift: float, start: Corner, shape: Corner
+) -> Fields:
+    """Read the normalized inputs of a block and of the cells around it, across the faces.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Says which inputs, and how far around.
+    store : CubeStore
+        Store that holds them.
+    redshift : float
+        Redshift of the cube.
+    start, shape : tuple of three int
+        First cell of the block, and its cells along each axis.
+
+    Returns
+    -------
+    ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
+        Normalized while it is decoded.
+
+    Raises
+    ------
+    StoreDamageError
+        If a chunk is damaged.
+    OSError
+        If a file cannot be read.
+    """
+    r = predictor.radius
+    first = np.array(start, np.int64) - r
+    widths = np.array(shape, np.int64) + 2 * r
+    inputs = predictor.config.inputs
+    block = np.empty((len(inputs), *widths), np.float32)
+    for channel, name in enumerate(inputs):
+        conversion = predictor.normalization.conversion(store, name, redshift)
+        for place, corner in pieces_on_mesh(first, widths, store.mesh.cells_per_side):
+            store.read_into(name, redshift, corner, block[channel][place], conversion=conversion)
+    return block
+
+
+def _check_numbers(values: NDArray[np.float32], redshift: float) -> None:
+    if not np.isfinite(values).all():
+        raise ConfigError(
+            f"the network predicts what is no number at redshift {redshift:g}; the fields are far "
+            "from those of its training, or the training diverged"
+        )
+
+
+def _digest(path: StorePath) -> str:
+    digest = start_digest()
+    assert digest is not None
+    digest.update(path.read_bytes())
+    return f"{DIGEST}:{digest.hexdigest()}"

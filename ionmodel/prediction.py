@@ -1,0 +1,332 @@
+"""`Predictor`: a trained run as a function of fields, for whole periodic boxes.
+
+In three lines of a notebook::
+
+    from ionmodel.prediction import load
+    predict = load("runs/first")
+    xhii = predict({"n_igm": n_igm, "n_src": n_src})
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ionmodel.checkpoint import load_checkpoint
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.dense import dense_form
+from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.networks.base import PatchNetwork
+from ionmodel.run_folder import RunFolder
+from ionmodel.training import choose_device, network_of
+from ionstore.cube import Array, Fields
+from ionstore.layout import Corner
+from ionstore.neighborhoods import gather_neighborhoods
+from ionstore.normalize import Normalization
+from ionstore.split import Region
+
+TILE_CELLS = 64
+"""Cells along a side of what a dense network predicts at once: larger tiles gain little."""
+
+_SMALLEST_TILE = 8
+_PATCHES = 256
+_LAYERS_AT_ONCE = 3  # input and output of a layer, and the copy in oneDNN's own order
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A trained network with all that it needs to predict a box.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Configuration of the run.
+    normalization : Normalization
+        Of its inputs.
+    network : PatchNetwork
+        With the weights of the best checkpoint, in evaluation mode, on its device.
+    device : torch.device
+        That device.
+    path : Path
+        The checkpoint.
+    trained : dict, optional
+        What it was trained on, as `ionmodel.trained_range` describes it; None where the
+        checkpoint does not say.
+    """
+
+    config: TrainingConfig
+    normalization: Normalization
+    network: PatchNetwork
+    device: torch.device
+    path: Path
+    trained: Mapping[str, Any] | None
+
+    @property
+    def radius(self) -> int:
+        """Cells around a block that it is predicted from."""
+        return self.config.radius
+
+    def __call__(
+        self,
+        fields: Mapping[str, Array],
+        *,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> NDArray[np.float32]:
+        """Predict the ionized fraction of a periodic box.
+
+        Parameters
+        ----------
+        fields : mapping of str to ndarray, shape (n, n, n)
+            The inputs of the run by their names, indexed [x, y, z], in the units of training.
+        on_progress : callable
+            Called with the cells done and all there are.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n, n)
+            Predicted xHII, 0 to 1 where the network ends in a sigmoid.
+
+        Raises
+        ------
+        ConfigError
+            If an input is missing, or they are no cubes of one mesh.
+
+        Notes
+        -----
+        Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile.
+        """
+        inputs = self._normalized(fields)
+        n = inputs.shape[1]
+        out = np.empty((n, n, n), np.float32)
+        tile = min(TILE_CELLS, n)
+        done = 0
+        for start, shape in tiles_of((n, n, n), tile):
+            block = wrapped(inputs, start, shape, self.radius)
+            out[_slices(start, shape)] = self.predict_block(block, tile=tile)
+            done += prod(shape)
+            on_progress(done, n**3)
+        return out
+
+    def _normalized(self, fields: Mapping[str, Array]) -> Fields:
+        missing = [name for name in self.config.inputs if name not in fields]
+        if missing:
+            raise ConfigError(
+                f"the network needs the fields {', '.join(self.config.inputs)}, got "
+                f"{', '.join(fields) or 'none'}; give {', '.join(missing)} too"
+            )
+        shapes = {name: fields[name].shape for name in self.config.inputs}
+        (first, *others) = shapes.values()
+        if len(first) != 3 or len({*first, *(n for shape in others for n in shape)}) != 1:
+            raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
+        inputs = np.empty((len(shapes), *first), np.float32)
+        for channel, name in enumerate(shapes):
+            field = self.normalization.fields[name]
+            mean = float(fields[name].mean(dtype=np.float64))
+            inputs[channel] = field.apply(fields[name], mean)
+        return inputs
+
+    def predict_block(
+        self,
+        block: Fields,
+        *,
+        tile: int = TILE_CELLS,
+        on_cells: Callable[[int], None] = lambda done: None,
+    ) -> NDArray[np.float32]:
+        """Predict a block from its normalized inputs.
+
+        Parameters
+        ----------
+        block : ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
+            Normalized inputs of the block and of the r cells around it.
+        tile : int
+            Cells along a side that are predicted at once.
+        on_cells : callable
+            Told how many cells are done.
+
+        Returns
+        -------
+        ndarray of float32, shape (a, b, c)
+            Predicted xHII.
+        """
+        r = self.radius
+        a, b, c = (length - 2 * r for length in block.shape[1:])
+        if not self.network.has_dense_form:
+            return self._predict_by_patches(block, (a, b, c), on_cells)
+        out = np.empty((a, b, c), np.float32)
+        dense, done = dense_form(self.network), 0
+        for start, shape in tiles_of((a, b, c), tile):
+            i, j, k = (
+                slice(first, first + length + 2 * r)
+                for first, length in zip(start, shape, strict=True)
+            )
+            out[_slices(start, shape)] = self._run(dense, block[None, :, i, j, k])[0, 0]
+            done += prod(shape)
+            on_cells(done)
+        return out
+
+    def seconds_per_cell(self, tile: int) -> float:
+        """Return the seconds that a cell takes, from the better of two timed tiles of zeros."""
+        side = tile if self.network.has_dense_form else 4
+        width = side + 2 * self.radius
+        zeros = np.zeros((self.network.channels, width, width, width), np.float32)
+        seconds = []
+        for _ in range(2):
+            began = time.perf_counter()
+            self.predict_block(zeros, tile=side)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds) / side**3
+
+    def _predict_by_patches(
+        self, block: Fields, shape: Corner, on_cells: Callable[[int], None]
+    ) -> NDArray[np.float32]:
+        cells = Region((self.radius,) * 3, shape)
+        out = np.empty(cells.n_cells, np.float32)
+        for first in range(0, cells.n_cells, _PATCHES):
+            centers = cells.cells(np.arange(first, min(first + _PATCHES, cells.n_cells)))
+            patches = gather_neighborhoods(block, centers, self.radius)
+            out[first : first + len(centers)] = self._run(self.network, patches)
+            on_cells(first + len(centers))
+        return out.reshape(shape)
+
+    def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
+            predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
+        return predicted
+
+
+def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Predictor:
+    """Return the best network of a run, ready to predict.
+
+    Parameters
+    ----------
+    run : path or RunFolder
+        Folder of the run.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where to compute.
+
+    Raises
+    ------
+    RunFolderError
+        If there is no checkpoint, or it is damaged.
+    ConfigError
+        If this machine has no such device.
+    """
+    folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    if not folder.best.exists():
+        raise RunFolderError(
+            f"{folder.path}: expected a run with at least one finished epoch (best.pt), found "
+            "none; train it first, or name another folder"
+        )
+    checkpoint = load_checkpoint(folder.best)
+    config = make_config(checkpoint["config"])
+    where = choose_device(device)
+    network = network_of(config)
+    network.load_state_dict(checkpoint["model"])
+    return Predictor(
+        config,
+        Normalization.from_dict(checkpoint["normalization"]),
+        network.to(where).eval(),
+        where,
+        folder.best,
+        checkpoint.get("trained"),
+    )
+
+
+def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
+    """Return first cell and cells along each axis of the tiles of a block, in C order.
+
+    Parameters
+    ----------
+    shape : tuple of three int
+        Cells of the block along each axis.
+    tile : int
+        Cells along a side of a tile, at least 1; the last ones may be smaller.
+
+    Examples
+    --------
+    >>> tiles_of((3, 2, 2), 2)
+    [((0, 0, 0), (2, 2, 2)), ((2, 0, 0), (1, 2, 2))]
+    """
+    firsts = product(*(range(0, length, tile) for length in shape))
+    return [
+        (start, _corner(min(tile, n - first) for first, n in zip(start, shape, strict=True)))
+        for start in map(_corner, firsts)
+    ]
+
+
+def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
+    """Return the side of the largest tiles that fit a memory; None if none do.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+        The network.
+    memory_bytes : int
+        Bytes that its layers may take.
+
+    Returns
+    -------
+    int or None
+        At most `TILE_CELLS`.
+    """
+    sides = range(TILE_CELLS, _SMALLEST_TILE - 1, -8)
+    return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
+
+
+def tile_bytes(network: PatchNetwork, tile: int) -> int:
+    """Return about how many bytes the layers of a network take for one tile.
+
+    Notes
+    -----
+    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN.
+    """
+    width = max(
+        (layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d)),
+        default=1,
+    )
+    return 4 * _LAYERS_AT_ONCE * width * (tile + network.receptive_field - 1) ** 3
+
+
+def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:
+    """Cut a block with the cells around it out of periodic fields.
+
+    Parameters
+    ----------
+    fields : ndarray, shape (channel, n, n, n)
+        The fields.
+    start, shape : tuple of three int
+        First cell of the block, and its cells along each axis.
+    radius : int
+        Cells around it.
+
+    Returns
+    -------
+    ndarray of the same dtype, shape (channel, a + 2 radius, b + 2 radius, c + 2 radius)
+        New array.
+    """
+    n = fields.shape[1]
+    x, y, z = (
+        np.arange(first - radius, first + length + radius) % n
+        for first, length in zip(start, shape, strict=True)
+    )
+    cut: Fields = fields[:, x[:, None, None], y[:, None], z]
+    return cut
+
+
+def _slices(start: Corner, shape: Corner) -> tuple[slice, ...]:
+    return tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+
+
+def _corner(numbers: Any) -> Corner:
+    i, j, k = numbers
+    return i, j, k

@@ -1,0 +1,66 @@
+"""`Ranks`: the processes that torchrun started, which share out work."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which process this is among those that work together.
+
+    Parameters
+    ----------
+    rank : int
+        Its number, from 0.
+    world : int
+        How many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that does what only one may do."""
+        return self.rank == 0
+
+    def from_first(self, make: Callable[[], Result]) -> Result:
+        """Return what the first process makes, in all of them."""
+        if self.world == 1:
+            return make()
+        made = [make() if self.is_first else None]
+        dist.broadcast_object_list(made, src=0)
+        (result,) = made
+        return result  # type: ignore[return-value]
+
+    def wait_for_all(self) -> None:
+        """Return once all processes have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the processes that torchrun started with this one; without it, there is only this one.
+
+    Yields
+    ------
+    Ranks
+        They talk over gloo, whatever device each computes on.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield Ranks(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
