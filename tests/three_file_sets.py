@@ -45,9 +45,11 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
 
 
 def contents_of(store: Path) -> dict[str, object]:
-    """Return all that a store holds, but for its name for good and the command that made it."""
+    """Return all that a store holds, but for its name for good and where and how it was made."""
     files: dict[str, object] = dict(files_of(store))
     root = json.loads((store / "zarr.json").read_text())
     for key in ("uuid", "command_line"):
         del root["attributes"]["ionstore"][key]
+    for source in root["attributes"]["ionstore"]["sources"]:
+        del source["folder"]
     return {**files, "zarr.json": root}
