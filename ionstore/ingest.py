@@ -151,26 +151,16 @@ def ingest_cubes(
             on_detection(detection)
         for line in detection.notes:
             note(line)
-        mesh = check_shapes(simulation)
-        if old is not None and mesh.cells_per_side == old.mesh.cells_per_side:
-            layout = old.layout
-        else:
-            layout = plan_layout(
-                mesh.cells_per_side, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells
-            )
         names = {
             path: name_source_file(path, folder, files.maps) for path in detection.file_names()
         }
-        outline = IngestOutline(
-            origins=find_origins(simulation, names),
-            known=detection.known,
-            layout=layout,
+        outline = outline_ingest(
+            *(detection.known, simulation, names),
+            old=old,
             keep_bits=keep_bits or {},
-            appended_to=None if old is None else old.uuid,
+            chunk_cells=chunk_cells,
+            max_shard_cells=max_shard_cells,
         )
-        check_keep_bits(outline.keep_bits, outline.field_names)
-        if old is not None:
-            check_append(old, outline)
         _check_unfinished(build, {"outline": outline.as_json()}, overwrite=overwrite)
         progress = Progress(2 * source_bytes(simulation), on_progress)
         sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
@@ -199,6 +189,57 @@ def ingest_cubes(
         _finalize(writer, whole, old, surveys, merge_parts(build.books, parts))
         build.publish()
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
+
+
+def outline_ingest(
+    known: SimulationDescription,
+    simulation: Simulation,
+    names: Mapping[Path, tuple[str, str]],
+    *,
+    old: CubeStore | None = None,
+    keep_bits: Mapping[str, int],
+    chunk_cells: int = CHUNK_CELLS,
+    max_shard_cells: int = SHARD_CELLS,
+) -> IngestOutline:
+    """Return what an ingest starts from, once all is checked that can be before values are read.
+
+    Parameters
+    ----------
+    known : SimulationDescription
+        What is known of the simulation.
+    simulation : Simulation
+        Its cubes.
+    names : mapping of Path to (str, str)
+        Folder and name by which each file is recorded.
+    old : CubeStore, optional
+        The store that redshifts are added to, whose layout is taken.
+    keep_bits, chunk_cells, max_shard_cells : optional
+        As in `ingest_cubes`.
+
+    Raises
+    ------
+    SourceDataError
+        If the cubes are of several meshes, a field cannot be rounded, or the redshifts do not fit
+        the store.
+    OSError
+        If a file is gone.
+    """
+    cells = check_shapes(simulation).cells_per_side
+    if old is not None and cells == old.mesh.cells_per_side:
+        layout = old.layout
+    else:
+        layout = plan_layout(cells, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells)
+    outline = IngestOutline(
+        origins=find_origins(simulation, names),
+        known=known,
+        layout=layout,
+        keep_bits=keep_bits,
+        appended_to=None if old is None else old.uuid,
+    )
+    check_keep_bits(outline.keep_bits, outline.field_names)
+    if old is not None:
+        check_append(old, outline)
+    return outline
 
 
 def _opened(build: StoreBuild | ObjectBuild) -> CubeStore:

@@ -12,6 +12,7 @@ from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
     from ionstore.detection import Detection
+    from ionstore.store import CubeStore
 
 
 class KeepBits(click.ParamType[tuple[str, int]]):
@@ -180,18 +181,19 @@ def ingest(
     )
     with options.errors_as_messages():
 
-        def found() -> "Detection":
-            otherwise = known_of(CubeStore.open(store)) if append else None
-            return detect(sim, files, given=given, otherwise=otherwise)
+        def found() -> "tuple[Detection, CubeStore | None]":
+            old = CubeStore.open(store) if append else None
+            otherwise = None if old is None else known_of(old)
+            return detect(sim, files, given=given, otherwise=otherwise), old
 
         h_known = h
         if h is None and isinstance(box_length, options.LengthPerH):
-            cosmology = found().known.cosmology
+            cosmology = found()[0].known.cosmology
             h_known = cosmology.h if cosmology else None
         box_length_cmpc = options.length_in_cmpc(box_length, h_known)
         given = given.model_copy(update={"box_length_cmpc": box_length_cmpc})
         if dry_run:
-            _show(found())
+            _show(*found(), dict(keep_bits))
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:
@@ -226,10 +228,10 @@ def _echo_fields(detection: "Detection") -> None:
         click.echo(line, file=sys.stderr)
 
 
-def _show(detection: "Detection") -> None:
+def _show(detection: "Detection", old: "CubeStore | None", keep_bits: dict[str, int]) -> None:
     """Print what was found and what is missing; exit with 1 where an ingest would be refused."""
     from ioncli.detection_text import detection_lines
-    from ionstore.survey import check_shapes
+    from ionstore.ingest import outline_ingest
 
     for line in detection_lines(detection):
         click.echo(line)
@@ -239,5 +241,6 @@ def _show(detection: "Detection") -> None:
         click.echo(f"Error: {problem}", err=True)
     if detection.problems:
         raise click.exceptions.Exit(1)
-    check_shapes(detection.simulation())
+    names = {path: ("", name) for path, name in detection.file_names().items()}
+    outline_ingest(detection.known, detection.simulation(), names, old=old, keep_bits=keep_bits)
     click.echo("nothing was read or written: leave out --dry-run to ingest")

@@ -337,6 +337,29 @@ def test_a_dry_run_says_all_that_an_ingest_would_be_refused_for(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--append"], "redshift 9 is in .* already"),
+        (["--append", "--redshift", "6", "--box-length", "21"], "20 cMpc of .*, got 21 cMpc"),
+        (["--append", "--redshift", "6", "--h", "0.6"], "h 0.7, got 0.6"),
+        (["--redshift", "6", "--keep-bits", "n_igm=0"], "between 1 and 23, got 0"),
+    ],
+)
+def test_a_dry_run_sees_what_does_not_fit_the_store(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    write_set(tmp_path / "sim", 4, ("9.000", "6.000"))
+    given = ("--box-length", "20", "--h", "0.7")
+    store = tmp_path / "cubes.zarr"
+    assert _run(tmp_path / "sim", store, *given, "--redshift", "9").exit_code == 0
+    result = _run(tmp_path / "sim", store, "--dry-run", *arguments)
+    assert result.exit_code == 1
+    assert re.search(said, result.stderr)
+    fitting = _run(tmp_path / "sim", store, "--dry-run", "--append", "--redshift", "6")
+    assert fitting.exit_code == 0, fitting.output
+
+
 def test_a_dry_run_sees_meshes_that_differ(tmp_path: Path) -> None:
     cubes = write_set(tmp_path / "sim", 4)
     np.save(tmp_path / "sim" / "xHII_z9.000.npy", cubes["9.000"]["xhii"][:3, :3, :3])
