@@ -53,6 +53,7 @@ _EXAMPLES: dict[str, Any] = {
     "dilations": [1, 1, 2],
     "channels": [16, 32],
     "kernel": 3,
+    "padding": True,
     "shared_branches": False,
     "conv_bias": False,
     "feature_dropout": 0.5,
@@ -129,6 +130,8 @@ class TrainingConfig(BaseModel):
         some families only (`ionmodel.networks.OPTIONS`), with the family's defaults.
     kernel : int, optional
         Kernel width of all convolutions in cells, odd.
+    padding : bool, optional
+        Whether convolutions pad with zeros; without, whole boxes are predicted at once.
     shared_branches : bool, optional
         Whether all branches have the same weights.
     conv_bias : bool, optional
@@ -198,6 +201,7 @@ class TrainingConfig(BaseModel):
     final_activation: bool
     channels: Annotated[Widths, Field(min_length=1)] | None = None
     kernel: Count | None = None
+    padding: bool | None = None
     shared_branches: bool | None = None
     conv_bias: bool | None = None
     width: Count | None = None

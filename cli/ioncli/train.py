@@ -61,7 +61,7 @@ def train(
     \b
     Keys of the configuration (see the presets for values):
       inputs redshifts transforms network radius tile final_activation channels kernel
-      shared_branches conv_bias width dilations feature_dropout head_dropout
+      padding shared_branches conv_bias width dilations feature_dropout head_dropout
       head_dropout_widths head_widths recompute
       loss learning_rate scheduler scheduler_factor scheduler_patience batch_size
       samples_per_epoch epochs validation_samples split random_cells seed device num_workers

@@ -16,6 +16,7 @@ OPTIONS: dict[str, dict[str, str]] = {
     "two_branch": {
         "channels": "block_channels",
         "kernel": "kernel",
+        "padding": "padding",
         "shared_branches": "shared_branches",
         "conv_bias": "conv_bias",
         "feature_dropout": "feature_dropout",

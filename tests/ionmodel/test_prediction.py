@@ -1,0 +1,260 @@
+"""Whole boxes, predicted as their cells would be one by one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ionmodel.config import make_config, over_preset, read_preset
+from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.predicted_store import plan_prediction, predict_store
+from ionmodel.prediction import Predictor, largest_tile, load, tile_bytes, tiles_of, wrapped
+from ionmodel.run_folder import RunFolder
+from ionmodel.trained_range import check_store
+from ionmodel.training import train
+from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreExistsError
+from ionstore.layout import Layout
+from ionstore.loading import NeighborhoodLoader
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+
+REDSHIFTS = (9.0, 7.5)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "residual": {"network": "residual", "width": 5, "tile": 4, "radius": 2},
+    "pointwise": {"network": "pointwise", "tile": 4, "radius": 0, "head_widths": [4]},
+    "valid": {
+        "network": "two_branch",
+        "padding": False,
+        "channels": [3],
+        "kernel": 3,
+        "radius": 2,
+        "head_widths": [4],
+        "samples_per_epoch": 512,
+    },
+    "padded": {
+        "network": "two_branch",
+        "channels": [3],
+        "kernel": 3,
+        "radius": 2,
+        "head_widths": [4],
+        "samples_per_epoch": 512,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def odd_store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """A store whose mesh is no multiple of chunks, shards or tiles."""
+    path = tmp_path_factory.mktemp("odd") / "cubes.zarr"
+    cubes = cubes_at(19, REDSHIFTS, seed=5)
+    return write_store(path, cubes, REDSHIFTS, layout=Layout(19, 4, 12))
+
+
+@pytest.fixture(scope="module")
+def runs(
+    odd_store: CubeStore, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], RunFolder]:
+    """A short run of a family."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(family: str) -> RunFolder:
+        made = RunFolder(folder / family)
+        if not made.best.exists():
+            keys = {"epochs": 1, "device": "cpu", "batch_size": 8, "learning_rate": 0.01}
+            config = make_config(over_preset(read_preset("dense"), {**keys, **FAMILIES[family]}))
+            train(config, [odd_store], made)
+        return made
+
+    return run
+
+
+def cell_by_cell(predictor: Predictor, store: CubeStore, redshift: float) -> np.ndarray:
+    """The box as the loader of training cuts it, neighborhood by neighborhood."""
+    n = store.mesh.cells_per_side
+    out = np.empty((n, n, n), np.float32)
+    with (
+        NeighborhoodLoader(
+            store,
+            inputs=predictor.config.inputs,
+            redshifts=[redshift],
+            radius=predictor.radius,
+            batch_size=500,
+            normalization=predictor.normalization,
+            shuffle=False,
+        ) as loader,
+        torch.inference_mode(),
+    ):
+        for batch in loader:
+            x, y, z = batch.centers.T.numpy()
+            out[x, y, z] = predictor.network(batch.inputs).flatten().numpy()
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_predicted_store_holds_what_each_cell_would_be_alone(
+    family: str, runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs(family), device="cpu")
+    target = tmp_path / "predicted.zarr"
+    seen: list[tuple[int, int]] = []
+    predict_store(predictor, odd_store, target, on_progress=lambda *done: seen.append(done))
+    predicted = CubeStore.open(target)
+    assert predicted.field_names == ("xhii_predicted",)
+    assert (predicted.redshifts, predicted.mesh) == (odd_store.redshifts, odd_store.mesh)
+    assert predicted.layout == odd_store.layout
+    for redshift in REDSHIFTS:
+        values = predicted.read_field("xhii_predicted", redshift)
+        expected = cell_by_cell(predictor, odd_store, redshift)
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+        assert predicted.statistics("xhii_predicted", redshift).mean == pytest.approx(
+            values.mean(dtype="f8"), rel=1e-12
+        )
+    assert seen[0] == (0, 2 * 19**3)
+    assert seen[-1] == (2 * 19**3, 2 * 19**3)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert not (tmp_path / "predicted.zarr.partial").exists()
+    files = {source.name: source for source in predicted.attributes.sources}
+    assert files["best.pt"].folder == str(runs(family).path)
+    assert files["zarr.json"].folder == str(odd_store.path)
+
+
+def test_arrays_in_array_out(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predict = load(str(runs("residual").path), device="cpu")
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    xhii = predict(fields)
+    assert xhii.shape == (19, 19, 19)
+    assert xhii.dtype == np.float32
+    # The mean density is that of the box here, of its training cells in the store.
+    expected = cell_by_cell(predict, odd_store, 7.5)
+    np.testing.assert_allclose(xhii, expected, atol=0.05)
+    shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
+    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()})
+    np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-5)
+    with pytest.raises(ConfigError, match="needs the fields n_igm, n_src, got n_igm; give n_src"):
+        predict({"n_igm": fields["n_igm"]})
+    with pytest.raises(ConfigError, match="cubes of one mesh"):
+        predict({"n_igm": fields["n_igm"], "n_src": fields["n_src"][1:]})
+
+
+def test_a_stopped_prediction_goes_on_where_it_was(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    predict_store(predictor, odd_store, tmp_path / "whole.zarr")
+    target = tmp_path / "predicted.zarr"
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(predictor, odd_store, target, on_progress=stop)
+    assert not target.exists()
+    other = load(runs("pointwise"), device="cpu")
+    with pytest.raises(StoreExistsError, match="another build of this store was not finished"):
+        predict_store(other, odd_store, target)
+    seen: list[int] = []
+    predict_store(predictor, odd_store, target, on_progress=lambda done, _: seen.append(done))
+    assert 0 < seen[0] < 2 * 19**3
+    for redshift in REDSHIFTS:
+        np.testing.assert_array_equal(
+            CubeStore.open(target).read_field("xhii_predicted", redshift),
+            CubeStore.open(tmp_path / "whole.zarr").read_field("xhii_predicted", redshift),
+        )
+    with pytest.raises(StoreExistsError, match="already exists"):
+        predict_store(predictor, odd_store, target)
+    predict_store(other, odd_store, target, overwrite=True, redshifts=[7.5])
+    assert CubeStore.open(target).redshifts == (7.5,)
+
+
+def test_ranks_share_out_the_shards(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    command = ["predict", "--run", str(runs("residual").path), "--store", str(odd_store.path)]
+    script = tmp_path / "command.py"
+    script.write_text("from ioncli.main import ionmodel\nionmodel()\n")
+    shared = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    result = subprocess.run(
+        [
+            *shared,
+            "--",
+            str(script),
+            *command,
+            "--out",
+            str(tmp_path / "two.zarr"),
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Wrote") == 1
+    predict_store(load(runs("residual"), device="cpu"), odd_store, tmp_path / "one.zarr")
+    for redshift in REDSHIFTS:
+        one, two = (
+            CubeStore.open(tmp_path / f"{name}.zarr").read_field("xhii_predicted", redshift)
+            for name in ("one", "two")
+        )
+        np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+def test_memory_decides_the_tile(runs: Callable[[str], RunFolder], odd_store: CubeStore) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    plan = plan_prediction(predictor, odd_store)
+    assert plan.tile == 64
+    tight = plan_prediction(predictor, odd_store, memory_bytes=plan.memory_bytes - 1)
+    assert tight.tile < plan.tile
+    assert tight.memory_bytes < plan.memory_bytes
+    with pytest.raises(MemoryBudgetError, match=r"takes 1 MB at least.*got 0 MB; raise the mem"):
+        plan_prediction(predictor, odd_store, memory_bytes=1)
+    assert largest_tile(predictor.network, tile_bytes(predictor.network, 32)) == 32
+    with pytest.raises(NotInStoreError):
+        plan_prediction(predictor, odd_store, redshifts=[8.0])
+
+
+def test_what_is_unlike_training_is_told_with_numbers(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    assert check_store(predictor.config, predictor.trained, odd_store, REDSHIFTS) == []
+    cubes = cubes_at(19, (12.0,), seed=5)
+    cubes["n_src"] = (cubes["n_src"] * 4).astype(cubes["n_src"].dtype)
+    other = write_store(tmp_path / "other.zarr", cubes, (12.0,), box_length_cmpc=100.0)
+    told = check_store(predictor.config, predictor.trained, other, [12.0])
+    text = "\n".join(told)
+    assert "a cell is 5.263 cMpc; the network was trained with" in text
+    assert "redshift 12 lies outside of 7.5 to 9" in text
+    assert "the mean of n_src at redshift 12 is" in text
+    assert check_store(predictor.config, None, other, [12.0])[0].startswith("the run does not say")
+
+
+def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="expected a run with at least one finished epoch"):
+        load(tmp_path)
+
+
+def test_tiles_cover_a_block_once() -> None:
+    for shape in ((5, 4, 9), (1, 1, 1), (8, 8, 8)):
+        count = np.zeros(shape, int)
+        for start, cells in tiles_of(shape, 4):
+            count[tuple(slice(a, a + n) for a, n in zip(start, cells, strict=True))] += 1
+        assert (count == 1).all()
+
+
+def test_blocks_wrap_at_the_faces() -> None:
+    fields = np.arange(2 * 5**3, dtype="f4").reshape(2, 5, 5, 5)
+    block = wrapped(fields, (4, 0, 2), (1, 2, 3), 2)
+    expected = np.pad(fields, [(0, 0), *[(2, 2)] * 3], mode="wrap")[:, 4:9, 0:6, 2:9]
+    np.testing.assert_array_equal(block, expected)
