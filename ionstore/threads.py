@@ -33,21 +33,20 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
         What the function raised first. What has not begun then does not begin any more, and the
         calls under way have returned.
     """
-    from dask.base import compute
-    from dask.delayed import delayed
     from dask.system import CPU_COUNT
+    from dask.threaded import get  # `dask.compute` would import distributed, for 0.4 s
 
     # A partial is opaque to dask, which would otherwise look for its own graphs in every item.
     # Among tasks that could all go first dask takes the one with the last key: the first item.
     todo = list(items)
-    tasks = [
-        delayed(partial(function, item), pure=False)(dask_key_name=f"task-{len(todo) - index:012}")
+    tasks = {
+        f"task-{len(todo) - index:012}": (partial(function, item),)
         for index, item in enumerate(todo)
-    ]
+    }
     # One more than processors: while it waits for the disk, the others work.
     # Leaving the pool waits: nothing may still write when an interrupt or an error goes on.
     with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT + 1)) as pool:
-        results = compute(*tasks, scheduler="threads", pool=pool)  # type: ignore[no-untyped-call]
+        results = get(tasks, list(tasks), pool=pool)  # type: ignore[no-untyped-call]
     return cast(list[Result], list(results))
 
 

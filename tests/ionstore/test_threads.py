@@ -1,5 +1,7 @@
 """Tasks on threads: results in order, nothing left running, sums that add up."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,6 +111,15 @@ def test_the_first_of_several_errors_is_raised(processors: Callable[[int], None]
 
     with pytest.raises(KeyError):
         run_in_threads(fail, range(2))
+
+
+def test_threads_wait_for_no_cluster_to_be_imported() -> None:
+    pytest.importorskip("distributed")
+    script = (
+        "import sys; from ionstore.threads import run_in_threads; "
+        "assert run_in_threads(str, [1, 2]) == ['1', '2']; assert 'distributed' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_progress_adds_up_what_all_threads_did(processors: Callable[[int], None]) -> None:
