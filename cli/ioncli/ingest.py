@@ -150,8 +150,9 @@ def ingest(
       n_box            cells along a side of the finest N-body mesh
       seed             of the initial conditions; marks what `ionstore simulate` wrote
 
-    An ingest that was stopped goes on where it was when the same command is run again. STORE is at
-    every moment what it was before or what it is going to be.
+    An ingest that was stopped is taken up when the same command is run again: the simulation is
+    checked once more, parts that were written stay. STORE is at every moment what it was before or
+    what it is going to be.
 
     \b
     Examples:
@@ -172,6 +173,8 @@ def ingest(
     from ionstore.ingest import ingest_cubes
     from ionstore.store import CubeStore
 
+    if append and overwrite:
+        raise click.UsageError("--append adds to STORE, --overwrite replaces it; give one of them")
     paths: dict[str, list[Path]] = {}
     for field, path in maps:
         paths.setdefault(field, []).append(path)
@@ -194,6 +197,8 @@ def ingest(
         given = given.model_copy(update={"box_length_cmpc": box_length_cmpc})
         if dry_run:
             _show(*found(), dict(keep_bits))
+            if store.exists() and not (append or overwrite):
+                options.echo_note(f"{store} exists already: give --append or --overwrite then")
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:
@@ -213,11 +218,21 @@ def ingest(
                     on_note=options.echo_note,
                 )
         except KeyboardInterrupt:
-            click.echo("Stopped; run the same command again to go on from here.", err=True)
+            click.echo(f"Stopped; {_what_is_kept(store)}.", err=True)
             raise click.exceptions.Exit(130) from None
     for line in inventory_lines(inventory):
         click.echo(line)
     options.say_if_the_working_folder_is_gone()
+
+
+def _what_is_kept(store: Path) -> str:
+    from ionstore.attributes import partial_folder
+    from ionstore.places import parse_place
+
+    place = parse_place(store)
+    if isinstance(place, Path) and not partial_folder(place).exists():
+        return "nothing was written yet"
+    return "run the same command again, which keeps the parts that were written"
 
 
 def _echo_fields(detection: "Detection") -> None:

@@ -190,7 +190,9 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
         (["sim", "--h", "nan"], 2, "finite"),
         (["sim", "--keep-bits", "10"], 2, "n_igm=10"),
         (["sim", "--keep-bits", "n_src=10"], 1, "keep_bits must name a field stored as floats"),
-        (["sim", "sim", "--overwrite"], 1, "replaces stores of ionstore only"),
+        (["sim", "sim"], 1, "sim: already exists and is no store of ionstore"),
+        (["sim", "sim", "--append"], 1, "sim: already exists and is no store of ionstore"),
+        (["sim", "sim", "--overwrite"], 1, "sim: already exists and is no store of ionstore"),
         (["empty"], 1, "expected files such as"),
     ],
 )
@@ -261,10 +263,42 @@ def test_an_interrupt_is_answered_in_one_sentence(tmp_path: Path) -> None:
         process.send_signal(signal.SIGCONT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "Stopped; run the same command again to go on from here."
+    kept = "run the same command again, which keeps the parts that were written"
+    assert err.splitlines()[-1] == f"Stopped; {kept}."
     assert "Traceback" not in err
     result = _run(*arguments)
     assert "resuming" in result.stderr
+
+
+def test_an_interrupt_before_anything_was_written_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path / "sim")
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ionstore.first_pass.find_contradictions", interrupted)
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "Stopped; nothing was written yet."
+    assert [path.name for path in tmp_path.iterdir()] == ["sim"]
+
+
+def test_append_and_overwrite_do_not_go_together(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--append", "--overwrite")
+    assert result.exit_code == 2
+    assert "give one of them" in result.stderr
+
+
+def test_a_dry_run_tells_of_a_store_that_is_there(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    assert _run(tmp_path / "sim", tmp_path / "cubes.zarr").exit_code == 0
+    told = "exists already: give --append or --overwrite then"
+    assert told in _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run").stderr
+    again = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run", "--overwrite")
+    assert told not in again.stderr
 
 
 def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:
