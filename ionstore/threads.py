@@ -46,7 +46,7 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     # One more than processors: while it waits for the disk, the others work.
     # Leaving the pool waits: nothing may still write when an interrupt or an error goes on.
     with ThreadPoolExecutor(min(MAX_THREADS, CPU_COUNT + 1)) as pool:
-        results = get(tasks, list(tasks), pool=pool)  # type: ignore[no-untyped-call]
+        results = get(tasks, list(tasks), pool=pool)
     return cast(list[Result], list(results))
 
 
