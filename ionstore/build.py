@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,7 +77,8 @@ class StoreBuild:
     Raises
     ------
     StoreExistsError
-        On entering: if something stands there already, or another build of it is running.
+        On entering: if something stands there already that is no store, may not be replaced or is
+        write-protected, or if another build of it is running.
 
     Notes
     -----
@@ -108,6 +110,7 @@ class StoreBuild:
             if self._is_leftover():
                 self._clear()
             self._check_target()
+            self._check_permissions()
         except BaseException:
             self._leave()
             raise
@@ -176,17 +179,26 @@ class StoreBuild:
     def _check_target(self) -> None:
         if not os.path.lexists(self.place):
             return
-        if not self.overwrite:
-            raise StoreExistsError(
-                f"{self.target}: already exists; choose another store or give --overwrite"
-            )
         try:
             read_root_metadata(self.target)
         except StoreFormatError as error:
             raise StoreExistsError(
-                f"{self.target}: --overwrite replaces stores of ionstore only, and this is none; "
+                f"{self.target}: already exists and is no store of ionstore, so it is not touched; "
                 "move it or choose another store"
             ) from error
+        if not self.overwrite:
+            raise StoreExistsError(
+                f"{self.target}: already exists; choose another store or give --overwrite"
+            )
+
+    def _check_permissions(self) -> None:
+        # A folder that cannot be written to can neither be swapped out nor be emptied then.
+        for folder, _, _ in os.walk(self.place):
+            if not os.access(folder, os.W_OK):
+                raise StoreExistsError(
+                    f"{self.target}: this store is write-protected; make its folders writable "
+                    f"(chmod -R u+w {shlex.quote(str(self.target))}) or work on a copy"
+                )
 
     def _acquire(self) -> None:
         while True:

@@ -316,6 +316,25 @@ def test_a_folder_without_permission_to_write_is_named(
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("protected", [".", "xhii/c/0"])
+@pytest.mark.parametrize("how", ["--append", "--overwrite", "edit"])
+def test_a_store_that_is_write_protected_is_left_alone(
+    simulations: Simulations, tmp_path: Path, how: str, protected: str
+) -> None:
+    target = tmp_path / "my cubes.zarr"
+    simulations.before(how, target)
+    command = ("edit", target, "--h", "0.7")
+    (target / protected).chmod(0o555)
+    said = run(
+        *(command if how == "edit" else simulations.arguments(how, target)),
+        before=("-c", WITHOUT_POWERS),
+    )
+    assert f"{target}: this store is write-protected; " in said
+    assert f"(chmod -R u+w '{target}')" in said
+    is_as_before(how, target, simulations)
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+
+
 @pytest.mark.parametrize(
     ("unreadable", "mode"),
     [("sim", 0o000), ("sim/rho_z9.000.npy", 0o000), ("sim/more", 0o444)],

@@ -41,6 +41,24 @@ def refuse_to_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "full folder", "file"])
+def test_what_is_no_store_is_said_to_be_none_at_once(
+    tmp_path: Path, overwrite: bool, kind: str
+) -> None:
+    target = tmp_path / "mine"
+    if kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+    if kind == "full folder":
+        (target / "notes").write_text("mine")
+    said = r"mine: already exists and is no store of ionstore, .*; move it or choose another store$"
+    with pytest.raises(StoreExistsError, match=said), StoreBuild(target, overwrite=overwrite):
+        pass
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_a_build_whose_plan_cannot_be_read_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
