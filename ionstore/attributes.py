@@ -202,7 +202,7 @@ def _what_is_there(path: StorePath) -> str:
     if not path.exists():
         building = partial_folder(path)
         hint = (
-            f"its build in {building.name} is not finished, run the same ingest again"
+            f"its build in {building.name} is not finished, run the same ingest or edit again"
             if building.exists()
             else "check the path"
         )

@@ -1,13 +1,13 @@
 """`edit_store`: supply what was not known when a store was made."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ionstore.atomic import link_or_copy
-from ionstore.attributes import partial_folder
+from ionstore.attributes import ROOT_METADATA, partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
@@ -17,17 +17,20 @@ from ionstore.objects import ObjectPath
 from ionstore.places import parse_place
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes, write_cell_centers
-from ionstore.units import N_SRC_UNITS, KnownFrame
+from ionstore.units import N_SRC_UNITS, KnownFrame, contradiction_to_frame
 
 
 def edit_store(
     path: Path,
     *,
-    box_length_cmpc: float | None = None,
+    box_length_cmpc: float | Callable[[float | None], float | None] | None = None,
     h: float | None = None,
+    omega_m: float | None = None,
+    omega_b: float | None = None,
     n_src_unit: str | None = None,
     density_frame: KnownFrame | None = None,
     on_opened: Callable[[CubeStore], object] = lambda store: None,
+    on_note: Callable[[str], object] = lambda note: None,
 ) -> CubeStore:
     """Change what a store says about its numbers; the numbers stay.
 
@@ -35,10 +38,13 @@ def edit_store(
     ----------
     path : Path
         Folder of the store, or a symbolic link to it.
-    box_length_cmpc : float, optional
-        Comoving side of the box in cMpc; the coordinates x, y, z follow. As it was by default.
+    box_length_cmpc : float or callable, optional
+        Comoving side of the box in cMpc, or what returns it from h, which is None where it is
+        unknown; the coordinates x, y, z follow. As it was by default.
     h : float, optional
         Hubble constant today in units of 100 km/s/Mpc. As it was by default.
+    omega_m, omega_b : float, optional
+        Density parameters of matter and of baryons today. As they were by default.
     n_src_unit : str, optional
         Unit of sources that are not stored as counts, one of `ionstore.units.N_SRC_UNITS`. As it
         was by default.
@@ -46,6 +52,8 @@ def edit_store(
         Frame of the gas density, whose unit is then g/cm3. As it was by default.
     on_opened : callable
         Called with the store as it is before.
+    on_note : callable
+        Told where the gas density contradicts the frame that it is given.
 
     Returns
     -------
@@ -61,7 +69,8 @@ def edit_store(
     NotInStoreError
         If the store does not hold the field.
     StoreExistsError
-        If the store is being built or edited, or an ingest into it was not finished.
+        If the store is being built or edited, an ingest into it was not finished, or it is
+        write-protected.
     DiskSpaceError
         If the disk is full.
     OSError
@@ -72,9 +81,9 @@ def edit_store(
     The metadata are changed in a copy that shares the shards by hard links (where the file system
     has them), and the copy is swapped in: a reader sees the store before or after, never between.
     """
-    for name, value in (("box length", box_length_cmpc), ("h", h)):
-        if value is not None and not 0 < value < float("inf"):
-            raise SourceDataError(f"the {name} must be positive, got {value}")
+    parameters = _without_nones(h=h, omega_m=omega_m, omega_b=omega_b)
+    for name, value in parameters.items():
+        _check_positive(name, value)
     place = parse_place(path)
     if isinstance(place, ObjectPath):
         raise StoreFormatError(
@@ -84,7 +93,7 @@ def edit_store(
     if not partial_folder(place).exists():
         CubeStore.open(place)  # nothing is made beside what is no store
     # Where an edit was killed between two renames, there is a store once the build is entered.
-    with StoreBuild(place, overwrite=True) as build, full_disk_as_message(build.folder):
+    with full_disk_as_message(place), StoreBuild(place, overwrite=True) as build:
         store = CubeStore.open(place)
         on_opened(store)
         if build.plan() is not None:
@@ -92,27 +101,44 @@ def edit_store(
                 f"{build.folder}: an ingest into this store was not finished; "
                 "finish it, or remove the folder, before editing"
             )
+        cosmology = store.cosmology
+        if parameters:
+            cosmology = dataclasses.replace(cosmology or Cosmology(), **parameters)
+        if callable(box_length_cmpc):
+            box_length_cmpc = box_length_cmpc(cosmology.h if cosmology else None)
+        if box_length_cmpc is not None:
+            _check_positive("box length", box_length_cmpc)
         attributes = {}
         if n_src_unit is not None:
             attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}
         if density_frame is not None:
             store.units(N_IGM.name)  # raises where there is no density
+            means = {one: store.statistics(N_IGM.name, one).mean for one in store.redshifts}
+            contradiction = contradiction_to_frame(density_frame, means, cosmology)
+            if contradiction is not None:
+                on_note(contradiction)
             attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
         build.discard()
-        shutil.copytree(build.place, build.store_path, copy_function=_link)
-        changed = store.attributes
+        _link_tree(build.place, build.store_path)
+        changed = store.attributes.model_copy(update={"cosmology": cosmology})
         if box_length_cmpc is not None:
             changed = changed.model_copy(update={"box_length_cmpc": box_length_cmpc})
             _rewrite_cell_centers(
                 build.store_path, Mesh(store.mesh.cells_per_side, box_length_cmpc)
             )
-        if h is not None:
-            cosmology = dataclasses.replace(store.cosmology or Cosmology(), h=h)
-            changed = changed.model_copy(update={"cosmology": cosmology})
         _update_fields(build.store_path, attributes)
         write_attributes(build.store_path, changed)
         build.publish()
     return CubeStore.open(build.place)
+
+
+def _without_nones(**values: float | None) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise SourceDataError(f"the {name} must be positive, got {value}")
 
 
 def _checked_unit(store: CubeStore, unit: str) -> str:
@@ -141,9 +167,14 @@ def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:
     write_cell_centers(group, mesh)
 
 
-def _link(source: str, target: str) -> None:
-    # Metadata are copied: writing them in place would reach through a link into the old store.
-    if os.path.basename(source) != "zarr.json":
-        link_or_copy(Path(source), Path(target))
-    else:
-        shutil.copy2(source, target)
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a store without its permissions: the copy is to be changed. Shards are shared."""
+    target.mkdir()
+    for path in source.iterdir():
+        if path.is_dir():
+            _link_tree(path, target / path.name)
+        # Metadata are copied: writing them in place would reach through a link into the old store.
+        elif path.name == ROOT_METADATA:
+            shutil.copyfile(path, target / path.name)
+        else:
+            link_or_copy(path, target / path.name)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @options.box_length
 @options.hubble_constant
+@options.matter
+@options.baryons
 @options.n_src_unit
 @click.option(
     "--density-frame",
@@ -25,6 +27,8 @@ def edit(
     store: Path,
     box_length: float | options.LengthPerH | None,
     h: float | None,
+    omega_m: float | None,
+    omega_b: float | None,
     n_src_unit: str | None,
     density_frame: Literal["proper", "comoving"] | None,
 ) -> None:
@@ -40,26 +44,30 @@ def edit(
     given = {
         "box length": box_length,
         "h": h,
+        "omega_m": omega_m,
+        "omega_b": omega_b,
         "unit of n_src": n_src_unit,
         "frame of n_igm": density_frame,
     }
     if all(value is None for value in given.values()):
         raise click.UsageError(
-            "nothing to change: give --box-length, --h, --n-src-unit or --density-frame"
+            "nothing to change: give --box-length, --h, --omega-m, --omega-b, --n-src-unit or "
+            "--density-frame"
         )
     from ionstore.edit import edit_store
-    from ionstore.store import CubeStore
 
+    before: dict[str, str] = {}
     with options.errors_as_messages():
-        opened = CubeStore.open(store)
-        before = _what_it_says(opened)
-        h_known = opened.cosmology.h if h is None and opened.cosmology else h
         edited = edit_store(
             store,
-            box_length_cmpc=options.length_in_cmpc(box_length, h_known),
+            box_length_cmpc=lambda h_known: options.length_in_cmpc(box_length, h_known),
             h=h,
+            omega_m=omega_m,
+            omega_b=omega_b,
             n_src_unit=n_src_unit,
             density_frame=density_frame,
+            on_opened=lambda opened: before.update(_what_it_says(opened)),
+            on_note=options.echo_note,
         )
     after = _what_it_says(edited)
     changes = [
@@ -73,10 +81,13 @@ def edit(
 
 def _what_it_says(store: "CubeStore") -> dict[str, str]:
     """Return what can be edited, in words."""
-    box, cosmology = store.mesh.box_length_cmpc, store.cosmology
+    from ionstore.cosmology import Cosmology
+
+    box, cosmology = store.mesh.box_length_cmpc, store.cosmology or Cosmology()
+    parameters = {name: getattr(cosmology, name) for name in ("h", "omega_m", "omega_b")}
     return {
         "box length": "unknown" if box is None else f"{box:g} cMpc",
-        "h": "unknown" if cosmology is None or cosmology.h is None else f"{cosmology.h:g}",
+        **{n: "unknown" if one is None else f"{one:g}" for n, one in parameters.items()},
         "unit of n_src": store.units("n_src") if "n_src" in store.field_names else "unknown",
         "frame of n_igm": store.frame,
     }

@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,9 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.build import StoreBuild
-from ionstore.cosmology import Cosmology
+from ionstore.cosmology import Cosmology, mean_gas_density
 from ionstore.description import SimulationDescription
 from ionstore.edit import edit_store
-from ionstore.errors import SourceDataError
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 from tests.three_file_sets import files_of, write_set
@@ -193,8 +194,7 @@ def test_an_edit_that_was_killed_between_two_renames_is_repaired_by_the_next(
         patched.setattr(StoreBuild, "_leave", lambda self: self._lock.close())
         assert isinstance(_run(store, "--box-length", "25").exception, ZeroDivisionError)
     assert not store.exists()
-    with pytest.raises(SourceDataError, match="n_src is stored as counts"):
-        edit_store(store, n_src_unit="Msun")
+    assert "n_src is stored as counts" in _run(store, "--n-src-unit", "Msun").stderr
     assert files_of(store) == before
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
 
@@ -217,6 +217,60 @@ def test_an_edit_sees_what_was_edited_while_it_waited_for_its_turn(
     assert edited.mesh.box_length_cmpc == 25.0
     assert edited.cosmology is not None
     assert edited.cosmology.h == 0.6
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_left(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_full(source: Path, target: Path, **_: bool) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(target))
+
+    before = files_of(store)
+    monkeypatch.setattr(shutil, "copyfile", run_full)
+    result = _run(store, "--h", "0.7")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"Error: {store}: the disk is full; free some space and")
+    assert result.stderr.count("\n") == 1
+    assert files_of(store) == before
+    assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
+
+
+def test_folders_that_are_edited_can_be_written_to(store: Path) -> None:
+    (store / "xhii").chmod(0o700)
+    assert _run(store, "--h", "0.7").exit_code == 0
+    assert (store / "xhii").stat().st_mode == (store / "n_igm").stat().st_mode
+
+
+def test_a_frame_that_the_numbers_contradict_is_noted(tmp_path: Path) -> None:
+    known = Cosmology(h=0.7, omega_b=0.044)
+    write_set(tmp_path / "sim", 8)
+    for redshift in (9.0, 7.5):
+        mean = np.full((8, 8, 8), mean_gas_density(known, redshift), "f4")
+        np.save(tmp_path / "sim" / f"rho_z{redshift:.3f}.npy", mean)
+    store = tmp_path / "cubes.zarr"
+    ingest_cubes(tmp_path / "sim", store, given=SimulationDescription(cosmology=known))
+    result = _run(store, "--density-frame", "comoving")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{store}: frame of n_igm comoving (was proper)\n"
+    assert result.stderr == (
+        "Note: n_igm is taken as comoving, although its mean fits proper densities: it is "
+        "4.05e-28 g/cm3 at redshift 9, where the cosmic mean is 4.05e-28 proper and 4.05e-31 "
+        "comoving; a wrong frame is wrong by (1 + redshift)³ = 1e+03\n"
+    )
+    assert _run(store, "--density-frame", "proper").stderr == ""
+    # What is given in the same command counts.
+    told = _run(store, "--density-frame", "proper", "--omega-b", "0.4").stderr
+    assert "its mean is not the cosmic one: it is 4.05e-28" in told
+
+
+def test_density_parameters_supplied_later_reach_the_cosmology(store: Path) -> None:
+    result = _run(store, "--omega-m", "0.27", "--omega-b", "0.044")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{store}: omega_m 0.27 (was unknown), omega_b 0.044 (was unknown)\n"
+    assert CubeStore.open(store).cosmology == Cosmology(omega_m=0.27, omega_b=0.044)
+    result = _run(store, "--omega-b", "0.05", "--h", "0.7")
+    assert result.stdout == f"{store}: h 0.7 (was unknown), omega_b 0.05 (was 0.044)\n"
+    assert CubeStore.open(store).cosmology == Cosmology(h=0.7, omega_m=0.27, omega_b=0.05)
 
 
 def test_what_is_no_store_gets_nothing_beside_it(tmp_path: Path) -> None:
@@ -246,6 +300,8 @@ def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
         (["--h", "inf"], 2, "--h"),
         (["--h", "nan"], 2, "--h"),
         (["--h", "10"], 2, "--h"),
+        (["--omega-m", "0"], 2, "--omega-m"),
+        (["--omega-b", "2"], 2, "--omega-b"),
         (["--n-src-unit", "kg"], 2, "--n-src-unit"),
         (["--n-src-unit", "Msun"], 1, "n_src is stored as counts, whose unit is 1, got Msun; if"),
         (["--density-frame", "unknown"], 2, "--density-frame"),
