@@ -23,14 +23,37 @@ _SCATTERS = 6.0
 _LARGEST = 1.5
 _WEAKEST = 0.1
 
-# Where fields correlate, one of them reversed still does by up to 0.21 of that: near the plane
-# x = z cells stay where they were.
+# Where fields correlate, one of them with other axes still does by up to 0.21 of that: near the
+# plane x = z of reversed ones, say, cells stay where they were.
 _LOST = 1 / 3
+
+_Axes = tuple[int, int, int]
+_REVERSED: _Axes = (2, 1, 0)
+_GIVEN: _Axes = (0, 1, 2)
+_OTHER_ORDERS: tuple[_Axes, ...] = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), _REVERSED)
 
 # At the ends of reionization a neutral fraction cannot be told from an ionized one: what is left
 # neutral in an ionized box is the densest gas, or what is left of voids.
 _MEAN_XHII = (0.1, 0.9)
 _LEAST_STD_XHII = 0.1
+
+# What recombination leaves ionized is 1e-4 of the hydrogen, in cosmic mean. Gas as dense as 1e-20
+# g/cm3, thousands of atoms in a cm3, fills no cell of a cosmological box.
+_LEAST_XHII = 1e-20
+
+# Ionized bubbles are cells at 1 with few just below it; values of other fields thin out upwards.
+_NEARLY_ONE = 0.99
+_JUST_BELOW = 0.98
+_FEWEST_AT_ONE = 0.001  # of the cells
+_PILED_UP = 3.0
+_ROUNDING = 1e-6
+_MANY_ZEROS = 0.1  # of the cells
+
+_INSTEAD = {
+    "n_igm": "the gas density",
+    "n_src": "the numbers or masses of sources",
+    "xhii": "the ionized fraction",
+}
 
 _TRACERS = ("n_igm", "n_src", "src_mass")
 _MEAN_OF_RELATIVE_DENSITY = 0.01
@@ -105,10 +128,11 @@ def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...
     -----
     An ionized fraction that falls where density or sources rise looks like a neutral one, unless
     the box is almost neutral or almost ionized. Two fields that vary together only when the axes
-    of one are reversed were written in different order. A density about 1 is relative to its mean.
-    Many sources that all lie in the first octant belong to a coarser mesh. Correlations count when
-    they are far outside of their scatter over all periodic shifts of the same fields, which knows
-    of their structure what no formula does.
+    of one are permuted were written in different order. A density about 1 is relative to its mean.
+    Many sources that all lie in the first octant belong to a coarser mesh. Fields that were
+    mistaken for each other are told by their ranges. Correlations count when they are far outside
+    of their scatter over all periodic shifts of the same fields, which knows of their structure
+    what no formula does.
 
     Takes about 0.1 s for three fields.
 
@@ -121,6 +145,7 @@ def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...
         name: _Field(name, block_means(values, COARSE_CELLS)) for name, values in fields.items()
     }
     found = [
+        *(_looks_like_another(field) for field in coarse.values()),
         _looks_relative(coarse["n_igm"].values) if "n_igm" in coarse else None,
         _fills_an_octant(coarse["n_src"].values) if "n_src" in coarse else None,
         _looks_neutral(coarse) if "xhii" in coarse else None,
@@ -155,7 +180,7 @@ def correlate(one: Array, other: Array) -> Correlation | None:
     """
     if one.shape != other.shape:
         raise ValueError(f"one and other must share a mesh, got {one.shape} and {other.shape}")
-    return _correlation(_Field("one", one), _Field("other", other), reverse=False)
+    return _correlation(_Field("one", one), _Field("other", other), _GIVEN)
 
 
 class _Field:
@@ -179,17 +204,21 @@ class _Field:
         """Whether shifted copies of it can be told apart."""
         return self.varies and len(self.values) >= _FEWEST_CELLS
 
-    def _transform(self, reverse: bool) -> NDArray[np.complex128]:
-        values = self._standardized
-        transform: NDArray[np.complex128] = np.fft.rfftn(values.T if reverse else values)
+    def r(self, other: Self, axes: _Axes) -> float:
+        """Return the correlation with another field whose axes are permuted."""
+        product = self._standardized * other._standardized.transpose(axes)
+        return float(product.mean())
+
+    def _transform(self, axes: _Axes) -> NDArray[np.complex128]:
+        transform: NDArray[np.complex128] = np.fft.rfftn(self._standardized.transpose(axes))
         return transform
 
 
-def _correlation(one: _Field, other: _Field, *, reverse: bool) -> Correlation | None:
-    """Return the correlation, of the reversed axes of the other field if asked for."""
+def _correlation(one: _Field, other: _Field, axes: _Axes) -> Correlation | None:
+    """Return the correlation with the other field, whose axes are permuted."""
     if not (one.can_tell and other.can_tell):
         return None
-    product = one.transform(False).conj() * other.transform(reverse)
+    product = one.transform(_GIVEN).conj() * other.transform(axes)
     at_shift = np.fft.irfftn(product, one.values.shape, axes=(0, 1, 2)) / one.values.size
     far = at_shift[_far_shifts(len(one.values))]
     return Correlation(
@@ -206,6 +235,45 @@ def _far_shifts(cells: int) -> NDArray[np.bool_]:
     distance_squared = squares[:, None, None] + squares[:, None] + squares
     far: NDArray[np.bool_] = distance_squared >= (_FAR * cells) ** 2
     return far
+
+
+def _looks_like_another(field: _Field) -> Contradiction | None:
+    """Tell a field that was mistaken for another, by values that the one it is said to be lacks."""
+    name, values = field.name, field.values
+    if name not in _INSTEAD or not field.varies:
+        return None
+    least, largest = float(values.min()), float(values.max())
+    at_one = np.count_nonzero(values >= _NEARLY_ONE)
+    below = np.count_nonzero((values >= _JUST_BELOW) & (values < _NEARLY_ONE))
+    is_integral = bool((values == np.rint(values)).all())
+    is_fraction = (
+        least >= 0
+        and largest <= 1 + _ROUNDING
+        and not is_integral
+        and values.std() >= _LEAST_STD_XHII
+        and at_one >= max(_FEWEST_AT_ONE * values.size, _PILED_UP * below, 2)
+    )
+    zeros = np.count_nonzero(values == 0) / values.size
+    said = None
+    if name == "xhii" and least >= 0 and largest <= _LEAST_XHII:
+        said = f"is nowhere above {largest:.2g}, like a gas density in g/cm3"
+    elif name == "n_src" and least > 0 and largest <= _LEAST_XHII:
+        said = f"lies between {least:.2g} and {largest:.2g} everywhere, like a gas density in g/cm3"
+    elif is_fraction and (name == "n_igm" or (name == "n_src" and least > 0)):
+        said = (
+            f"lies between {least:.2g} and {largest:.2g} and near 1 in {at_one / values.size:.1%} "
+            "of its cells, like an ionized fraction"
+        )
+    elif name == "n_igm" and is_integral and least >= 0 and zeros >= _MANY_ZEROS:
+        said = (
+            f"is a whole number everywhere, and 0 in {zeros:.0%} of its cells, like counts of "
+            "sources"
+        )
+    if said is None:
+        return None
+    return Contradiction(
+        (name,), f"{name} {said}; give {_INSTEAD[name]}, or --trust {name} to take it as it is"
+    )
 
 
 def _looks_relative(n_igm: CoarseField) -> Contradiction | None:
@@ -247,7 +315,7 @@ def _looks_neutral(fields: Mapping[str, _Field]) -> Contradiction | None:
         name: correlation
         for name in _TRACERS
         if name in fields
-        and (correlation := _correlation(fields[name], xhii, reverse=False)) is not None
+        and (correlation := _correlation(fields[name], xhii, _GIVEN)) is not None
         and correlation.is_decisive
     }
     if not correlations or any(correlation.r > 0 for correlation in correlations.values()):
@@ -262,21 +330,25 @@ def _looks_neutral(fields: Mapping[str, _Field]) -> Contradiction | None:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two fields, as they are given and with the axes of the second reversed."""
+    """Two fields, as they are given and, where that tells more, with other axes of the second."""
 
     names: tuple[str, str]
     given: Correlation
-    reverse: Correlation
+    axes: _Axes
+    permuted: Correlation | None
 
     @classmethod
     def of(cls, one: _Field, other: _Field) -> Self | None:
         """Return the pair, None where it tells nothing."""
-        given = _correlation(one, other, reverse=False)
+        given = _correlation(one, other, _GIVEN)
         if given is None:
             return None
-        reverse = _correlation(one, other, reverse=True)
-        assert reverse is not None  # it depends on the fields alone
-        return cls((one.name, other.name), given, reverse)
+        strengths = {axes: abs(one.r(other, axes)) for axes in _OTHER_ORDERS}
+        axes = max(strengths, key=lambda axes: strengths[axes])
+        # Only where it may be decisive are its shifted copies worth their time.
+        is_lost = abs(given.r) <= _LOST * strengths[axes] and strengths[axes] >= _WEAKEST
+        permuted = _correlation(one, other, axes) if is_lost else None
+        return cls((one.name, other.name), given, axes, permuted)
 
     @property
     def agrees(self) -> bool:
@@ -285,36 +357,46 @@ class _Pair:
 
     @property
     def disagrees(self) -> bool:
-        """Whether they vary together only when one is reversed."""
-        return self.reverse.is_decisive and abs(self.given.r) <= _LOST * abs(self.reverse.r)
+        """Whether they vary together only when the axes of one are permuted."""
+        return self.permuted is not None and self.permuted.is_decisive
+
+    def order_of(self, name: str) -> _Axes:
+        """Return the axes that one of the fields has to be transposed to, to fit the other."""
+        x, y, z = self.axes if name == self.names[1] else np.argsort(self.axes).tolist()
+        return x, y, z
 
 
 def _written_in_another_order(fields: tuple[_Field, ...]) -> list[Contradiction]:
-    """Tell fields in Fortran order from others in C order."""
+    """Tell fields whose axes are in another order than those of the others."""
     pairs = [pair for two in combinations(fields, 2) if (pair := _Pair.of(*two)) is not None]
     standing = {field.name: 0 for field in fields}
     for pair in pairs:
         for name in pair.names:
             standing[name] += pair.agrees - pair.disagrees
-    found: dict[tuple[str, ...], _Pair] = {}
+    found: dict[tuple[str, ...], tuple[_Pair, Correlation]] = {}
     for pair in pairs:
-        if pair.disagrees:
+        if pair.permuted is not None and pair.disagrees:
             # The wrong one is that which the others speak against, either where none is.
             worst = min(standing[name] for name in pair.names)
             suspects = tuple(name for name in pair.names if standing[name] == worst)
             before = found.get(suspects)
-            if before is None or abs(pair.reverse.r) > abs(before.reverse.r):
-                found[suspects] = pair
-    return [_another_order(suspects, pair) for suspects, pair in found.items()]
+            if before is None or abs(pair.permuted.r) > abs(before[1].r):
+                found[suspects] = pair, pair.permuted
+    return [_another_order(suspects, *strongest) for suspects, strongest in found.items()]
 
 
-def _another_order(suspects: tuple[str, ...], pair: _Pair) -> Contradiction:
+def _another_order(suspects: tuple[str, ...], pair: _Pair, permuted: Correlation) -> Contradiction:
     first, second = pair.names
+    moved = suspects[0] if len(suspects) == 1 else second
+    if pair.axes == _REVERSED:
+        how = "the axes of one are reversed"
+    else:
+        how = f"the axes of {moved} are permuted by transpose{pair.order_of(moved)}"
     what = suspects[0] if len(suspects) == 1 else "one of them"
     trust = " or ".join(f"--trust {name}" for name in suspects)
     return Contradiction(
         suspects,
-        f"{first} and {second} hardly correlate ({pair.given.r:.2f}) until the axes of one are "
-        f"reversed ({pair.reverse.in_words()}): {what} is in another axis order; write it as "
-        f"[x, y, z], or {trust} to take it as it is",
+        f"{first} and {second} hardly correlate ({pair.given.r:.2f}) until {how} "
+        f"({permuted.in_words()}): {what} is in another axis order; write it as [x, y, z], or "
+        f"{trust} to take it as it is",
     )

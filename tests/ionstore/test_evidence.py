@@ -1,7 +1,7 @@
 """Evidence against wrong fields: simulations as they are and made wrong, unrelated fields."""
 
 from collections.abc import Mapping
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import h5py
@@ -54,11 +54,15 @@ def simulated_by_21cmfast_3(place: Path, redshift: str) -> dict[str, Array]:
     return {"n_igm": density, "n_src": n_src, "xhii": 1 - found["IonizedBox"]}
 
 
+OTHER_ORDERS = list(permutations(range(3)))[1:]
 KINDS = {
     "like a neutral fraction": "neutral_fraction",
     "another axis order": "axis_order",
     "divided by its mean": "relative_density",
     "one octant of the box": "coarser_mesh",
+    "like a gas density": "a_density",
+    "like an ionized fraction": "an_ionized_fraction",
+    "like counts of sources": "counts",
 }
 
 
@@ -82,8 +86,31 @@ def test_simulations_are_taken_as_they_are_and_refused_when_made_wrong(
     for name in fields:
         if name == "src_mass" or (name == "n_src" and "src_mass" in fields):
             continue  # two of four fields: see below
-        wrong = {**fields, name: fields[name].transpose()}
-        assert kinds(wrong) == [("axis_order", (name,))]
+        for axes in OTHER_ORDERS:
+            wrong = {**fields, name: fields[name].transpose(axes)}
+            assert kinds(wrong) == [("axis_order", (name,))]
+
+
+@pytest.mark.parametrize(("folder", "redshift"), CASES)
+def test_fields_under_each_others_names_are_told(
+    shared_data: Path, folder: str, redshift: str
+) -> None:
+    fields = simulated(shared_data, folder, redshift)
+    n_igm, n_src, xhii = (fields[name] for name in ("n_igm", "n_src", "xhii"))
+    a_density = ("a_density", ("xhii",))
+    assert kinds({"n_igm": xhii, "n_src": n_src, "xhii": n_igm}) == [
+        ("an_ionized_fraction", ("n_igm",)),
+        a_density,
+    ]
+    # Means of counts over blocks are no whole numbers, and are 0 in fewer cells.
+    counts = [("counts", ("n_igm",))] if folder != "cube200" else []
+    swapped = kinds({"n_igm": n_src, "n_src": n_igm, "xhii": xhii})
+    assert swapped == [*counts, ("a_density", ("n_src",))]
+    assert kinds({"n_igm": n_src, "n_src": xhii, "xhii": n_igm}) == [
+        *counts,
+        ("an_ionized_fraction", ("n_src",)),
+        a_density,
+    ]
 
 
 @pytest.mark.parametrize(("folder", "redshift"), CASES)
@@ -93,8 +120,9 @@ def test_two_fields_are_enough(shared_data: Path, folder: str, redshift: str) ->
     assert kinds(two) == []
     assert kinds({**two, "xhii": 1 - two["xhii"]}) == [("neutral_fraction", ("xhii",))]
     for name, values in two.items():
-        wrong = {**two, name: values.transpose()}
-        assert kinds(wrong) == [("axis_order", ("n_igm", "xhii"))]
+        for axes in OTHER_ORDERS:
+            wrong = {**two, name: values.transpose(axes)}
+            assert kinds(wrong) == [("axis_order", ("n_igm", "xhii"))]
 
 
 def test_all_fields_in_one_order_do_not_contradict_each_other(shared_data: Path) -> None:
@@ -131,6 +159,16 @@ def test_the_numbers_and_the_way_on_are_said(shared_data: Path) -> None:
     (order,) = find_contradictions(two)
     assert "one of them is in another axis order" in order.sentence
     assert "--trust n_igm or --trust xhii" in order.sentence
+    two["xhii"] = fields["xhii"].transpose(1, 2, 0)
+    (order,) = find_contradictions(two)
+    assert "until the axes of xhii are permuted by transpose(2, 0, 1)" in order.sentence
+    (order,) = find_contradictions({**fields, "n_igm": fields["n_igm"].transpose(1, 2, 0)})
+    assert "until the axes of n_igm are permuted by transpose(2, 0, 1)" in order.sentence
+    (density,) = find_contradictions({"xhii": fields["n_igm"]})
+    assert density.sentence == (
+        "xhii is nowhere above 1.2e-27, like a gas density in g/cm3; give the ionized fraction, "
+        "or --trust xhii to take it as it is"
+    )
 
 
 def test_a_density_relative_to_its_mean_is_told(shared_data: Path) -> None:
@@ -228,6 +266,17 @@ EDGES: dict[str, dict[str, Array]] = {
         "n_src": spots(32, 5, 3),
         "xhii": 1 / (1 + np.exp(-smooth(32, -2, 4))),
     },
+    "a trace of ionization": {"n_igm": DENSITY, "xhii": 1e-12 * DENSITY / DENSITY.mean()},
+    "hardly any gas with many empty cells": {"n_igm": 1e-27 * spots(32, 9000, 2)},
+    "a density in units of its largest": {"n_igm": DENSITY / DENSITY.max()},
+    "any fraction as often as another": {
+        "n_igm": np.random.default_rng(1).random((32, 32, 32)),
+        "n_src": np.random.default_rng(2).random((32, 32, 32)),
+    },
+    "whole numbers, none of them 0": {"n_igm": 1.0 + np.arange(32**3).reshape(32, 32, 32) % 7},
+    "sources of tiny rates": {"n_src": 1e-25 * spots(32, 50, 2)},
+    "cells with a source": {"n_src": spots(32, 9000, 2)},
+    "cells with a source, averaged": {"n_src": spots(32, 9000, 2) * (1 - 0.5 * spots(32, 300, 3))},
     "one neutral cell": {"n_igm": DENSITY, "xhii": 1 - (DENSITY.max() == DENSITY)},
     "a gradient across the box": {
         "n_igm": np.tile(np.arange(32) + 1e-28, (32, 32, 1)),
