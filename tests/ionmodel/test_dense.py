@@ -416,7 +416,8 @@ def test_modes_are_not_shared() -> None:
     x = tiles(2, 6, 6, 6)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     evaluated = dense(x)
-    torch.testing.assert_close(dense.train()(x), evaluated, rtol=0, atol=0)
+    assert not any(module.training for module in dense.train().modules())
+    torch.testing.assert_close(dense(x), evaluated, rtol=0, atol=0)
     assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
 
 
