@@ -8,10 +8,8 @@ from pathlib import Path
 from ionstore.errors import StoreFormatError
 from ionstore.objects import ObjectPath, OpenObject, Stamp
 
-# Of `s3://bucket`, a `pathlib.Path` on the way here leaves `s3:/bucket`.
-_OBJECT = re.compile(r"s3:/{1,2}(?P<pieces>[^/].*)?")
-_SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://")
-
+# Of `s3://bucket`, a `pathlib.Path` on the way here leaves `s3:/bucket`. One letter is a drive.
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(/+(?P<pieces>.*))?", re.DOTALL)
 
 StorePath = Path | ObjectPath
 """Where a store or a part of it lies."""
@@ -23,7 +21,8 @@ def parse_place(place: str | os.PathLike[str]) -> StorePath:
     Parameters
     ----------
     place : str or path-like
-        A path, or ``s3://bucket/key``.
+        A path, in which a leading ``~`` is the home folder, or ``s3://bucket/key``. What looks
+        like another address or a home folder is a path where its first part is a folder.
 
     Raises
     ------
@@ -42,16 +41,19 @@ def parse_place(place: str | os.PathLike[str]) -> StorePath:
     if isinstance(place, ObjectPath):
         return place
     text = os.fspath(place)
-    found = _OBJECT.fullmatch(text)
-    if found is None:
-        scheme = _SCHEME.match(text)
-        if scheme is None:
+    address = _ADDRESS.fullmatch(text)
+    if address is None:
+        named = text.startswith("~") and not os.path.isdir(text.split("/")[0])
+        return Path(os.path.expanduser(text) if named else text)
+    scheme, after = address["scheme"], address["pieces"] or ""
+    if scheme.lower() != "s3":
+        if os.path.isdir(f"{scheme}:"):
             return Path(text)
         raise StoreFormatError(
-            f"{text}: a store must be a folder or s3://bucket/key, got {scheme['scheme']}://; "
+            f"{scheme}://{after}: a store must be a folder or s3://bucket/key, got {scheme}://; "
             "other object stores that speak S3 are reached by AWS_ENDPOINT_URL"
         )
-    bucket, *pieces = [*filter(None, (found["pieces"] or "").split("/"))] or [""]
+    bucket, *pieces = [*filter(None, after.split("/"))] or [""]
     if not bucket or not pieces:
         raise StoreFormatError(
             f"s3://{bucket}: a store must have a key in a bucket, got none; "

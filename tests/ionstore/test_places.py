@@ -20,6 +20,8 @@ from ionstore.store import CubeStore
         ("s3://box/a//b/cubes.zarr/", "box", "a/b/cubes.zarr"),
         ("s3:/box/cubes.zarr", "box", "cubes.zarr"),
         (Path("s3://box/run 7/cubes.zarr"), "box", "run 7/cubes.zarr"),
+        ("S3://box/cubes.zarr", "box", "cubes.zarr"),
+        (Path("S3://box/cubes.zarr"), "box", "cubes.zarr"),
     ],
 )
 def test_a_key_in_a_bucket_is_known_by_its_scheme(text: str | Path, bucket: str, key: str) -> None:
@@ -30,10 +32,31 @@ def test_a_key_in_a_bucket_is_known_by_its_scheme(text: str | Path, bucket: str,
     assert parse_place(str(place)) == place
 
 
-@pytest.mark.parametrize("text", ["cubes.zarr", "/data/s3/cubes.zarr", "z=8:new.zarr"])
+@pytest.mark.parametrize(
+    "text", ["cubes.zarr", "/data/s3/cubes.zarr", "z=8:new.zarr", "z:/new.zarr"]
+)
 def test_everything_else_is_a_path(text: str) -> None:
     assert parse_place(text) == Path(text)
     assert isinstance(parse_place(Path(text)), Path)
+
+
+def test_a_home_folder_is_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert (
+        parse_place("~/cubes.zarr") == parse_place(Path("~/cubes.zarr")) == tmp_path / "cubes.zarr"
+    )
+    assert parse_place("~nobody of that name/c.zarr") == Path("~nobody of that name/c.zarr")
+    Path("~").mkdir()
+    assert parse_place("~/cubes.zarr") == Path("~/cubes.zarr")
+
+
+def test_a_folder_may_look_like_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreFormatError, match="got gs://"):
+        parse_place(Path("gs:/box/cubes.zarr"))
+    Path("gs:").mkdir()
+    assert parse_place(Path("gs:/box/cubes.zarr")) == Path("gs:/box/cubes.zarr")
 
 
 @pytest.mark.parametrize(
@@ -42,11 +65,15 @@ def test_everything_else_is_a_path(text: str) -> None:
         ("s3://box", "must have a key in a bucket, got none; name it as in s3://box/cubes.zarr"),
         ("s3://box/", "must have a key in a bucket"),
         ("s3://", "name it as in s3://bucket/cubes.zarr"),
+        (Path("s3://"), "^s3://: a store must have a key in a bucket, got none; name it as in s3:"),
+        (Path("gs://box/cubes.zarr"), "^gs://box/cubes.zarr: a store must be a folder or s3://"),
+        (Path("http://127.0.0.1/cubes.zarr"), "s3://bucket/key, got http://; other object stores"),
+        (Path("gs://"), "got gs://"),
         ("gs://box/cubes.zarr", "must be a folder or s3://bucket/key, got gs://"),
         ("https://box/cubes.zarr", "got https://"),
     ],
 )
-def test_other_addresses_are_refused(text: str, said: str) -> None:
+def test_other_addresses_are_refused(text: str | Path, said: str) -> None:
     with pytest.raises(StoreFormatError, match=said):
         CubeStore.open(text)
 
