@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ionstore.atomic import whole_file
+from ionstore.attributes import read_root_metadata
+from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
+from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError, StoreFormatError
 from ionstore.layout import Corner
 from ionstore.store import CubeStore
 from ionstore.threads import Progress, run_in_threads
@@ -22,6 +24,7 @@ from ionstore.threads import Progress, run_in_threads
 _BLOCK_BYTES = 1 << 23
 _SUB_RECORD_BYTES = 2**31 - 9  # of gfortran and ifort
 _HEADERS_BYTES = 1 << 14
+_PARAMETERS = ("h", "omega_m", "omega_b", "sigma_8", "n_s")
 
 Put = Callable[[Corner, Array], None]
 """Writes a block: its first cell, and its values indexed [x, y, z], from any thread."""
@@ -119,7 +122,7 @@ def export_field(
     NotInStoreError
         If the store has no such field or redshift.
     StoreExistsError
-        If there is a file already.
+        If there is a file already, or it would lie in a store.
     DiskSpaceError
         If the disk cannot hold the file.
     StoreDamageError, StoreFormatError
@@ -167,6 +170,26 @@ def find_format(path: Path) -> ExportFormat:
         ) from None
 
 
+def check_is_outside_stores(path: Path) -> None:
+    """Check that a file is not written into a store, where it would be in the way.
+
+    Raises
+    ------
+    StoreExistsError
+        If a folder above it is a store.
+    """
+    place = Path(os.path.realpath(path.parent))
+    for folder in (place, *place.parents):
+        try:
+            read_root_metadata(folder)
+        except (StoreFormatError, OSError):
+            continue
+        raise StoreExistsError(
+            f"{path}: would lie in the store {folder.name}, which holds nothing but its fields; "
+            "choose a folder outside"
+        )
+
+
 def plan_blocks(cells: int, chunk_cells: int, block_cells: int) -> list[tuple[Corner, Corner]]:
     """Return blocks of whole chunks that fill a mesh, each as long as the mesh along the last axis.
 
@@ -200,6 +223,7 @@ def plan_blocks(cells: int, chunk_cells: int, block_cells: int) -> list[tuple[Co
 def _check_target(path: Path, n_bytes: int, *, overwrite: bool) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    check_is_outside_stores(path)
     if os.path.lexists(path) and not overwrite:
         raise StoreExistsError(f"{path}: already exists; choose another name or give --overwrite")
     if not path.parent.is_dir():
@@ -223,7 +247,7 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_space_error(path, "the disk ran full, no more is") from error
-        if error.filename is None and error.errno is not None:
+        if error.errno is not None and str(error.filename) in ("None", f"{path}.tmp"):
             error.filename = str(path)
         raise
 
@@ -347,16 +371,20 @@ def _hdf5_file(path: Path, exported: Exported) -> Iterator[Put]:
             f'{path.stem}: HDF5 files need the package h5py; pip install "ionstore[hdf5]"'
         ) from error
     store, field = exported.store, exported.field
+    cosmology = store.cosmology or Cosmology()
     attributes = {
         "units": store.units(field),
         "long_name": store.long_name(field),
         "redshift": exported.redshift,
         "box_length_cmpc": store.mesh.box_length_cmpc,
         "frame": store.frame if field == "n_igm" else None,
+        "cosmology": cosmology.name,
+        **{name: getattr(cosmology, name) for name in _PARAMETERS},
     }
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    path.touch()  # its errors are those of the system, in few words
     with h5py.File(path, "w") as file:
         values = file.create_dataset(field, exported.shape, exported.dtype, dcpl=early)
         values.attrs.update({key: one for key, one in attributes.items() if one is not None})

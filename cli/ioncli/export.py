@@ -26,7 +26,7 @@ def export(store: Path, field: str, redshift: float | None, output: Path, overwr
     \b
     Formats, by the suffix of the file:
       .npy        NumPy array [x, y, z], as stored
-      .h5, .hdf5  one dataset [x, y, z] with units, redshift, box length and frame
+      .h5, .hdf5  one dataset [x, y, z] with units, redshift, box length, frame, cosmology
       .bin        C2-Ray: Fortran records, float64 for xhii and float32 for others
       .dat        pyC2Ray: three sizes, then the values in the same order and dtypes
 

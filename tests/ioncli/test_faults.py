@@ -300,7 +300,7 @@ def test_an_export_to_a_read_only_disk_is_refused(
     small_disk.remount("ro")
     exit_code, said = run_here("export", simulations.old_store, "--redshift", "9", "-o", path)
     assert exit_code == 1
-    assert f"{path}.tmp: read-only file system" in said
+    assert f"{path}: read-only file system" in said
     assert not list(small_disk.folder.iterdir())
 
 

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ionstore.cosmology import PLANCK18
 from ionstore.cube import Array
+from ionstore.edit import edit_store
 from ionstore.errors import (
     DiskSpaceError,
     ExportFormatError,
@@ -31,7 +33,7 @@ from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.store_writer import StoredField, create_store, write_attributes
 from tests.conftest import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)
@@ -105,6 +107,22 @@ def test_a_frame_is_said_where_there_is_one(tmp_path: Path) -> None:
     export_field(store, "n_igm", 9.0, tmp_path / "field.h5")
     with h5py.File(tmp_path / "field.h5") as file:
         assert file["n_igm"].attrs["frame"] == "comoving"
+
+
+def test_the_cosmology_is_said_as_far_as_it_is_known(tmp_path: Path, store: CubeStore) -> None:
+    path = Path(shutil.copytree(Path(str(store.path)), tmp_path / "cubes.zarr"))
+    edit_store(path, h=0.7, omega_m=0.27)
+    export_field(CubeStore.open(path), "n_src", 9.0, tmp_path / "field.h5")
+    with h5py.File(tmp_path / "field.h5") as file:
+        told = dict(file["n_src"].attrs)
+    assert (told["h"], told["omega_m"]) == (0.7, 0.27)
+    assert not {"cosmology", "omega_b", "sigma_8", "n_s"} & set(told)
+    write_attributes(path, store.attributes.model_copy(update={"cosmology": PLANCK18}))
+    export_field(CubeStore.open(path), "xhii", 9.0, tmp_path / "field.h5", overwrite=True)
+    with h5py.File(tmp_path / "field.h5") as file:
+        told = dict(file["xhii"].attrs)
+    assert (told["cosmology"], told["h"], told["omega_b"]) == ("Planck18", 0.6766, 0.04897)
+    assert (told["sigma_8"], told["n_s"]) == (0.8102, 0.9665)
 
 
 def records(values: Array) -> bytes:
@@ -241,6 +259,35 @@ def test_files_are_not_replaced_unasked(tmp_path: Path, store: CubeStore) -> Non
     assert os.listdir(tmp_path) == ["field.npy"]
     with pytest.raises(IsADirectoryError):
         export_field(store, "xhii", 9.0, folder_at(tmp_path / "folder.npy"), overwrite=True)
+
+
+@pytest.mark.parametrize("where", [".", "xhii/c", "link"])
+def test_nothing_is_written_into_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: CubeStore, where: str
+) -> None:
+    inside = CubeStore.open(shutil.copytree(Path(str(store.path)), tmp_path / "cubes.zarr"))
+    (tmp_path / "link").symlink_to(tmp_path / "cubes.zarr" / "xhii")
+    before = sorted(tmp_path.rglob("*"))
+    folder = tmp_path / where if where == "link" else tmp_path / "cubes.zarr" / where
+    with pytest.raises(StoreExistsError, match=r"x\.npy: would lie in the store cubes\.zarr, "):
+        export_field(inside, "xhii", 9.0, folder / "x.npy")
+    with pytest.raises(StoreExistsError, match="would lie in the store"):
+        export_field(store, "xhii", 9.0, folder / "x.npy")  # it need not be the same store
+    monkeypatch.chdir(folder)
+    with pytest.raises(StoreExistsError, match="would lie in the store"):
+        export_field(store, "xhii", 9.0, Path("x.npy"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_cannot_be_made_is_named_as_it_was_given(
+    tmp_path: Path, store: CubeStore, suffix: str
+) -> None:
+    path = tmp_path / f"field{suffix}"
+    (tmp_path / f"field{suffix}.tmp").symlink_to(tmp_path / "nowhere" / "x")
+    with pytest.raises(FileNotFoundError) as caught:
+        export_field(store, "xhii", 9.0, path)
+    assert (caught.value.filename, caught.value.strerror) == (str(path), os.strerror(errno.ENOENT))
 
 
 def folder_at(path: Path) -> Path:
