@@ -7,6 +7,7 @@ Checkpointing a whole block would do the same work but update the running statis
 hold all three forms at once.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -40,7 +41,7 @@ def recomputed_block(
     x : Tensor of float32 or float64, shape (batch, channel, width, width, width)
         Input, in the dtype of the weights.
     conv : Conv3d
-        Stride 1, odd kernel, zero padding that keeps the width.
+        Stride 1, dilation 1, one group; zero padding in cells or none.
     norm : BatchNorm3d
         Affine, with running statistics; its mode decides which statistics are used.
     tail : callable
@@ -77,16 +78,18 @@ def recomputed_block(
     Ioffe, Szegedy 2015, Batch normalization, section 3 (the gradients, simplified above).
     Chen et al. 2016, Training deep nets with sublinear memory cost.
     """
-    sample_bytes = conv.out_channels * x.shape[2:].numel() * x.element_size()
+    assert not isinstance(conv.padding, str)
+    n_cells = math.prod(_output_widths(x, conv.weight, conv.padding))
+    sample_bytes = conv.out_channels * n_cells * x.element_size()
     step = max(1, slice_bytes // sample_bytes)
     with _full_precision(x.device.type):
         if not norm.training:
             return _evaluate(x, conv, norm, tail, step)
-        count = x[:, 0].numel()
+        count = len(x) * n_cells
         if count < 2:
             raise ValueError(f"x must have at least 2 values per channel in training, got {count}")
         out, mean, variance = _RecomputedBlock.apply(  # type: ignore[no-untyped-call]
-            x, conv.weight, conv.bias, norm.weight, norm.bias, tail, norm.eps, step
+            x, conv.weight, conv.bias, norm.weight, norm.bias, tail, norm.eps, step, conv.padding
         )
         _update_running_statistics(norm, mean, variance, count)
     assert isinstance(out, Tensor)
@@ -144,8 +147,9 @@ class _RecomputedBlock(torch.autograd.Function):
         tail: Tail,
         eps: float,
         step: int,
+        padding: tuple[int, ...],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        y = _convolve(x, weight, bias, step)
+        y = _convolve(x, weight, bias, padding, step)
         mean, variance = _batch_statistics(y, step)
         out = torch.cat(
             [
@@ -156,17 +160,17 @@ class _RecomputedBlock(torch.autograd.Function):
         ctx.save_for_backward(x, weight, bias, gamma, beta, mean, variance)
         ctx.mark_non_differentiable(mean, variance)
         ctx.set_materialize_grads(False)
-        ctx.tail, ctx.eps, ctx.step = tail, eps, step
+        ctx.tail, ctx.eps, ctx.step, ctx.padding = tail, eps, step, padding
         return out, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 3
+        nothing = (None,) * 4
         if grad_out is None:
             return (None,) * 5 + nothing
         x, weight, bias, gamma, beta, mean, variance = ctx.saved_tensors
-        y = _convolve(x, weight, bias, ctx.step)
+        y = _convolve(x, weight, bias, ctx.padding, ctx.step)
         rows_of_batch = list(_slices(len(x), ctx.step))
         center = _per_channel(mean)
         inverse_std = torch.rsqrt(variance.double() + ctx.eps)
@@ -202,7 +206,9 @@ class _RecomputedBlock(torch.autograd.Function):
                 grad.sub_(mean_grad).sub_(standardized.mul_(mean_product))
                 grad.mul_(_per_channel(gamma) * scale)
                 del standardized
-                parts = _convolution_backward(grad, x[rows], weight, ctx.needs_input_grad[:3])
+                parts = _convolution_backward(
+                    grad, x[rows], weight, ctx.padding, ctx.needs_input_grad[:3]
+                )
                 del grad
                 if grad_x is not None:
                     grad_x[rows] = parts[0]
@@ -223,20 +229,27 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.view(1, -1, 1, 1, 1)
 
 
-def _padding(weight: Tensor) -> list[int]:
-    return [size // 2 for size in weight.shape[2:]]
+def _output_widths(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> list[int]:
+    axes = zip(x.shape[2:], weight.shape[2:], padding, strict=True)
+    return [cells + 2 * pad - kernel + 1 for cells, kernel, pad in axes]
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, step: int) -> Tensor:
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], step: int
+) -> Tensor:
     """Convolve slice by slice into one tensor: the backend's reordered copies stay small."""
-    y = x.new_empty((len(x), len(weight), *x.shape[2:]))
+    y = x.new_empty((len(x), len(weight), *_output_widths(x, weight, padding)))
     for rows in _slices(len(x), step):
-        y[rows] = functional.conv3d(x[rows], weight, bias, padding=_padding(weight))
+        y[rows] = functional.conv3d(x[rows], weight, bias, padding=padding)
     return y
 
 
 def _convolution_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    padding: tuple[int, ...],
+    needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of input, weight and bias; what is not needed is not computed."""
     parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
@@ -245,7 +258,7 @@ def _convolution_backward(
         weight,
         [len(weight)],
         [1, 1, 1],
-        _padding(weight),
+        list(padding),
         [1, 1, 1],
         False,  # transposed
         [0, 0, 0],

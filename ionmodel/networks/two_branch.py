@@ -48,7 +48,6 @@ class TwoBranch(PatchNetwork):
     recompute : bool
         Compute the blocks again in the backward pass, with one slice's memory for each but one
         convolution output (`ionmodel.networks.recompute`). Weights and results are the same.
-        Needs padding.
 
     Attributes
     ----------
@@ -60,8 +59,7 @@ class TwoBranch(PatchNetwork):
     Raises
     ------
     ValueError
-        If a value is outside its range, the neighborhood too narrow for the blocks, or
-        `recompute` is asked for without padding.
+        If a value is outside its range, or the neighborhood too narrow for the blocks.
 
     Notes
     -----
@@ -129,11 +127,6 @@ class TwoBranch(PatchNetwork):
         _check_share("head_dropout", head_dropout)
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and positive, got {kernel}")
-        if recompute and not padding:
-            raise ValueError(
-                "recompute must be off without padding, got recompute=True and padding=False; "
-                "recomputed blocks pad"
-            )
         trimmed = 0 if padding else kernel - 1
         n_blocks = len(block_channels)
         least = _least_radius(n_blocks, trimmed)
@@ -221,7 +214,7 @@ class ConvolutionBlock(nn.Module):
     negative_slope : float
         Slope of the LeakyReLU below 0.
     recompute : bool
-        Keep the input alone for the backward pass; needs padding.
+        Keep the input alone for the backward pass.
     """
 
     def __init__(

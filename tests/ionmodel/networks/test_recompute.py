@@ -88,6 +88,22 @@ def test_gradients_equal_finite_differences(recomputed_slice: int) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False])
+def test_steps_without_padding_equal_stock_modules(shared: bool) -> None:
+    networks = pair(
+        torch.float64, radius=6, shared_branches=shared, padding=False,
+        feature_dropout=0.0, head_dropout=0.0,
+    )  # fmt: skip
+    x = torch.randn(7, 2, 13, 13, 13, dtype=torch.float64)
+    gradients = []
+    for network in networks:
+        inputs = x.clone().requires_grad_()
+        network(inputs).square().sum().backward()
+        gradients.append([inputs.grad, *(weights.grad for weights in network.parameters())])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-8, atol=1e-10)
+    assert_equal_states(networks[1], networks[0], {"rtol": 1e-10, "atol": 1e-12})
+
+
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("radius", [3, 4])
 @pytest.mark.parametrize(

@@ -196,7 +196,6 @@ def test_one_batch_can_be_learned() -> None:
         (3, {}, "radius must be at least 4 for 3 blocks"),
         (17, {"padding": False}, "must be at least 18 for 3 blocks that each take 4 cells off"),
         (3, {"padding": False, **SMALL}, "at least 5 .* halve it, got 3; .* a narrower kernel"),
-        (24, {"padding": False, "recompute": True}, "recompute must be off without padding"),
         (4, {"channels": 0}, "channels must be at least 1, got 0"),
         (4, {"block_channels": ()}, "block_channels must be at least 1 positive numbers"),
         (4, {"block_channels": (16, 0)}, "block_channels"),
