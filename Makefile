@@ -57,6 +57,8 @@ bench: bench/box300.zarr bench/box768.zarr
 	$(BIN)/python benchmarks/region_order.py bench/box300.zarr --memory-budget 250MB
 	$(BIN)/python benchmarks/thread_waiting.py
 	$(BIN)/python benchmarks/codecs.py bench/box300 --redshift 8.397
+	$(BIN)/python benchmarks/ingest.py bench/box300 speed
+	$(BIN)/python benchmarks/ingest.py bench/box256 memory --times 4
 
 clean:
 	rm -rf $(VENV) demo bench build *.egg-info
