@@ -10,8 +10,11 @@ from ionstore.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
 from ionstore.inspection import (
+    HDF5_SUFFIXES,
+    DamagedFile,
     InspectedFile,
     InspectedFolder,
+    UnknownFile,
     damaged_file,
     inspect_file,
     inspect_folder,
@@ -28,6 +31,7 @@ from ionstore.readers.cbin import SIZES_BYTES, check_complete
 
 _FIELDS_OF_SOURCES = ("n_src", "src_mass")
 _NAMES_SHOWN = 6
+_REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,9 @@ class FoundFiles:
     damaged : list of Damage
         Files that cannot be read.
     spare : list of str
-        Names of files of data in the folder that say no field, or that no reader knows.
+        Names of files in the folder that hold numbers, but say no field.
+    ignored : dict of str to str
+        Why a file of data in the folder is not taken for any field, by its name.
     said : dict of str to tuple of str
         What readers said about files, by their names.
     notes : list of str
@@ -109,6 +115,7 @@ class FoundFiles:
     candidates: list[Candidate] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
     spare: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
     said: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -158,7 +165,9 @@ def find_candidates(
             there = [path, *(file.path for file in inside.files)]
             there += [file.path for file in inside.damaged]
             mapped += [os.path.abspath(one) for one in there]
-    _take_folder(found, folder, chosen, maps, mapped)
+    others = tuple(reader for reader in readers if reader not in chosen)
+    inside = inspect_folder(folder, chosen, _says_a_field, others=others)
+    _take_folder(found, folder, _without(inside, mapped), chosen, maps)
     found.candidates = list(
         {
             (one.field, one.redshift, os.path.abspath(one.source.path)): one
@@ -188,6 +197,13 @@ def file_name(path: Path, folder: Path) -> str:
     if absolute.is_relative_to(inside):
         return str(absolute.relative_to(inside))
     return str(absolute if (folder / path).exists() and not path.is_absolute() else path)
+
+
+def ignored_in_words(ignored: Mapping[str, str]) -> str:
+    """Return the first few of the files that are ignored, each with the reason, in one line."""
+    shown = [f"{name} ({reason})" for name, reason in list(ignored.items())[:_REASONS_SHOWN]]
+    more = len(ignored) - len(shown)
+    return f"ignored: {', '.join(shown)}" + (f" and {more:,} more" if more else "")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -224,7 +240,7 @@ def _inspected_for(path: Path, field_name: str, readers: Sequence[FileReader]) -
         if file is None:
             with path.open("rb") as opened:
                 check_complete(path, opened.read(SIZES_BYTES))
-    except SourceDataError as error:
+    except (SourceDataError, OSError) as error:
         damaged = replace(damaged_file(path, readers, error), field=field_name)
         return InspectedFolder((), (damaged,), (), ())
     return InspectedFolder((file,) if file else (), (), (), ())
@@ -237,6 +253,7 @@ def _claim(found: FoundFiles, folder: Path, name: str, path: Path, inside: Inspe
         Damage(name, one.redshift, one.sentence, is_mapped=True)
         for one in inside.damaged
         if one.field in (None, name) or {name, one.field} == set(_FIELDS_OF_SOURCES)
+        if not (one.unread and one.field is None and one.redshift is None)
     ]
     found.damaged += damaged
     ranks = {rank for file in files for rank, _ in _claims(file, name)}
@@ -284,12 +301,11 @@ def _claims(file: InspectedFile, name: str) -> list[tuple[int, FoundField]]:
 def _take_folder(
     found: FoundFiles,
     folder: Path,
+    inside: InspectedFolder,
     readers: Sequence[FileReader],
     maps: Collection[str],
-    mapped: Sequence[str],
 ) -> None:
     """Take the files of the simulation's own folder."""
-    inside = inspect_folder(folder, readers, _says_a_field)
     undated = []
     for file in inside.files:
         name = file_name(file.path, folder)
@@ -301,33 +317,76 @@ def _take_folder(
                 continue
             if one.redshift is None:
                 undated.append(name)
+                found.ignored[name] = "nothing says its redshift"
                 continue
             found.candidates.append(_candidate(one.field, one.redshift, one, file, folder))
-        if not (named or file.contents.notes or os.path.abspath(file.path) in mapped):
+        if not named:
+            found.ignored[name] = _why_spare(file, readers)
+        if not (named or file.contents.notes):
             found.spare.append(name)
-    found.damaged += [
-        Damage(one.field, one.redshift, one.sentence)
-        for one in inside.damaged
-        if os.path.abspath(one.path) not in mapped
-    ]
-    found.spare += [
-        file_name(path, folder) for path in inside.unknown if os.path.abspath(path) not in mapped
-    ]
-    if found.spare:
-        found.notes.append(f"ignored files: {listed(sorted(found.spare))}")
+    unknown = {file_name(one.path, folder): one.reason for one in inside.unknown}
+    found.ignored |= unknown
+    if spare := sorted([*found.spare, *unknown]):
+        found.notes.append(f"ignored files: {listed(spare)}")
     if undated:
         found.notes.append(_without_redshift(undated))
-    unread = [
-        path.name
-        for path in inside.unread
-        if not any(Path(there).is_relative_to(os.path.abspath(path)) for there in mapped)
-    ]
-    if unread:
-        found.notes.append(f"subfolders are not read: {listed(unread)}")
+    _take_damaged(found, folder, inside.damaged)
+    if inside.unread:
+        names = [path.name for path in inside.unread]
+        found.notes.append(f"subfolders are not read: {listed(names)}")
+
+
+def _take_damaged(found: FoundFiles, folder: Path, damaged: Sequence[DamagedFile]) -> None:
+    """Take files that cannot be read for what they would have been, if they would have been any."""
+    unread: dict[str, list[str]] = {}
+    for one in damaged:
+        if one.unread and _is_of_no_use(one):
+            unread.setdefault(one.unread, []).append(file_name(one.path, folder))
+        else:
+            found.damaged.append(Damage(one.field, one.redshift, one.sentence))
+    found.notes += [f"{listed(names)}: {reason}" for reason, names in unread.items()]
+
+
+def _without(inside: InspectedFolder, mapped: Collection[str]) -> InspectedFolder:
+    """Return what a folder holds besides what a user names for fields."""
+
+    def is_left(one: InspectedFile | DamagedFile | UnknownFile) -> bool:
+        return os.path.abspath(one.path) not in mapped
+
+    return InspectedFolder(
+        # What a file holds of other fields than the one it is mapped for is taken as well.
+        tuple(one for one in inside.files if is_left(one) or _says_a_field(one)),
+        tuple(filter(is_left, inside.damaged)),
+        tuple(filter(is_left, inside.unknown)),
+        tuple(
+            path
+            for path in inside.unread
+            if not any(Path(there).is_relative_to(os.path.abspath(path)) for there in mapped)
+        ),
+    )
 
 
 def _says_a_field(file: InspectedFile) -> bool:
     return any(one.field for one in file.contents.fields)
+
+
+def _is_of_no_use(one: DamagedFile) -> bool:
+    """Tell whether no field would be taken from a file: all but HDF5 files need a name for that."""
+    return one.field is None and not one.path.name.endswith(HDF5_SUFFIXES)
+
+
+def _why_spare(file: InspectedFile, readers: Sequence[FileReader]) -> str:
+    """Say what keeps a file that is known from being a field."""
+    if file.contents.notes:
+        return file.contents.notes[0].removeprefix(f"{file.path.name} is left out: ")
+    with_point = file.path.name.replace(",", ".")
+    if with_point != file.path.name and any(reader.named(with_point) for reader in readers):
+        return f"its redshift has a decimal comma; rename it to {with_point}"
+    if not file.contents.fields:
+        return "it holds none of the fields"
+    if all(one.redshift is None for one in file.contents.fields):
+        return "nothing says which field it holds, nor its redshift"
+    return "nothing says which field it holds; name it with --map FIELD=PATH"
 
 
 def _candidate(

@@ -9,10 +9,10 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ionstore.candidates import Candidate, Damage, FoundFiles, listed
+from ionstore.candidates import Candidate, Damage, FoundFiles, ignored_in_words, listed
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.fields import EXTRA, FIELDS, REQUIRED
-from ionstore.readers.file_names import DECIMAL_NUMBER
+from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""
@@ -218,12 +218,24 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
         said = dict.fromkeys(
             line for lines in found.said.values() for line in lines if name in line
         )
+        ignored = {
+            file: reason
+            for file, reason in found.ignored.items()
+            if file not in near and _may_be_at(file, lacking) and reason not in said
+        }
         if any("--map" in line for line in said):  # they say how to go on
-            way_on = ""
+            way_on, ignored = "", {}
+        listed_as_ignored = [ignored_in_words(ignored)] if ignored else []
         yield (
             f"{folder}: {_what_is_missing(name, lacking, of_field, expected)} is required at every "
-            f"redshift; {'; '.join(filter(None, [way_on, *said]))}"
+            f"redshift; {'; '.join(filter(None, [way_on, *said, *listed_as_ignored]))}"
         )
+
+
+def _may_be_at(name: str, redshifts: Sequence[float]) -> bool:
+    """Tell whether the name of a file tells one of these redshifts, or none at all."""
+    told = redshift_in(PurePath(name).name)
+    return told is None or bool(_near(redshifts, told))
 
 
 def _near(redshifts: Iterable[float], redshift: float) -> list[float]:

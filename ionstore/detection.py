@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.candidates import Candidate, FoundFiles, find_candidates
+from ionstore.candidates import Candidate, FoundFiles, find_candidates, ignored_in_words
 from ionstore.completeness import (
     Candidates,
     choose_redshifts,
@@ -29,6 +29,7 @@ from ionstore.description import (
 from ionstore.errors import SourceDataError
 from ionstore.file_selection import ALL_FILES, FileSelection
 from ionstore.gridded_points import GriddedPoints
+from ionstore.inspection import is_store
 from ionstore.quantities import (
     QUANTITY_WORDS,
     check_inputs,
@@ -288,7 +289,14 @@ def _said(found: FoundFiles, candidates: Candidates, problems: Sequence[str] = (
 
 
 def _nothing(folder: Path, found: FoundFiles) -> str:
+    if is_store(folder):
+        return (
+            f"{folder}: expected a folder of simulation output, got a store; `ionstore info "
+            f"{folder}` shows what it holds"
+        )
     said = next(_said(found, {}), "`ionstore formats` lists what is read")
+    if found.ignored:
+        said = ignored_in_words(found.ignored)
     return (
         f"{folder}: expected files such as rho_z8.397.npy, nsrc_z8.397.npy and xHII_z8.397.npy, "
         f"or those of another format, found none; name the folder that holds them; {said}"

@@ -147,6 +147,8 @@ def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
         if magic == NPY_MAGIC:
             header = _read_header(path, file)
             return FlatArray(path, header.shape, header.dtype, header.n_bytes, header.fortran_order)
+    if not magic:
+        raise SourceDataError(f"{path}: it is empty; copy it again")
     if magic[:4] != ZIP_MAGIC:
         raise SourceDataError(
             f"{path}: expected a file of numpy.save or numpy.savez, "

@@ -1,7 +1,9 @@
 import json
 import re
 import shutil
+import struct
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError
 from ionstore.file_selection import FileSelection
 from ionstore.gridded_points import GriddedPoints
+from ionstore.store import CubeStore
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 
@@ -156,6 +159,129 @@ def test_folders_without_a_set_are_refused(tmp_path: Path) -> None:
         detect(tmp_path).simulation()
     with pytest.raises(SourceDataError, match="expected a folder"):
         detect(tmp_path / "none").simulation()
+
+
+def test_links_that_lead_nowhere_hide_no_redshift(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    for prefix in ("rho", "nsrc", "xHII"):
+        (tmp_path / f"{prefix}_z8.000.npy").symlink_to(tmp_path / "archive" / prefix)
+    with pytest.raises(SourceDataError, match=r"_z8\.000\.npy: link to a file that is not there"):
+        detect(tmp_path)
+    detection = detect(tmp_path, FileSelection(redshifts=[9.0]))
+    assert detection.simulation().redshifts == (9.0,)
+    assert len(detection.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "is_needed"), [("movie.npy", False), ("README", False), ("IonizedBox_r1.h5", True)]
+)
+def test_a_link_that_leads_nowhere_is_noted_where_no_field_would_be_taken_from_it(
+    tmp_path: Path, name: str, is_needed: bool
+) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    (tmp_path / name).symlink_to(tmp_path / "archive")
+    if is_needed:
+        with pytest.raises(SourceDataError, match=f"{name}: link to a file that is not there"):
+            detect(tmp_path)
+        return
+    detection = detect(tmp_path)
+    assert detection.problems == ()
+    assert detection.notes == (f"{name}: link to a file that is not there",)
+
+
+def test_a_link_that_leads_nowhere_is_needed_where_it_is_mapped(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 4, ("9.000",))
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "sim" / "xHII_z9.000.npy").rename(tmp_path / "maps" / "cube_9.000.npy")
+    (tmp_path / "maps" / "README").symlink_to(tmp_path / "archive")
+    files = FileSelection(maps={"xhii": [tmp_path / "maps"]})
+    assert detect(tmp_path / "sim", files).problems == ()
+    (tmp_path / "maps" / "cube_8.000.npy").symlink_to(tmp_path / "archive")
+    with pytest.raises(SourceDataError, match=r"cube_8\.000\.npy: link to a file"):
+        detect(tmp_path / "sim", files)
+    files = FileSelection(maps={"xhii": [tmp_path / "maps" / "*.npy"]})
+    with pytest.raises(SourceDataError, match=r"cube_8\.000\.npy: link to a file"):
+        detect(tmp_path / "sim", files)
+
+
+def test_a_file_that_may_not_be_read_is_needed_if_a_field_would_be_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    np.save(tmp_path / "movie.npy", np.zeros(4))
+    opened = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == forbidden:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    forbidden = "movie.npy"
+    detection = detect(tmp_path)
+    assert detection.problems == ()
+    assert detection.notes == ("movie.npy: it cannot be read (Permission denied)",)
+    forbidden = "rho_z9.000.npy"
+    with pytest.raises(SourceDataError, match=r"rho_z9\.000\.npy: it cannot be read \(Perm"):
+        detect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("xfrac3d.npy", None, "nothing says which field it holds, nor its redshift"),
+        ("XFRAC3D_8.000.NPY", None, "nothing says which field it holds; name it with --map"),
+        ("xHII_z8,000.npy", None, "its redshift has a decimal comma; rename it to xHII_z8.000.npy"),
+        ("xfrac3d_8.000.bin", b"<!DOCTYPE html>\n<html>", "it begins with '<!DOCTYPE"),
+        ("8.000v_all.dat", struct.pack("<3i3f", 1, 1, 1, 0, 0, 0), "velocities are not stored"),
+        ("xHII_8.000.h5", b"", "it is empty"),
+        ("xHII_64_model_z08.00", b"\x80\x04\x95\x00", "a pickle can run any code"),
+        ("xfrac3d_8.000.raw", bytes(4 * 4**3), "it has as many bytes as 4³ numbers in float32"),
+    ],
+)
+def test_what_is_ignored_is_named_where_a_field_is_missing(
+    tmp_path: Path, name: str, content: bytes | None, reason: str
+) -> None:
+    write_set(tmp_path, 4, ("9.000", "8.000"))
+    missing = tmp_path / "xHII_z8.000.npy"
+    (tmp_path / "other_9.000.dat").touch()  # of another redshift
+    if content is None:
+        missing.rename(tmp_path / name)
+    else:
+        missing.unlink()
+        (tmp_path / name).write_bytes(content)
+    (problem,) = detect(tmp_path).problems
+    assert problem.startswith(f"{tmp_path}: xHII_z8.000.npy is missing: ")
+    is_alike = f"{name} is there: rename it" in problem
+    assert is_alike == (name == "xHII_z8,000.npy")
+    assert is_alike or f"; ignored: {name} ({reason}" in problem
+    assert "other_9.000.dat" not in problem
+
+
+def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("9.000",))
+    (problem,) = detect(tmp_path, FileSelection("pinion")).problems
+    for name in ("nsrc_z9.000.npy", "rho_z9.000.npy", "xHII_z9.000.npy"):
+        assert f"{name} (its format is three-file-set, which --format leaves out)" in problem
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(path.name.replace(".", ",", 1)))
+    for index in range(2):
+        (tmp_path / f"zeros_{index}").with_suffix(".cbin").write_bytes(
+            struct.pack("<3i", 4, 4, 4) + bytes(4**4)
+        )
+    (problem,) = detect(tmp_path).problems
+    assert "rho_z9,000.npy (its redshift has a decimal comma; rename it to rho_z9.000.npy)" in (
+        problem
+    )
+    assert problem.endswith(" and 2 more")
+
+
+def test_a_store_is_no_simulation(small_store: CubeStore) -> None:
+    (problem,) = detect(Path(str(small_store.path))).problems
+    assert problem == (
+        f"{small_store.path}: expected a folder of simulation output, got a store; "
+        f"`ionstore info {small_store.path}` shows what it holds"
+    )
 
 
 def test_cubes_are_converted_with_what_their_files_tell(tmp_path: Path) -> None:
@@ -450,7 +576,7 @@ def test_a_folder_without_fields_is_refused_with_what_readers_say(tmp_path: Path
     with pytest.raises(SourceDataError, match=r"expected files such as.*`ionstore formats`"):
         detect(tmp_path).simulation()
     (tmp_path / "xHII_64_model_z07.72").write_bytes(b"\x80\x04\x95\x00")
-    with pytest.raises(SourceDataError, match=r"xHII_64_model_z07\.72: a pickle can run any code"):
+    with pytest.raises(SourceDataError, match=r"xHII_64_model_z07\.72 \(a pickle can run any"):
         detect(tmp_path).simulation()
 
 

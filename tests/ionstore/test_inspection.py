@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.inspection import InspectedFile, inspect_file, inspect_folder
+from ionstore.inspection import InspectedFile, InspectedFolder, inspect_file, inspect_folder
 from tests.toy_format import TOYS, toy_field, write_toy
 
 
@@ -50,7 +50,7 @@ def test_all_files_below_are_read_when_none_above_is_wanted(tmp_path: Path) -> N
         "x/c.dat",
         "x/y/b.dat",
     ]
-    assert _names(tmp_path, found.unknown) == ["x/d.bin"]
+    assert _names(tmp_path, tuple(one.path for one in found.unknown)) == ["x/d.bin"]
     assert found.unread == ()
 
 
@@ -94,14 +94,31 @@ def test_damaged_files_are_kept_with_what_their_names_tell(tmp_path: Path) -> No
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that is no file")
 def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.dat")
-    (tmp_path / "b.dat").symlink_to(tmp_path / "nowhere")
     found = inspect_folder(tmp_path, TOYS, _holds_a_field)
-    assert found.files == found.unknown == ()
+    assert found == InspectedFolder((), (), (), ())
 
 
-@pytest.mark.parametrize(("name", "is_refused"), [("a.dat", True), ("notes.txt", False)])
+def test_links_that_lead_nowhere_are_kept_with_what_their_names_tell(tmp_path: Path) -> None:
+    for name in ("xhii_9.000.dat", "notes"):
+        (tmp_path / name).symlink_to("/archive" if name == "notes" else tmp_path / "archive.dat")
+    (tmp_path / "circle.dat").symlink_to(tmp_path / "circle.dat")
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert (found.files, found.unknown) == ((), ())
+    circle, notes, xhii = found.damaged
+    assert (xhii.field, xhii.redshift) == ("xhii", 9.0)
+    assert xhii.sentence == (
+        f"{tmp_path / 'xhii_9.000.dat'}: link to a file that is not there; mount or copy "
+        f"{tmp_path / 'archive.dat'}, or remove the link"
+    )
+    assert {one.unread for one in (circle, notes)} == {"link to a file that is not there"}
+    assert (notes.field, notes.redshift) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("a.dat", None), ("xhii_9.000.dat", "xhii"), ("notes.txt", None)]
+)
 def test_a_file_that_may_not_be_read_is_named_if_it_looks_like_data(
-    tmp_path: Path, name: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, field: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_toy(tmp_path / name, toy_field("xhii", 9.0))
 
@@ -109,8 +126,46 @@ def test_a_file_that_may_not_be_read_is_named_if_it_looks_like_data(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    if not is_refused:
-        assert inspect_folder(tmp_path, TOYS, _holds_a_field).files == ()
+    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    if name == "notes.txt":
+        assert found == InspectedFolder((), (), (), ())
         return
-    with pytest.raises(PermissionError, match=name):
-        inspect_folder(tmp_path, TOYS, _holds_a_field)
+    (file,) = found.damaged
+    assert (file.field, file.unread) == (field, "it cannot be read (Permission denied)")
+    assert file.sentence == (
+        f"{tmp_path / name}: it cannot be read (Permission denied); make it readable, or move it "
+        "away"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html>\n<html>", "it begins with '<!DOCTYPE html>\\n', as no format does"),
+        (b"\xff" * 11, f"it begins with {bytes([255] * 11)!r}, as no format does"),
+        (
+            bytes(4 * 5**3),
+            "it has as many bytes as 5³ numbers in float32 and no header; save them with "
+            "numpy.save",
+        ),
+        (bytes(8 * 65**3), "it has as many bytes as 65³ numbers in float64 and no header"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.dat", "A_8.700.BIN"])
+def test_why_a_file_of_data_is_not_known_is_said(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (unknown,) = inspect_folder(tmp_path, TOYS, _holds_a_field).unknown
+    assert unknown.path == tmp_path / name
+    assert unknown.reason.startswith(reason)
+
+
+def test_a_file_of_a_format_that_is_not_looked_for_is_said_to_be_one(tmp_path: Path) -> None:
+    write_toy(tmp_path / "a.dat", toy_field("xhii", 9.0))
+    write_toy(tmp_path / "b.dat", damaged=True)
+    other, toy = TOYS
+    a, b = inspect_folder(tmp_path, [other], _holds_a_field, others=[toy]).unknown
+    assert a.reason == "its format is toy, which --format leaves out"
+    assert b.reason.startswith('it begins with \'{"toy"')
