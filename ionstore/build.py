@@ -268,8 +268,15 @@ def read_record(path: StorePath) -> dict[str, Any] | None:
 
 
 @contextmanager
-def full_disk_as_message(folder: Path) -> Iterator[None]:
+def full_disk_as_message(folder: Path, *, resumes: bool = True) -> Iterator[None]:
     """Turn a disk that ran full into an error that a user can mend.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it ran full.
+    resumes : bool
+        Whether what was written is kept for the next time.
 
     Raises
     ------
@@ -282,8 +289,8 @@ def full_disk_as_message(folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskSpaceError(
-            f"{folder}: the disk is full; free some space and run the same command again, "
-            "which resumes"
+            f"{folder}: the disk is full; free some space and run the same command again"
+            f"{', which resumes' if resumes else ''}"
         ) from error
 
 

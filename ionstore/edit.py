@@ -93,7 +93,10 @@ def edit_store(
     if not partial_folder(place).exists():
         CubeStore.open(place)  # nothing is made beside what is no store
     # Where an edit was killed between two renames, there is a store once the build is entered.
-    with full_disk_as_message(place), StoreBuild(place, overwrite=True) as build:
+    with (
+        full_disk_as_message(place, resumes=False),
+        StoreBuild(place, overwrite=True) as build,
+    ):
         store = CubeStore.open(place)
         on_opened(store)
         if build.plan() is not None:
