@@ -201,9 +201,13 @@ def file_name(path: Path, folder: Path) -> str:
 
 def ignored_in_words(ignored: Mapping[str, str]) -> str:
     """Return the first few of the files that are ignored, each with the reason, in one line."""
-    shown = [f"{name} ({reason})" for name, reason in list(ignored.items())[:_REASONS_SHOWN]]
-    more = len(ignored) - len(shown)
-    return f"ignored: {', '.join(shown)}" + (f" and {more:,} more" if more else "")
+    alike: dict[str, list[str]] = {}
+    for name, reason in ignored.items():
+        alike.setdefault(reason, []).append(name)
+    shown = list(alike.items())[:_REASONS_SHOWN]
+    more = len(ignored) - sum(len(names) for _, names in shown)
+    words = [f"{listed(names)} ({reason})" for reason, names in shown]
+    return f"ignored: {', '.join(words)}" + (f" and {more:,} more" if more else "")
 
 
 def listed(names: Sequence[str]) -> str:

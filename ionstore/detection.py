@@ -39,7 +39,7 @@ from ionstore.quantities import (
 )
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource, FileReader, PointList, Quantity, Simulation
-from ionstore.readers.source_list import C2RaySources
+from ionstore.readers.source_list import C2RaySources, SourceList
 from ionstore.units import KnownFrame
 
 
@@ -253,7 +253,25 @@ def detect(
         one.format_name == C2RaySources.name for one in _each(candidates)
     ):
         notes.append("source columns are those of text lists, and none is among the files taken")
+    if not source_columns:
+        notes += _left_out_columns(candidates)
     return Detection(candidates, known, tuple(notes), tuple(problems))
+
+
+def _left_out_columns(candidates: Candidates) -> Iterator[str]:
+    """Yield a note for lists of sources of which only one of several columns of masses is taken."""
+    names: dict[tuple[int, int], list[str]] = {}
+    for one in _each(candidates):
+        if isinstance(one.source, SourceList):
+            (column,), last = one.source.columns, one.source.n_columns
+            if last > column:
+                names.setdefault((column, last), []).append(one.name)
+    for (column, last), (name, *others) in names.items():
+        yield (
+            f"{name}: column {column} of {column}-{last} is taken for the mass of a source; "
+            "--source-column chooses others, or several to be summed"
+            + (f" (and {len(others)} more such files)" if others else "")
+        )
 
 
 def _each(candidates: Candidates) -> Iterator[Candidate]:

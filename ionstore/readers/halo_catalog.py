@@ -11,6 +11,7 @@ from ionstore.errors import SourceDataError
 from ionstore.readers.base import OnBytes, PointList
 from ionstore.readers.flat_array import read_pieces
 from ionstore.readers.hdf5_field import opened_hdf5
+from ionstore.readers.mesh_positions import check_masses
 
 POSITIONS, MASSES = "halo_coords", "halo_masses"
 """Datasets of a catalog, of shape (n, 3) and (n,)."""
@@ -65,8 +66,8 @@ class HaloCatalog(PointList):
         Raises
         ------
         SourceDataError
-            If the mesh is not that of the simulation, the file is damaged, or a halo lies out of
-            the box.
+            If the mesh is not that of the simulation, the file is damaged, a halo lies out of the
+            box, or a mass is negative.
         OSError
             If it cannot be read.
 
@@ -87,6 +88,7 @@ class HaloCatalog(PointList):
             for first in range(0, self.n_halos, _ROWS):
                 piece = slice(first, min(first + _ROWS, self.n_halos))
                 weights: Array = masses[piece].astype(np.float64)
+                check_masses(self.path, weights, first)
                 if not self.by_mass:
                     weights = (weights != 0).astype(np.float64)
                 yield self._cells(positions[piece], first), weights

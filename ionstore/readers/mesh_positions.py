@@ -1,4 +1,4 @@
-"""Positions in lists of sources, which are cells of a mesh."""
+"""What lists of sources hold: positions, which are cells of a mesh, and masses."""
 
 from pathlib import Path
 
@@ -46,3 +46,29 @@ def cells_at(
             f"({position}) for source {n_before + off[0] + 1}; give the list of this mesh"
         )
     return positions.astype(np.int64) - counted_from
+
+
+def check_masses(path: Path, masses: Array, n_before: int) -> None:
+    """Check the masses of sources, before those of a cell are added up.
+
+    Parameters
+    ----------
+    path : Path
+        The list, for messages.
+    masses : ndarray of real numbers, shape (n,) or (n, columns)
+        Masses as they are in the list.
+    n_before : int
+        Sources of the list before these, for messages.
+
+    Raises
+    ------
+    SourceDataError
+        If one is negative.
+    """
+    negative = np.argwhere(masses < 0)
+    if len(negative):
+        first = tuple(negative[0])
+        raise SourceDataError(
+            f"{path}: masses of sources cannot be negative, got {masses[first]:g} for source "
+            f"{n_before + first[0] + 1}; mend the list"
+        )

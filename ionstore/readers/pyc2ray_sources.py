@@ -12,7 +12,7 @@ from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes,
 from ionstore.readers.file_names import redshift_in
 from ionstore.readers.flat_array import read_pieces
 from ionstore.readers.hdf5_field import HDF5_MAGIC, number, opened_hdf5
-from ionstore.readers.mesh_positions import cells_at
+from ionstore.readers.mesh_positions import cells_at, check_masses
 
 _POSITIONS, _MASSES = "sources_positions", "sources_mass"
 _SOLAR_MASS = "Solar Mass"  # the converter writes no other unit
@@ -51,7 +51,7 @@ class ConvertedSourceList(PointList):
         Raises
         ------
         SourceDataError
-            If the file is damaged, or a source lies off the mesh.
+            If the file is damaged, a source lies off the mesh, or a mass is negative.
         OSError
             If it cannot be read.
         """
@@ -63,7 +63,9 @@ class ConvertedSourceList(PointList):
                 cells = cells_at(
                     self.path, positions[piece], mesh_cells, counted_from=0, n_before=first
                 )
-                yield cells, masses[piece].astype(np.float64)
+                weights: Array = masses[piece].astype(np.float64)
+                check_masses(self.path, weights, first)
+                yield cells, weights
 
 
 class PyC2RaySources(FileReader):

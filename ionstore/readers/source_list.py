@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -25,7 +25,7 @@ from ionstore.readers.base import (
     naming,
 )
 from ionstore.readers.file_names import redshift_in
-from ionstore.readers.mesh_positions import cells_at
+from ionstore.readers.mesh_positions import cells_at, check_masses
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _TEXT_BYTES = 1 << 22
@@ -51,6 +51,9 @@ class SourceList(PointList):
         The file.
     columns : tuple of int
         Columns that are added up to the mass of a source, counted from 1.
+    n_columns : int
+        Columns that the file seems to have, going by the line of its first source; 0 where its
+        beginning does not tell.
 
     Notes
     -----
@@ -61,6 +64,7 @@ class SourceList(PointList):
 
     path: Path
     columns: tuple[int, ...] = (_POSITION_COLUMNS + 1,)
+    n_columns: int = field(default=0, compare=False)
 
     def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
         """Yield all sources once, in pieces; positions in the file are counted from 1.
@@ -82,7 +86,8 @@ class SourceList(PointList):
         Raises
         ------
         SourceDataError
-            If the file is truncated or damaged, has no such column, or a source lies off the mesh.
+            If the file is truncated or damaged, has no such column, a source lies off the mesh, or
+            a mass is negative.
         OSError
             If it cannot be read.
         """
@@ -99,7 +104,9 @@ class SourceList(PointList):
                 rows = rows.reshape(n_here, n_columns)
                 positions = rows[:, :_POSITION_COLUMNS]
                 cells = cells_at(self.path, positions, mesh_cells, counted_from=1, n_before=done)
-                yield cells, rows[:, [column - 1 for column in self.columns]].sum(axis=1)
+                masses = rows[:, [column - 1 for column in self.columns]]
+                check_masses(self.path, masses, done)
+                yield cells, masses.sum(axis=1)
                 done += n_here
         if done != n_sources or begun.size:
             raise SourceDataError(f"{self.path}: the file changed while it was read; try again")
@@ -118,8 +125,8 @@ class SourceList(PointList):
         n_columns = n_numbers // n_sources
         if max(self.columns) > n_columns:
             raise SourceDataError(
-                f"{self.path}: a source column must be one of {_POSITION_COLUMNS + 1} to "
-                f"{n_columns}, the file has no more, got {max(self.columns)}"
+                f"{self.path}: there is no column {max(self.columns)}, masses are in columns "
+                f"{_POSITION_COLUMNS + 1} to {n_columns}; choose among these with --source-column"
             )
         return n_columns
 
@@ -237,9 +244,9 @@ class C2RaySources(FileReader):
             return None
         # Column 4 of the sources that a run has used is a mass times their efficiency.
         quantity: Quantity = "sources" if "wfgamma" in path.name else "grid_mass"
-        sources = SourceList(path, self.columns)
-        field = "n_src" if named else None
-        return FileContents((FoundField(field, redshift_in(path.name), sources, quantity),))
+        sources = SourceList(path, self.columns, _columns_of_first_source(text))
+        name = "n_src" if named else None
+        return FileContents((FoundField(name, redshift_in(path.name), sources, quantity),))
 
     def named(self, name: str) -> tuple[str, float | None] | None:
         """Return field and redshift that the name of a file tells, None where it tells no field."""
@@ -315,6 +322,13 @@ def _begins_as_list(text: bytes, *, is_named: bool) -> bool:
         and all(map(_COUNT.fullmatch, [*count, *position]))
         and _REAL.fullmatch(mass) is not None
     )
+
+
+def _columns_of_first_source(text: bytes) -> int:
+    """Return the numbers in the line of the first source, 0 where the text does not hold it all."""
+    _, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
+    line, end, _ = rest.lstrip().partition(b"\n")
+    return len(line.split()) if end else 0
 
 
 def _number_begins(text: bytes) -> Array:

@@ -16,6 +16,7 @@ from ionstore.detection import Detection, detect
 from ionstore.errors import SourceDataError
 from ionstore.file_selection import FileSelection
 from ionstore.gridded_points import GriddedPoints
+from ionstore.readers.source_list import C2RaySources
 from ionstore.store import CubeStore
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
@@ -261,8 +262,10 @@ def test_what_is_ignored_is_named_where_a_field_is_missing(
 def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path: Path) -> None:
     write_set(tmp_path, 4, ("9.000",))
     (problem,) = detect(tmp_path, FileSelection("pinion")).problems
-    for name in ("nsrc_z9.000.npy", "rho_z9.000.npy", "xHII_z9.000.npy"):
-        assert f"{name} (its format is three-file-set, which --format leaves out)" in problem
+    assert problem.endswith(
+        "ignored: nsrc_z9.000.npy, rho_z9.000.npy, xHII_z9.000.npy (its format is three-file-set, "
+        "which --format leaves out)"
+    )
     for path in list(tmp_path.iterdir()):
         path.rename(path.with_name(path.name.replace(".", ",", 1)))
     for index in range(2):
@@ -274,6 +277,13 @@ def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path
         problem
     )
     assert problem.endswith(" and 2 more")
+    for path in tmp_path.glob("*.npy"):
+        path.unlink()
+    (problem,) = detect(tmp_path).problems
+    assert problem.endswith(
+        "; ignored: zeros_0.cbin, zeros_1.cbin (nothing says which field it holds, nor its "
+        "redshift)"
+    )
 
 
 def test_a_store_is_no_simulation(small_store: CubeStore) -> None:
@@ -599,6 +609,22 @@ def test_source_columns_are_summed(tmp_path: Path) -> None:
         assert values.sum() == sum(expected)
     with pytest.raises(SourceDataError, match="choose from 4 on"):
         detect(tmp_path, FileSelection(source_columns=[3]))
+
+
+def test_columns_that_are_left_out_are_noted(tmp_path: Path) -> None:
+    write_toys(tmp_path, 9.0, 8.0, fields=("n_igm", "xhii"))
+    for z in (9.0, 8.0):
+        (tmp_path / f"{z:.3f}_sources.dat").write_text("1\n1 1 1 5. 6. 7.\n")
+    readers = (*TOYS, C2RaySources())
+    assert detect(tmp_path, given=C2RAY, readers=readers).notes == (
+        "8.000_sources.dat: column 4 of 4-6 is taken for the mass of a source; --source-column "
+        "chooses others, or several to be summed (and 1 more such files)",
+    )
+    chosen = FileSelection(source_columns=(4,))
+    assert detect(tmp_path, chosen, given=C2RAY, readers=readers).notes == ()
+    for z in (9.0, 8.0):
+        (tmp_path / f"{z:.3f}_sources.dat").write_text("1\n1 1 1 5.\n")
+    assert detect(tmp_path, given=C2RAY, readers=readers).notes == ()
 
 
 def test_source_columns_that_nothing_has_are_noted(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_halos_whose_mass_was_set_to_0_are_none(tmp_path: Path) -> None:
     assert gridded(_by_mass(catalog))[0, 0, 0] == 12
 
 
+@pytest.mark.parametrize("by_mass", [True, False])
+def test_a_negative_mass_is_refused(tmp_path: Path, by_mass: bool) -> None:
+    masses = np.array([9, 5, -2, 7], "f4")
+    catalog = _catalog(tmp_path / "a.h5", np.zeros((4, 3), "f4"), masses, size=1.0, mesh=2)
+    with pytest.raises(SourceDataError, match="got -2 for source 3"):
+        gridded(_by_mass(catalog) if by_mass else catalog)
+
+
 def test_catalogs_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(halo_catalog, "_ROWS", 4)
     positions = np.random.default_rng(1).random((10, 3)) * 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.mesh_positions import cells_at
+from ionstore.readers.mesh_positions import cells_at, check_masses
 
 
 @pytest.mark.parametrize("counted_from", [0, 1])
@@ -25,3 +25,14 @@ def test_the_first_source_off_the_mesh_is_named(counted_from: int, off: float, a
     said = rf"a\.dat: .* from {counted_from} to {counted_from + 2}, got .* for source 14; give"
     with pytest.raises(SourceDataError, match=said):
         cells_at(Path("a.dat"), positions, 3, counted_from=counted_from, n_before=10)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2)])
+def test_the_first_negative_mass_is_named(shape: tuple[int, ...]) -> None:
+    masses = np.ones(shape)
+    masses[0] = 0.0
+    masses[1] = np.nan  # is met where the cells are looked at
+    check_masses(Path("a.dat"), masses, 10)
+    masses[3:] = -1.5
+    with pytest.raises(SourceDataError, match=r"a\.dat: .* got -1\.5 for source 14; mend"):
+        check_masses(Path("a.dat"), masses, 10)

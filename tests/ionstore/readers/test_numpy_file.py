@@ -67,6 +67,12 @@ def test_the_field_is_found_among_several_members(tmp_path: Path) -> None:
         open_numpy_file(tmp_path / "a.npz", "xHII")
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(SourceDataError, match=r"a\.npy: it is empty; copy it again"):
+        open_numpy_file(tmp_path / "a.npy", "a")
+
+
 @pytest.mark.parametrize("kept", [5, 60, 300])
 def test_truncated_arrays_are_named(tmp_path: Path, kept: int) -> None:
     np.save(tmp_path / "a.npy", CUBE)

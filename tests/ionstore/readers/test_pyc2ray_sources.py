@@ -59,6 +59,13 @@ def test_sources_are_read_in_pieces(
     np.testing.assert_array_equal(weights, masses)
 
 
+def test_a_negative_mass_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ionstore.readers.pyc2ray_sources._ROWS", 2)
+    path = _write(tmp_path / "list.hdf5", np.zeros((4, 3)), np.array([9.0, 5.0, 7.0, -2.0]))
+    with pytest.raises(SourceDataError, match="got -2 for source 4"):
+        _points(the_field(inspected(PyC2RaySources(), path)).source)
+
+
 def test_the_sample_is_the_gridded_masses() -> None:
     path = SAMPLES / "pyc2ray" / "8.700-coarsest_wsubgrid_sources.hdf5"
     found = the_field(inspected(PyC2RaySources(), path))

@@ -71,7 +71,8 @@ def test_sources_are_read_whatever_the_pieces_and_lines(
         ("1.5E+03", 1500.0),
         ("1.5-103", 1.5e-103),
         ("+1.5+103", 1.5e103),
-        ("-.5e1", -5.0),
+        ("+.5e1", 5.0),
+        ("-.0e1", 0.0),
         ("3.", 3.0),
         ("1500", 1500.0),
     ],
@@ -112,7 +113,7 @@ def test_columns_are_added_up(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = _written(tmp_path / "9.000_sources.dat", _text(_sources(n_masses=2)))
-    with pytest.raises(SourceDataError, match=r"must be one of 4 to 5, .* got 6"):
+    with pytest.raises(SourceDataError, match="no column 6, masses are in columns 4 to 5;"):
         _points(path, (4, 6))
 
 
@@ -170,6 +171,33 @@ def test_damage_is_named(
     monkeypatch.setattr("ionstore.readers.source_list._TEXT_BYTES", 1 << 15)
     with pytest.raises(SourceDataError, match=message):
         _points(_written(tmp_path / "9.000_sources.dat", text))
+
+
+@pytest.mark.parametrize("columns", [(4,), (4, 5)])
+def test_a_negative_mass_is_refused_whatever_its_cell_adds_up_to(
+    tmp_path: Path, columns: tuple[int, ...]
+) -> None:
+    text = b"3\n1 1 1 5. 9.\n1 1 1 -2. 9.\n1 1 1 4. 9.\n"
+    with pytest.raises(SourceDataError, match="cannot be negative, got -2 for source 2; mend"):
+        _points(_written(tmp_path / "9.000_sources.dat", text), columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_columns"),
+    [
+        (b"1\n1 2 3 4. 5.\n", 5),
+        (b"0\n", 0),
+        (b"2\n\n1,2,3,4.\n1 2 3 4.\n", 4),
+        (b"1\n1 2 3 4.", 0),
+        (b"1\n1 2 3 4. 5. 6. 7.\n" + 9000 * b" ", 7),
+    ],
+)
+def test_the_first_source_tells_the_columns(tmp_path: Path, text: bytes, n_columns: int) -> None:
+    found = the_field(
+        inspected(C2RaySources(), _written(tmp_path / "9.000_sources.dat", text))
+    ).source
+    assert isinstance(found, SourceList)
+    assert found.n_columns == n_columns
 
 
 @pytest.mark.parametrize("position", ["0 1 1", "1 10 1", "1 1 -1", "1.5 1 1", "nan 1 1"])
