@@ -42,6 +42,7 @@ _KINDS = {
     "n_box": "a whole number",
     "seed": "a whole number",
 }
+_TEXTS = {"name", "density_frame", "n_src_units"}
 _CHARACTERS_SHOWN = 40
 _ROUNDING = 1e-5  # numbers that went through float32 or a printed table
 
@@ -168,7 +169,10 @@ def read_description(folder: Path) -> SimulationDescription:
     of_cosmology = cosmology.items() if isinstance(cosmology, dict) else ()
     known = {*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__}
     for key, value in (*told.items(), *of_cosmology):
-        if isinstance(value, bool) and key in known:  # which pydantic takes for 0 and 1
+        # Pydantic takes true for 1, and "714" for 714.
+        if key in known and (
+            isinstance(value, bool) or (isinstance(value, str) and key not in _TEXTS)
+        ):
             raise _is_of_another_kind(path, key, value)
     try:
         return SimulationDescription.model_validate(told)
@@ -225,4 +229,12 @@ def _check(known: Mapping[str, float | int | str]) -> None:
             raise SourceDataError(f"{required}, got {value}")
     unit = known.get("n_src_units")
     if unit is not None and unit not in N_SRC_UNITS:
-        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")
+        raise SourceDataError(
+            f"the unit of n_src must be one of {', '.join(N_SRC_UNITS)}, got {unit}"
+        )
+    baryons, matter = (known.get(name) for name in ("omega_b", "omega_m"))
+    if baryons is not None and matter is not None and float(baryons) > float(matter):
+        raise SourceDataError(
+            f"omega_b must not be above omega_m, which counts baryons as well, got {baryons} and "
+            f"{matter}; check --omega-b and --omega-m"
+        )

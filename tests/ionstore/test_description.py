@@ -113,6 +113,13 @@ def test_numbers_that_were_rounded_are_no_contradiction() -> None:
     assert known.cosmology == Cosmology(h=0.6766)
 
 
+def test_baryons_are_matter_whoever_says_both() -> None:
+    told = SimulationDescription(cosmology=Cosmology(omega_m=0.3, omega_b=0.3))
+    assert _describe(told)[0].cosmology == told.cosmology
+    with pytest.raises(SourceDataError, match=r"got 0\.3 and 0\.27; check --omega-b"):
+        _describe(told, given=SimulationDescription(cosmology=Cosmology(omega_m=0.27)))
+
+
 def test_two_names_of_one_cosmology_are_no_contradiction() -> None:
     told = [SimulationDescription(cosmology=Cosmology(name, h=0.7)) for name in ("A", "B")]
     known, _ = _describe(*told)
@@ -130,7 +137,8 @@ def test_two_names_of_one_cosmology_are_no_contradiction() -> None:
         ({"n_box": 0}, "n_box must be positive"),
         ({"sigma_8": -5.0}, "sigma_8 must lie between 0 and 10"),
         ({"n_s": 0.0}, "n_s must lie between 0 and 10"),
-        ({"n_src_units": "kg"}, "unit of n_src must be one of"),
+        ({"n_src_units": "kg"}, "unit of n_src must be one of Msun, grid_mass, 1, got kg"),
+        ({"omega_m": 0.04, "omega_b": 0.05}, r"omega_b must not be above omega_m.*0\.05 and 0\.04"),
     ],
 )
 def test_values_out_of_range_are_refused_whoever_says_them(
@@ -154,6 +162,9 @@ def test_values_out_of_range_are_refused_whoever_says_them(
         ('{"cosmology": {"h": "small"}}', 'h must be a number, got "small"'),
         ('{"box_length_cmpc": true}', "box_length_cmpc must be a number, got true"),
         ('{"cosmology": {"h": true}}', "h must be a number, got true"),
+        ('{"box_length_cmpc": "714"}', 'box_length_cmpc must be a number, got "714"'),
+        ('{"cosmology": {"h": "0.7"}}', 'h must be a number, got "0.7"'),
+        ('{"n_box": "60"}', 'n_box must be a whole number, got "60"'),
         ('{"density_frame": "its own"}', 'must be "proper" or "comoving", got "its own"'),
         ('{"n_src_units": 1}', 'n_src_units must be one of "Msun", "grid_mass", "1", got 1'),
         ('{"seed": "' + "3" * 50 + 'x"}', 'seed must be a whole number, got "3{39}…; mend'),
