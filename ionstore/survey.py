@@ -177,7 +177,7 @@ class _Tally:
             self._add(values[first : first + _SLICE_CELLS])
 
     def _add(self, values: Array) -> None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # of NaN that signal
             single = values.astype(np.float32, copy=False)
         n_not_finite = _count_not_finite(single.view(np.uint32))
         if n_not_finite:

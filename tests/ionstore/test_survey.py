@@ -48,6 +48,12 @@ def test_a_value_that_is_not_finite_is_met_wherever_it_is(
         surveyed(tmp_path, values)
 
 
+def test_nan_that_signal_are_met_without_a_warning(tmp_path: Path) -> None:
+    signaling = np.array([1, 0x7FF0000000000001], "<u8").view("<f8")
+    with pytest.raises(SourceDataError, match="got NaN or infinity in 1 cell; mend"):
+        surveyed(tmp_path, signaling)
+
+
 def test_numbers_that_float32_cannot_hold_are_named(tmp_path: Path) -> None:
     values = np.ones(N_CELLS)
     values[40_000] = 1e39
