@@ -159,10 +159,12 @@ def there_twice(folder: Path, candidates: Candidates) -> Iterator[str]:
         again = [redshift for redshift, at in of_field.items() if len(at) > 1]
         if not again:
             continue
-        more = f" and at {len(again) - 1} more" if len(again) > 1 else ""
+        where = f"at redshift {again[-1]:g}"
+        if len(again) > 1:
+            where = f"is there more than once at {len(again)} redshifts; {where} it"
         yield (
-            f"{folder}: {name} at redshift {again[-1]:g}{more} is there "
-            f"{_choice(of_field, again[-1])}, or remove the others"
+            f"{folder}: {name} {where} is there {_choice(of_field, again[-1])}, or remove the "
+            "others"
         )
 
 

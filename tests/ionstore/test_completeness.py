@@ -168,7 +168,9 @@ def test_what_is_there_twice_is_named_with_the_way_on() -> None:
 def test_a_choice_at_many_redshifts_is_a_pattern() -> None:
     again = [("n_src", z, f"{z:.3f}-used.dat") for z in (9.0, 8.0, 7.0)]
     (said,) = there_twice(FOLDER, _grouped(*again, *_complete(9.0, 8.0, 7.0)))
-    assert said.startswith("sim: n_src at redshift 9 and at 2 more is there twice")
+    assert said.startswith(
+        "sim: n_src is there more than once at 3 redshifts; at redshift 9 it is there twice, "
+    )
     assert "--map 'n_src=sim/*-used.dat'" in said
     hashed = [("xhii", z, f"IonizedBox_{int(z):032x}_r77.h5") for z in (9.0, 8.0)]
     (said,) = there_twice(FOLDER, _grouped(*hashed, *_complete(9.0)))
