@@ -87,7 +87,7 @@ class CubeStore:
             )
         return cls(place, root)
 
-    def __reduce__(self) -> tuple[Callable[[str], Self], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, ...]]:
         return type(self).open, (str(self.path),)
 
     def __repr__(self) -> str:

@@ -44,7 +44,7 @@ class StoredField:
     Parameters
     ----------
     name : str
-        Name of the field, one of `ionstore.fields.FIELDS`.
+        Name of the field, one of `ionstore.fields.FIELDS` unless `long_name` is given.
     dtype : str
         "float32", "uint8" or "uint16".
     units : str
@@ -53,6 +53,8 @@ class StoredField:
         Frame of a density.
     keep_bits : int, optional
         Bits of the mantissa that the values were rounded to.
+    long_name : str, optional
+        CF ``long_name``; that of the field's name by default.
     """
 
     name: str
@@ -60,6 +62,7 @@ class StoredField:
     units: str
     frame: Frame | None = None
     keep_bits: int | None = None
+    long_name: str | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -69,11 +72,11 @@ class StoredField:
 
     def cf_attributes(self) -> dict[str, Any]:
         """Return the attributes of the array, without those that do not apply."""
-        field = FIELDS[self.name]
+        known = FIELDS.get(self.name)
         attributes = {
             "units": self.units,
-            "long_name": field.long_name,
-            "standard_name": field.standard_name,
+            "long_name": self.long_name or FIELDS[self.name].long_name,
+            "standard_name": known and known.standard_name,
             "frame": self.frame,
             "keep_bits": self.keep_bits,
         }
@@ -108,10 +111,14 @@ class StoreWriter:
     @cached_property
     def shards(self) -> ShardWriter:
         """What writes the shards of its fields."""
+        arrays = {
+            path.parent.name: json.loads(path.read_bytes())
+            for path in sorted(self.path.glob(f"*/{ROOT_METADATA}"))
+        }
         metadata = {
-            name: json.loads((self.path / name / ROOT_METADATA).read_bytes())
-            for name in FIELDS
-            if (self.path / name).exists()
+            name: array
+            for name, array in arrays.items()
+            if tuple(array["dimension_names"]) == DIMENSIONS
         }
         encodings = {
             name: Encoding(np.dtype(array["data_type"]), stored_compression(array))

@@ -1,0 +1,162 @@
+"""What every derived channel promises, and which ones a configuration asks for."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from ionmodel.channels import CHANNELS
+from ionmodel.errors import ConfigError
+from ionstore.cosmology import Cosmology
+from ionstore.cube import Fields
+from ionstore.grid import Mesh
+
+if TYPE_CHECKING:  # it needs torch
+    from ionmodel.channels.periodic_field import PeriodicField
+
+LARGEST_SHARE = 0.25
+"""Largest radius of a ball relative to the box: of a larger one, the box holds too few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What a channel must know of a coeval cube, beside its fields.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        Its mesh.
+    redshift : float, optional
+        Its redshift, None where it is not told.
+    cosmology : Cosmology, optional
+        Its cosmology, None where it is not known.
+    """
+
+    mesh: Mesh
+    redshift: float | None = None
+    cosmology: Cosmology | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedChannel(ABC):
+    """A field that is computed of another one, the whole periodic box at once.
+
+    Parameters
+    ----------
+    parent : str
+        Field that it is computed of. It has the same unit and is normalized in the same way.
+    """
+
+    parent: str
+
+    @classmethod
+    @abstractmethod
+    def asked_for(cls, keys: Mapping[str, Any]) -> Iterator[Self]:
+        """Yield the channels of this kind that the keys of a configuration ask for."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the field in a store."""
+
+    @abstractmethod
+    def long_name(self, mesh: Mesh) -> str:
+        """Return its CF ``long_name``."""
+
+    @abstractmethod
+    def radius_cells(self, box: Box) -> float:
+        """Return how far it looks in cells of a box, which decides all of its values.
+
+        Raises
+        ------
+        ConfigError
+            If the box does not tell what that depends on, or is too small.
+        """
+
+    def compute(self, field: "PeriodicField", box: Box) -> Fields:
+        """Return the channel of a box.
+
+        Parameters
+        ----------
+        field : PeriodicField
+            The parent.
+        box : Box
+            Where it lies.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n, n)
+            In the unit of the parent: its mean within a ball around each cell.
+
+        Raises
+        ------
+        ConfigError
+            As `radius_cells`.
+        """
+        return field.smoothed(self.radius_cells(box))
+
+
+def channels_asked_for(keys: Mapping[str, Any]) -> tuple[DerivedChannel, ...]:
+    """Return the derived channels that the keys of a configuration ask for, in their order.
+
+    Parameters
+    ----------
+    keys : mapping
+        ``inputs`` and the keys of each kind, None where they are not given.
+    """
+    found: list[DerivedChannel] = []
+    for place in CHANNELS.values():
+        module, _, attribute = place.partition(":")
+        kind = getattr(importlib.import_module(module), attribute)
+        found += kind.asked_for(keys)
+    return tuple(found)
+
+
+def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> None:
+    """Check that channels can be computed of boxes, and mean the same in all of them.
+
+    Raises
+    ------
+    ConfigError
+        If a box is too small for a channel or does not tell what it depends on, or the size of
+        some boxes is known and that of others is not.
+    """
+    if not channels:
+        return
+    known = {box.mesh.box_length_cmpc is not None for box in boxes}
+    if len(known) > 1:
+        raise ConfigError(
+            f"{channels[0].name} must mean the same in all boxes, but the length of some is known "
+            "and that of others is not; supply it with `ionstore edit STORE --box-length`"
+        )
+    for channel in channels:
+        for box in boxes:
+            channel.radius_cells(box)
+
+
+def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
+    """Return the radius of a ball if the box has room for it.
+
+    Parameters
+    ----------
+    radius_cells : float
+        Radius in cells.
+    what : str
+        What has the radius, in words.
+    mesh : Mesh
+        Mesh of the box.
+
+    Raises
+    ------
+    ConfigError
+        If it is above a quarter of the box.
+    """
+    largest = LARGEST_SHARE * mesh.cells_per_side
+    if radius_cells <= largest * (1 + 1e-9):
+        return radius_cells
+    cell, unit = mesh.cell_size_cmpc or 1.0, "cells" if mesh.cell_size_cmpc is None else "cMpc"
+    raise ConfigError(
+        f"{what} must be at most a quarter of the box, {largest * cell:.4g} {unit}, got "
+        f"{radius_cells * cell:.4g} {unit}; choose a smaller one or a larger box"
+    )

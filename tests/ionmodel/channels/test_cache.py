@@ -1,0 +1,121 @@
+"""Channels of a store: computed once, resumed, told apart by what decides them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionmodel.channels.base import DerivedChannel
+from ionmodel.channels.cache import boxes_of, cache_path, smoothing_bytes, with_channels
+from ionmodel.channels.mean_free_path import MeanFreePath
+from ionmodel.channels.periodic_field import PeriodicField
+from ionmodel.channels.top_hat import TopHat
+from ionmodel.errors import ConfigError
+from ionstore.errors import MemoryBudgetError
+from ionstore.layout import Layout
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+
+REDSHIFTS = (9.0, 7.5)
+CHANNELS: list[DerivedChannel] = [
+    TopHat("n_igm", 2.0),
+    TopHat("n_src", 2.0),
+    TopHat("n_src", 4.5),
+    MeanFreePath("n_src", "constant", 3.0),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """19 cells and 19 cMpc a side, in shards that do not divide it."""
+    path = tmp_path_factory.mktemp("store") / "cubes.zarr"
+    cubes = cubes_at(19, REDSHIFTS, seed=5)
+    return write_store(path, cubes, REDSHIFTS, layout=Layout(19, 4, 12), box_length_cmpc=19.0)
+
+
+def test_channels_lie_beside_the_fields(store: CubeStore, tmp_path: Path) -> None:
+    joined = with_channels(store, CHANNELS, tmp_path)
+    assert joined.field_names[:3] == ("n_igm", "n_src", "xhii")
+    assert {channel.name for channel in CHANNELS} == {*joined.field_names[3:]}
+    assert joined.uuid == store.uuid
+    for channel in CHANNELS:
+        radius = channel.radius_cells(boxes_of(store)[0])
+        for redshift in REDSHIFTS:
+            expected = PeriodicField(store.read_field(channel.parent, redshift)).smoothed(radius)
+            values = joined.read_field(channel.name, redshift)
+            np.testing.assert_allclose(values, expected, rtol=1e-5)
+            mean = joined.statistics(channel.name, redshift).mean
+            assert mean == pytest.approx(values.mean(dtype="f8"), rel=1e-9)
+    assert joined.units("n_igm_top_hat_2") == "g cm-3"
+    assert joined.long_name("n_src_top_hat_4.5") == "n_src, mean within 4.5 cMpc"
+    assert with_channels(store, [], tmp_path) is store
+
+
+def test_what_is_there_is_not_computed_again(store: CubeStore, tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+
+    def tell(name: str, redshift: float) -> None:
+        told.append((name, redshift))
+
+    with_channels(store, CHANNELS, tmp_path, on_channel=tell)
+    assert len(told) == 8
+    with_channels(store, CHANNELS, tmp_path, on_channel=tell)
+    assert len(told) == 8
+    joined = with_channels(store, CHANNELS[:1], tmp_path, redshifts=[7.5], on_channel=tell)
+    assert told[8:] == [("n_igm_top_hat_2", 7.5)]
+    assert joined.redshifts == REDSHIFTS
+    joined.read_field("n_igm_top_hat_2", 7.5)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupted_computation_goes_on(store: CubeStore, tmp_path: Path) -> None:
+    whole = with_channels(store, CHANNELS, tmp_path / "whole")
+    told: list[str] = []
+
+    def stop(name: str, redshift: float) -> None:
+        if len(told) == 5:
+            raise KeyboardInterrupt
+        told.append(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        with_channels(store, CHANNELS, tmp_path / "part", on_channel=stop)
+    (left,) = (tmp_path / "part").iterdir()
+    assert left.name.endswith(".zarr.partial")
+    again: list[str] = []
+    joined = with_channels(
+        store, CHANNELS, tmp_path / "part", on_channel=lambda name, _: again.append(name)
+    )
+    assert len(again) == 3
+    for channel in CHANNELS:
+        for redshift in REDSHIFTS:
+            np.testing.assert_array_equal(
+                joined.read_field(channel.name, redshift), whole.read_field(channel.name, redshift)
+            )
+            one, other = (s.statistics(channel.name, redshift) for s in (joined, whole))
+            assert one == other
+
+
+def test_a_name_tells_what_decides_the_values(store: CubeStore, tmp_path: Path) -> None:
+    boxes = boxes_of(store)
+    paths = {
+        cache_path(store, channels, some, tmp_path)
+        for channels, some in (
+            (CHANNELS, boxes),
+            (CHANNELS[:3], boxes),
+            (CHANNELS, boxes[:1]),
+            ([*CHANNELS[:3], MeanFreePath("n_src", "constant", 3.1)], boxes),
+        )
+    }
+    assert len(paths) == 4
+    assert all(path.name.startswith(store.uuid) for path in paths)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_made(
+    store: CubeStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "channels"
+    with pytest.raises(MemoryBudgetError, match="19 cells a side takes about 0 MB, got 0 MB"):
+        with_channels(store, CHANNELS, folder, memory_bytes=smoothing_bytes(store.mesh) - 1)
+    with pytest.raises(ConfigError, match=r"at most a quarter of the box, 4\.75 cMpc, got 5 cMpc"):
+        with_channels(store, [TopHat("n_src", 5.0)], folder)
+    assert not folder.exists()
