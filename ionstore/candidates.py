@@ -1,9 +1,10 @@
 """Which files may hold which field: those of a folder, and those that a user names for a field."""
 
+import dataclasses
 import glob
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ionstore.cosmology import Cosmology
@@ -56,6 +57,8 @@ class Candidate:
         Comoving side of the box in cMpc, where the file tells it.
     cosmology : Cosmology, optional
         Cosmology, where the file tells it.
+    initial_conditions : mapping of str to float
+        As in `ionstore.readers.base.FileContents`.
     """
 
     field: str
@@ -66,6 +69,7 @@ class Candidate:
     format_name: str
     box_length_cmpc: float | None = None
     cosmology: Cosmology | None = None
+    initial_conditions: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,13 @@ class FoundFiles:
         What stands in the way, one sentence each.
     """
 
-    candidates: list[Candidate] = field(default_factory=list)
-    damaged: list[Damage] = field(default_factory=list)
-    spare: list[str] = field(default_factory=list)
-    ignored: dict[str, str] = field(default_factory=dict)
-    said: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    candidates: list[Candidate] = dataclasses.field(default_factory=list)
+    damaged: list[Damage] = dataclasses.field(default_factory=list)
+    spare: list[str] = dataclasses.field(default_factory=list)
+    ignored: dict[str, str] = dataclasses.field(default_factory=dict)
+    said: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
 
 
 def find_candidates(
@@ -406,6 +410,7 @@ def _candidate(
         file.format_name,
         file.contents.box_length_cmpc,
         file.contents.cosmology,
+        file.contents.initial_conditions,
     )
 
 

@@ -178,6 +178,24 @@ def redshifts_too_close(folder: Path, candidates: Candidates) -> Iterator[str]:
             )
 
 
+def of_different_runs(candidates: Candidates) -> Iterator[str]:
+    """Yield a sentence for fields of one redshift whose initial conditions cannot be the same."""
+    for redshift in all_redshifts(candidates):
+        told: dict[str, Candidate] = {}
+        for of_field in candidates.values():
+            for one in of_field.get(redshift, ())[:1]:
+                for name, value in one.initial_conditions.items():
+                    first = told.setdefault(name, one)
+                    there = first.initial_conditions[name]
+                    if there != value:
+                        yield (
+                            f"{first.field} in {first.name} and {one.field} in {one.name} are of "
+                            f"different runs, with {name} {there:.15g} and {value:.15g}; give "
+                            "fields of one run"
+                        )
+                        return
+
+
 def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> Iterator[str]:
     """Yield a sentence for every required field that is missing at a redshift.
 

@@ -15,6 +15,7 @@ from ionstore.completeness import (
     group_by_cube,
     leave_out_extras,
     missing_fields,
+    of_different_runs,
     redshifts_too_close,
     sort_damage,
     there_twice,
@@ -236,6 +237,8 @@ def detect(
     problems += there_twice(folder, candidates)
     problems += redshifts_too_close(folder, candidates)
     problems += missing_fields(folder, candidates, found)
+    if not problems:
+        problems += of_different_runs(candidates)
     notes = [*unneeded, *left_out, *_said(found, candidates, problems), *found.notes]
     given = given or SimulationDescription()
     known = given

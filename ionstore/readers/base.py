@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -209,12 +209,16 @@ class FileContents:
         Cosmology of the simulation.
     notes : tuple of str
         What the user should know about the file, one line each.
+    initial_conditions : mapping of str to float
+        Numbers that make the initial conditions what they are, such as their seed and mesh, by
+        the names that the format has for them.
     """
 
     fields: tuple[FoundField, ...]
     box_length_cmpc: float | None = None
     cosmology: Cosmology | None = None
     notes: tuple[str, ...] = ()
+    initial_conditions: Mapping[str, float] = field(default_factory=dict)
 
 
 class FileReader(ABC):

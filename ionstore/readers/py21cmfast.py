@@ -18,6 +18,8 @@ from ionstore.readers.value_sample import sample_values
 OTHER_SOURCES = "or give sources of your own with --map n_src=PATH"
 """How to go on without halos."""
 
+_MESHES = ("HII_DIM", "DIM", "HIRES_TO_LOWRES_FACTOR")
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -94,6 +96,23 @@ def read_cosmology(parameters: Mapping[str, Any], sigma_8: float | None) -> Cosm
         sigma_8=sigma_8,
         n_s=number(parameters, "POWER_INDEX"),
     )
+
+
+def read_initial_conditions(
+    simulation: Mapping[str, Any], seeded: Mapping[str, Any]
+) -> Mapping[str, float]:
+    """Return what makes the initial conditions what they are, as far as attributes tell.
+
+    Parameters
+    ----------
+    simulation : mapping
+        Attributes that tell the meshes.
+    seeded : mapping
+        Attributes that tell the seed.
+    """
+    numbers = {name: number(simulation, name) for name in _MESHES}
+    numbers["random_seed"] = number(seeded, "random_seed")
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:

@@ -13,6 +13,7 @@ from ionstore.readers.py21cmfast import (
     no_cubes,
     read_box,
     read_cosmology,
+    read_initial_conditions,
     read_redshift,
 )
 
@@ -60,6 +61,7 @@ class Py21cmFast3(FileReader):
             parameters = attributes(file, "cosmo_params")
             cosmology = read_cosmology(parameters, number(parameters, "SIGMA_8"))
             box = read_box(simulation, cosmology)
+            initial_conditions = read_initial_conditions(simulation, file.attrs)
             fields: list[FoundField] = []
             notes: list[str] = []
             if "PerturbedField" in file:
@@ -80,4 +82,6 @@ class Py21cmFast3(FileReader):
                 notes += [note] if note else []
             elif "HaloField" in file:
                 notes.append(_LAGRANGIAN)
-        return FileContents(tuple(fields), box.length_cmpc, box.cosmology, tuple(notes))
+        return FileContents(
+            tuple(fields), box.length_cmpc, box.cosmology, tuple(notes), initial_conditions
+        )

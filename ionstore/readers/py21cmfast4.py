@@ -16,6 +16,7 @@ from ionstore.readers.py21cmfast import (
     no_cubes,
     read_box,
     read_cosmology,
+    read_initial_conditions,
     read_redshift,
 )
 
@@ -68,6 +69,8 @@ class Py21cmFast4(FileReader):
                 if (nothing := no_cubes(path, _options(kind))) is not None:
                     return nothing
             boxes = {name: _box(kind) for name, kind in kinds.items()}
+            first = next(iter(kinds.values()))
+            initial_conditions = read_initial_conditions(_options(first), first[_INPUTS].attrs)
             fields: list[FoundField] = []
             notes: list[str] = []
             for name, kind in kinds.items():
@@ -90,7 +93,9 @@ class Py21cmFast4(FileReader):
                 elif name in _NO_SOURCES and "PerturbedHaloCatalog" not in kinds:
                     notes.append(_NO_SOURCES[name])
         box = next(iter(boxes.values()))
-        return FileContents(tuple(fields), box.length_cmpc, box.cosmology, tuple(notes))
+        return FileContents(
+            tuple(fields), box.length_cmpc, box.cosmology, tuple(notes), initial_conditions
+        )
 
 
 def _kinds(file: Any) -> Iterator[tuple[str, Any]]:

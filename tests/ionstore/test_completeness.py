@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ionstore.completeness import (
     group_by_cube,
     leave_out_extras,
     missing_fields,
+    of_different_runs,
     redshifts_too_close,
     sort_damage,
     there_twice,
@@ -178,6 +180,27 @@ def test_a_choice_at_many_redshifts_is_a_pattern() -> None:
     tree = [("xhii", z, f"a/{z:.4f}/b/IonizedBox.h5") for z in (9.0, 8.0)]
     (said,) = there_twice(FOLDER, _grouped(*tree, *_complete(9.0)))
     assert "--map 'xhii=sim/a/*/b/IonizedBox.h5'" in said
+
+
+def _told(field: str, redshift: float, **told: float) -> Candidate:
+    name = f"{field}_{redshift:.3f}.dat"
+    return replace(_candidate(field, redshift, name), initial_conditions=told)
+
+
+def test_fields_of_one_redshift_are_of_one_run() -> None:
+    def said(**of_xhii: float) -> list[str]:
+        told = [_told("n_igm", 9.0, DIM=96, random_seed=2**40), _told("n_src", 9.0)]
+        return list(of_different_runs(group_by_cube([*told, _told("xhii", 9.0, **of_xhii)])))
+
+    assert said(DIM=96, random_seed=2**40) == said(random_seed=2**40, FACTOR=3) == said() == []
+    assert said(DIM=48, random_seed=2**40) == [
+        "n_igm in n_igm_9.000.dat and xhii in xhii_9.000.dat are of different runs, with DIM 96 "
+        "and 48; give fields of one run"
+    ]
+    assert "random_seed 1099511627776 and 7;" in said(DIM=96, random_seed=7)[0]
+    # Boxes of other redshifts may be of their own seeds.
+    apart = [_told("n_igm", 9.0, random_seed=1), _told("xhii", 8.0, random_seed=2)]
+    assert list(of_different_runs(group_by_cube(apart))) == []
 
 
 def test_files_of_different_formats_can_be_chosen_by_format() -> None:

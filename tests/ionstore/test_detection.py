@@ -21,6 +21,7 @@ from ionstore.store import CubeStore
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 
+V3_KINDS = {"n_igm": "PerturbedField", "n_src": "PerturbHaloField", "xhii": "IonizedBox"}
 C2RAY = SimulationDescription(
     box_length_cmpc=500 / 0.7,
     cosmology=Cosmology(h=0.7, omega_m=0.27, omega_b=0.044),
@@ -652,6 +653,19 @@ def test_real_source_lists_of_one_redshift_are_refused_until_one_is_chosen(
     n_igm = _values(detection, "n_igm", 8.7)
     assert n_igm.mean(dtype="f8") == pytest.approx(4.0495e-31, rel=1e-3)
     assert detection.simulation().density_frame == "comoving"
+
+
+def test_a_real_coeval_file_of_another_mesh_of_initial_conditions_is_refused(
+    shared_data: Path,
+) -> None:
+    folder = shared_data / "dev" / "21cmfast_v3"
+    maps = {name: [folder / f"{kind}_*"] for name, kind in V3_KINDS.items()}
+    cache = detect(folder, FileSelection(maps=maps, redshifts=(8.0,)))
+    assert cache.problems == ()
+    maps["n_igm"] = [folder / "coeval_z8.000.h5"]
+    (problem,) = detect(folder, FileSelection(maps=maps, redshifts=(8.0,))).problems
+    assert problem.startswith("n_igm in coeval_z8.000.h5 and n_src in PerturbHaloField_")
+    assert problem.endswith("of different runs, with DIM 48 and 96; give fields of one run")
 
 
 def test_real_cache_trees_give_the_cubes_of_the_set_made_from_them(shared_data: Path) -> None:

@@ -34,6 +34,13 @@ COSMOLOGY = Cosmology(
 )
 
 
+@pytest.mark.parametrize(("path", "mesh"), [(DENSITY, 96), (IONIZED, 96), (COEVAL, 48)])
+def test_seed_and_meshes_of_the_initial_conditions_are_told(path: Path, mesh: int) -> None:
+    contents = inspected(READER, path)
+    assert contents is not None
+    assert contents.initial_conditions == {"HII_DIM": 12, "DIM": mesh, "random_seed": 77}
+
+
 @pytest.mark.parametrize("path", [DENSITY, IONIZED, HALOS, COEVAL])
 def test_box_cosmology_and_redshift_are_told_by_attributes(path: Path) -> None:
     contents = inspected(READER, path)

@@ -34,6 +34,17 @@ COSMOLOGY = Cosmology(
 
 
 @pytest.mark.parametrize("path", [*CACHE.values(), COEVAL])
+def test_seed_and_meshes_of_the_initial_conditions_are_told(path: Path) -> None:
+    contents = inspected(READER, path)
+    assert contents is not None
+    assert contents.initial_conditions == {
+        "HII_DIM": 12,
+        "HIRES_TO_LOWRES_FACTOR": 2,
+        "random_seed": 5,
+    }
+
+
+@pytest.mark.parametrize("path", [*CACHE.values(), COEVAL])
 def test_box_cosmology_and_redshift_are_told_by_attributes(path: Path) -> None:
     contents = inspected(READER, path)
     assert contents is not None
