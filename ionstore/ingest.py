@@ -164,7 +164,7 @@ def ingest_cubes(
         _check_unfinished(build, {"outline": outline.as_json()}, overwrite=overwrite)
         progress = Progress(2 * source_bytes(simulation), on_progress)
         sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
-        plan = plan_ingest(simulation, surveys, outline, on_note=note)
+        plan = plan_ingest(simulation, surveys, outline, trust=trust, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
         sources = _with_old_values(_as_surveyed(sources, surveys, simulation), whole, old)
         parts = [part for part in whole.parts if whole.linked(part) is None]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ionstore.attributes import SourceFile, merge_source_files
 from ionstore.codecs import Compression, default_compression
-from ionstore.cosmology import Cosmology
+from ionstore.cosmology import Cosmology, mean_gas_density
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
@@ -16,10 +16,12 @@ from ionstore.layout import Layout
 from ionstore.readers.base import Simulation
 from ionstore.store_writer import StoredField
 from ionstore.survey import SourceSurvey
-from ionstore.units import Frame, decide_density_frame, decide_n_src
+from ionstore.units import Frame, contradiction_to_frame, decide_density_frame, decide_n_src
 
 Surveys = Mapping[str, Mapping[float, SourceSurvey]]
 """For every field what was found at every redshift."""
+
+_GAS_FACTOR = 1.5  # gas of all cells is that of the cosmos but for its rounding
 
 OnNote = Callable[[str], None]
 
@@ -102,6 +104,7 @@ def plan_ingest(
     surveys: Surveys,
     outline: IngestOutline,
     *,
+    trust: Collection[str] = (),
     on_note: OnNote,
 ) -> IngestPlan:
     """Decide how the fields of a surveyed simulation are stored.
@@ -114,14 +117,19 @@ def plan_ingest(
         What the first pass found for every field and redshift.
     outline : IngestOutline
         What was known before any value was read.
+    trust : collection of str
+        As in `ionstore.ingest.ingest_cubes`.
     on_note : callable
-        Told what stays unknown.
+        Told what stays unknown, and what the user may not expect.
 
     Raises
     ------
     SourceDataError
-        If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits.
+        If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits, or
+        gas given in grid masses is not as much as there is in the cosmos.
     """
+    if "n_igm" not in trust:
+        _check_grid_masses(surveys["n_igm"], outline)
     keep_bits = outline.keep_bits
     fields = []
     for name in simulation.cubes:
@@ -139,6 +147,10 @@ def plan_ingest(
                     "the unit of n_src is unknown: it is no count, and nothing says what it is; "
                     "give --n-src-unit here, or `ionstore edit STORE --n-src-unit` later"
                 )
+            dark = [redshift for redshift in surveys[name] if surveys[name][redshift].max == 0]
+            if dark:
+                at = ", ".join(f"{redshift:g}" for redshift in dark)
+                on_note(f"n_src is zero in every cell at redshift {at}")
         if name == "n_igm":
             frame, units = _density(simulation, surveys[name], on_note)
         fields.append(StoredField(name, dtype, units, frame, keep_bits.get(name)))
@@ -202,17 +214,30 @@ def _density(
             )
             return "unknown", "unknown"
         return fitting, FIELDS["n_igm"].units
-    if fitting not in (simulation.density_frame, "unknown"):
-        on_note(
-            f"n_igm is taken as {simulation.density_frame}, as the simulation's files say, "
-            f"although its mean fits {fitting} densities"
-        )
-    elif fitting == "unknown":
-        on_note(
-            f"n_igm is stored as {simulation.density_frame} density, but its mean is not the "
-            "cosmic one; where it was computed with them, check --n-box, --h and --omega-b"
-        )
+    against = contradiction_to_frame(simulation.density_frame, means, simulation.cosmology)
+    if against is not None:
+        on_note(against)
     return simulation.density_frame, FIELDS["n_igm"].units
+
+
+def _check_grid_masses(surveys: Mapping[float, SourceSurvey], outline: IngestOutline) -> None:
+    """Check that gas given in grid masses is as much as there is in the cosmos."""
+    cosmology, n_box = outline.known.cosmology, outline.known.n_box
+    for one in outline.origins:
+        # An overdensity has an offset, too.
+        if one.field != "n_igm" or one.factor == 1 or one.offset:
+            continue
+        assert cosmology is not None  # it was converted with both
+        assert n_box is not None
+        mean, expected = surveys[one.redshift].mean, mean_gas_density(cosmology, 0.0)
+        excess = mean / expected
+        if not 1 / _GAS_FACTOR <= excess <= _GAS_FACTOR:
+            raise SourceDataError(
+                f"{one.file}: with --n-box {n_box} the mean of n_igm is {mean:.3g} g/cm3, "
+                f"{excess:.3g} times the comoving cosmic mean of {expected:.3g}; --n-box "
+                f"{round(n_box * excess ** (1 / 3))} would fit, or give --trust n_igm to take it "
+                "as it is"
+            )
 
 
 def check_keep_bits(keep_bits: Mapping[str, int], floats: Collection[str]) -> None:

@@ -1,5 +1,6 @@
 """``ionstore ingest``."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -54,8 +55,27 @@ class FieldPath(click.ParamType[tuple[str, Path]]):
         return field, Path(path).expanduser()
 
 
+class Folder(click.Path):
+    """A folder that is there."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Return the path."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.is_dir():
+            self.fail(f"{path} is a file; give the folder that holds it", param, ctx)
+        return path
+
+
 @click.command()
-@click.argument("sim", metavar="SIM", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("sim", metavar="SIM", type=Folder())
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @click.option(
     "--format",

@@ -415,6 +415,14 @@ def test_an_ingest_says_in_a_line_what_each_field_is_made_of(tmp_path: Path) -> 
     ]
 
 
+def test_a_file_in_place_of_the_folder_is_answered_with_the_way_on(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 4)
+    path = tmp_path / "sim" / "rho_z9.000.npy"
+    result = _run(path, tmp_path / "cubes.zarr")
+    assert result.exit_code == 2
+    assert f"{path} is a file; give the folder that holds it" in " ".join(result.stderr.split())
+
+
 def test_fields_are_taken_from_where_the_user_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,7 +450,7 @@ def test_a_folder_of_c2ray_is_ingested_in_units_of_the_store(
     sizes = np.full(3, 6, "<i4").tobytes()
     for folder in ("density", "sources", "results"):
         (tmp_path / "sim" / folder).mkdir(parents=True)
-    values = grid_masses.astype("<f4")
+    values = (grid_masses / grid_masses.mean() * (60 / 6) ** 3).astype("<f4")
     (tmp_path / "sim/density/8.700n_all.dat").write_bytes(sizes + values.tobytes(order="F"))
     xhii = xhii / xhii.max()
     (tmp_path / "sim/results/xfrac_z8.700.dat").write_bytes(sizes + xhii.tobytes(order="F"))
@@ -486,7 +494,7 @@ def test_a_folder_of_c2ray_is_ingested_in_units_of_the_store(
         (["--map", "n_src=none"], 1, "none: expected a file, a folder or a pattern"),
         (["--map", "n_src=sim/rho_z9.000.npy"], 1, "n_src was expected here, found n_igm"),
         (["--format", "hdf5"], 1, "the format must be one of 21cmfast-v4, "),
-        (["--format", "c2ray"], 1, "expected files such as"),
+        (["--format", "c2ray"], 1, "(its format is three-file-set, which --format leaves out)"),
         (["--redshift", "nan"], 2, "finite"),
         (["--redshift", "3"], 1, "redshift 3 is wanted, but nothing is there; there is 9, 7.5"),
         (["--source-column", "3"], 2, "--source-column"),

@@ -249,7 +249,7 @@ def _write_grid_masses(folder: Path, redshift: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = np.full(3, 6, "<i4").tobytes()
     folder.mkdir()
-    density = (0.5 + rng.random((6, 6, 6))).astype("<f4").tobytes(order="F")
+    density = (1000 * (0.5 + rng.random((6, 6, 6)))).astype("<f4").tobytes(order="F")
     (folder / f"{redshift}n_all.dat").write_bytes(sizes + density)
     xhii = rng.random((6, 6, 6)).tobytes(order="F")
     (folder / f"xfrac_z{redshift}.dat").write_bytes(sizes + xhii)

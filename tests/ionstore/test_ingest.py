@@ -1,5 +1,6 @@
 import errno
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,7 +322,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter.tex").write_text("text")
     (tmp_path / "file").write_text("text")
     for name in ("thesis", "file"):
-        with pytest.raises(StoreExistsError, match="this is none"):
+        with pytest.raises(StoreExistsError, match="is no store of ionstore"):
             ingest_cubes(tmp_path / "sim", tmp_path / name, overwrite=True)
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "text"
     (tmp_path / "cubes.zarr.partial").mkdir()
@@ -436,7 +437,7 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
 def _write_c2ray_set(folder: Path) -> None:
     rng = np.random.default_rng(3)
     sizes = np.full(3, 6, "<i4").tobytes()
-    density = (0.5 + rng.random((6, 6, 6))).astype("<f4").tobytes(order="F")
+    density = (1000 * (0.5 + rng.random((6, 6, 6)))).astype("<f4").tobytes(order="F")
     xhii = rng.random((6, 6, 6)).tobytes(order="F")
     folder.mkdir()
     (folder / "8.700n_all.dat").write_bytes(sizes + density)
@@ -598,3 +599,50 @@ def test_real_source_masses_are_no_counts(tmp_path: Path, shared_data: Path) -> 
     ingest_cubes(folder, tmp_path / "rt.zarr", given=SimulationDescription(n_src_units="Msun"))
     store = CubeStore.open(tmp_path / "rt.zarr")
     assert (str(store.dtype("n_src")), store.units("n_src")) == ("float32", "Msun")
+
+
+def test_gas_in_grid_masses_that_is_not_that_of_the_cosmos_is_refused_unless_trusted(
+    tmp_path: Path,
+) -> None:
+    _write_c2ray_set(tmp_path / "sim")
+    target = tmp_path / "cubes.zarr"
+    for n_box in (90, 45):
+        wrong = C2RAY.model_copy(update={"n_box": n_box})
+        with pytest.raises(SourceDataError, match=r"times the comoving cosmic mean") as caught:
+            ingest_cubes(tmp_path / "sim", target, given=wrong)
+        said = str(caught.value)
+        assert said.startswith(f"8.700n_all.dat: with --n-box {n_box} the mean of n_igm is ")
+        times = re.search(r"g/cm3, (\S+) times", said)
+        assert times is not None
+        assert float(times[1]) == pytest.approx((60 / n_box) ** 3, rel=0.03)
+        assert "cosmic mean of 4.05e-31; --n-box 60 would fit, or give --trust n_igm" in said
+        assert not target.exists()
+    ingest_cubes(tmp_path / "sim", target, given=wrong, trust=["n_igm"])
+    assert CubeStore.open(target).attributes.n_box == 45
+    notes: list[str] = []
+    ingest_cubes(tmp_path / "sim", target, given=C2RAY, overwrite=True, on_note=notes.append)
+    assert not any("cosmic" in note for note in notes)
+
+
+def test_a_mean_that_is_not_the_cosmic_one_is_noted_with_both(tmp_path: Path) -> None:
+    for name, values in random_cubes(8, 9.0).items():
+        folder = tmp_path / "sim"
+        folder.mkdir(exist_ok=True)
+        prefix = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}[name]
+        np.save(folder / f"{prefix}_z9.000.npy", values * (7 if name == "n_igm" else 1))
+    notes: list[str] = []
+    given = SimulationDescription(density_frame="proper")
+    ingest_cubes(tmp_path / "sim", tmp_path / "a", given=given, on_note=notes.append)
+    (note,) = [note for note in notes if "cosmic" in note]
+    assert "its mean is not the cosmic one: it is 3.0" in note
+    assert "at redshift 9, where the cosmic mean is 4.21e-28 proper" in note
+
+
+def test_redshifts_without_any_source_are_noted(tmp_path: Path) -> None:
+    cubes = write_set(tmp_path / "sim", 4, ("12.000", "9.000", "10.500"))
+    for redshift in ("12.000", "10.500"):
+        zeros = np.zeros_like(cubes[redshift]["n_src"])
+        np.save(tmp_path / "sim" / f"nsrc_z{redshift}.npy", zeros)
+    notes: list[str] = []
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", given=BOX, on_note=notes.append)
+    assert notes == ["n_src is zero in every cell at redshift 12, 10.5"]
