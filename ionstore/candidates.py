@@ -393,7 +393,10 @@ def _why_spare(file: InspectedFile, readers: Sequence[FileReader]) -> str:
     if not file.contents.fields:
         return "it holds none of the fields"
     if all(one.redshift is None for one in file.contents.fields):
-        return "nothing says which field it holds, nor its redshift"
+        return (
+            "nothing says which field it holds, nor its redshift; `ionstore formats` lists names "
+            "that do"
+        )
     return "nothing says which field it holds; name it with --map FIELD=PATH"
 
 

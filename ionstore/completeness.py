@@ -18,6 +18,7 @@ Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""
 
 _ROUNDING = 1e-9
+_ABOUT = 0.05  # names of other codes may have one decimal
 _LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
 _HASH = re.compile("[0-9a-f]{32}")  # of its inputs, in the names of 21cmFAST
 
@@ -241,7 +242,9 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
         ignored = {
             file: reason
             for file, reason in found.ignored.items()
-            if file not in near and _may_be_at(file, lacking) and reason not in said
+            if file not in near
+            and reason not in said
+            and (not of_field or _may_be_at(file, lacking))
         }
         if any("--map" in line for line in said):  # they say how to go on
             way_on, ignored = "", {}
@@ -253,9 +256,9 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
 
 
 def _may_be_at(name: str, redshifts: Sequence[float]) -> bool:
-    """Tell whether the name of a file tells one of these redshifts, or none at all."""
+    """Tell whether the name of a file tells about one of these redshifts, or none at all."""
     told = redshift_in(PurePath(name).name)
-    return told is None or bool(_near(redshifts, told))
+    return told is None or any(abs(told - one) <= _ABOUT for one in redshifts)
 
 
 def _near(redshifts: Iterable[float], redshift: float) -> list[float]:

@@ -237,7 +237,7 @@ def test_a_file_that_may_not_be_read_is_needed_if_a_field_would_be_taken_from_it
         ("xfrac3d_8.000.bin", b"<!DOCTYPE html>\n<html>", "it begins with '<!DOCTYPE"),
         ("8.000v_all.dat", struct.pack("<3i3f", 1, 1, 1, 0, 0, 0), "velocities are not stored"),
         ("xHII_8.000.h5", b"", "it is empty"),
-        ("xHII_64_model_z08.00", b"\x80\x04\x95\x00", "a pickle can run any code"),
+        ("xHII_64_model_z08.04", b"\x80\x04\x95\x00", "a pickle can run any code"),
         ("xfrac3d_8.000.raw", bytes(4 * 4**3), "it has as many bytes as 4³ numbers in float32"),
     ],
 )
@@ -258,6 +258,10 @@ def test_what_is_ignored_is_named_where_a_field_is_missing(
     assert is_alike == (name == "xHII_z8,000.npy")
     assert is_alike or f"; ignored: {name} ({reason}" in problem
     assert "other_9.000.dat" not in problem
+    for path in tmp_path.glob("xHII_z*.npy"):  # the field is at no redshift: any file may be it
+        path.unlink()
+    (problem,) = detect(tmp_path).problems
+    assert "ignored: other_9.000.dat" in problem or ", other_9.000.dat (it is empty)" in problem
 
 
 def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path: Path) -> None:
@@ -283,7 +287,7 @@ def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path
     (problem,) = detect(tmp_path).problems
     assert problem.endswith(
         "; ignored: zeros_0.cbin, zeros_1.cbin (nothing says which field it holds, nor its "
-        "redshift)"
+        "redshift; `ionstore formats` lists names that do)"
     )
 
 
