@@ -19,9 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from ionmodel.channels.base import DerivedChannel, channels_asked_for
+from ionmodel.channels.mean_free_path import SOURCES, Law
 from ionmodel.errors import ConfigError
 from ionmodel.networks import OPTIONS, PREDICTS_TILES
-from ionstore.normalize import Transform
+from ionstore.normalize import DEFAULT_TRANSFORMS, Transform
 
 DEFAULT_PRESET = "small"
 TARGET = "xhii"
@@ -29,6 +31,7 @@ TARGET = "xhii"
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
 _REQUIRED = {
@@ -44,10 +47,15 @@ _REQUIRED = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
+    "finite_number": "a finite number",
 }
 """What a value must be, by the type of pydantic's error or the first word of it."""
 
 _EXAMPLES: dict[str, Any] = {
+    "scales": [5.0, 10.0, 20.0],
+    "mean_free_path": "worseck2014",
+    "mean_free_path_cmpc": 20.0,
+    "redshift_input": True,
     "tile": 32,
     "width": 32,
     "dilations": [1, 1, 2],
@@ -71,6 +79,9 @@ _EXAMPLES: dict[str, Any] = {
 _WITHOUT = {
     "tile": "single cells are trained on",
     "redshifts": "all are taken",
+    "scales": "no input is smoothed",
+    "mean_free_path": "sources are not smoothed by it",
+    "mean_free_path_cmpc": 'for mean_free_path = "constant" alone',
     "samples_per_epoch": "all are taken",
     "validation_samples": "all are taken",
     "core": "chosen by the memory budget",
@@ -112,10 +123,21 @@ class TrainingConfig(BaseModel):
         Preset that the configuration started from.
     inputs : tuple of str
         Input fields; each has a branch.
+    scales : tuple of float, optional
+        Radii in cMpc, in cells where the box length is unknown, of balls within which every input
+        is averaged, each average a further input; none by default.
+    mean_free_path : {"constant", "choudhury2009", "worseck2014"}, optional
+        Law of the mean free path of ionizing photons, within which the sources among the inputs
+        are averaged, as a further input; none by default.
+    mean_free_path_cmpc : float, optional
+        The mean free path in cMpc where it is constant.
+    redshift_input : bool
+        Whether the redshift is a further input, so that one network serves all redshifts.
     redshifts : tuple of float, optional
         Redshifts trained on; all of the store by default.
     transforms : mapping of str to str
-        Transform by field where `ionstore.normalize.DEFAULT_TRANSFORMS` is not wanted.
+        Transform by field where `ionstore.normalize.DEFAULT_TRANSFORMS` is not wanted; averages
+        of a field are transformed as it is.
     network : str
         Family of networks, a name in `ionmodel.networks.NETWORKS`.
     radius : int
@@ -193,6 +215,10 @@ class TrainingConfig(BaseModel):
 
     preset: str
     inputs: tuple[str, ...] = Field(min_length=1)
+    scales: Annotated[tuple[Length, ...], Field(min_length=1)] | None = None
+    mean_free_path: Law | None = None
+    mean_free_path_cmpc: Length | None = None
+    redshift_input: bool = False
     redshifts: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     transforms: dict[str, Transform] = {}
     network: str
@@ -234,10 +260,20 @@ class TrainingConfig(BaseModel):
     def _values_fit_each_other(self) -> Self:
         if TARGET in self.inputs:
             raise ValueError(f"inputs cannot hold the target {TARGET!r}; take it out")
-        for key in ("inputs", "redshifts"):
+        for key in ("inputs", "redshifts", "scales"):
             values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must differ from each other, got {list(values)}")
+        if (self.mean_free_path == "constant") != (self.mean_free_path_cmpc is not None):
+            raise ValueError(
+                "mean_free_path = 'constant' and mean_free_path_cmpc go together, got "
+                f"{self.mean_free_path!r} and {self.mean_free_path_cmpc}; give both or another law"
+            )
+        if self.mean_free_path is not None and not {*SOURCES} & {*self.inputs}:
+            raise ValueError(
+                f"mean_free_path needs sources ({' or '.join(SOURCES)}) among the inputs, got "
+                f"{list(self.inputs)}; add them or leave mean_free_path out"
+            )
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
         unheeded = [key for key in self._given_network_keys() if key not in self._heeded]
@@ -259,6 +295,32 @@ class TrainingConfig(BaseModel):
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self
+
+    @property
+    def derived_channels(self) -> tuple[DerivedChannel, ...]:
+        """The inputs that are averages of others."""
+        return channels_asked_for(dict(self))
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Fields that the network sees: the inputs, then their averages."""
+        return (*self.inputs, *(channel.name for channel in self.derived_channels))
+
+    @property
+    def channel_transforms(self) -> dict[str, Transform]:
+        """Transform of every one of these fields that does not have a default of its own."""
+        known = {**DEFAULT_TRANSFORMS, **self.transforms}
+        derived = {
+            channel.name: known[channel.parent]
+            for channel in self.derived_channels
+            if channel.parent in known
+        }
+        return {**derived, **self.transforms}
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the network: those fields, and the redshift where it is an input."""
+        return len(self.channel_names) + self.redshift_input
 
     def network_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's family, those left out excepted."""

@@ -1,12 +1,15 @@
 """The training and validation samples of a run: splits, normalization, loaders."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from ionmodel.channels.base import LARGEST_SHARE
+from ionmodel.channels.cache import with_channels
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.trained_range import trained_range
@@ -22,7 +25,9 @@ Loader = NeighborhoodLoader | TileLoader
 
 
 def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
-    """Return the configuration with radius and tile lowered to what every mesh can hold.
+    """Return the configuration with radius, tile and scales that every mesh can hold.
+
+    Radius and tile are lowered; of the scales, those above a quarter of a box are left out.
 
     Raises
     ------
@@ -38,7 +43,11 @@ def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> Training
         )
     radius = min(config.radius, fits)
     tile = config.tile and min(config.tile, *block_split(cells, radius).train.shape)
-    return config.model_copy(update={"radius": radius, "tile": tile})
+    largest = LARGEST_SHARE * min(
+        store.mesh.cells_per_side * (store.mesh.cell_size_cmpc or 1.0) for store in stores
+    )
+    scales = tuple(scale for scale in config.scales or () if scale <= largest) or None
+    return config.model_copy(update={"radius": radius, "tile": tile, "scales": scales})
 
 
 def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
@@ -122,6 +131,8 @@ def open_training_data(
     stores: Sequence[CubeStore],
     *,
     normalization: Normalization | None = None,
+    channels_folder: Path | None = None,
+    on_channel: Callable[[str, float], None] = lambda name, redshift: None,
 ) -> TrainingData:
     """Open the loaders of a run.
 
@@ -133,24 +144,45 @@ def open_training_data(
         Stores to train on.
     normalization : Normalization, optional
         That of an interrupted run; found from the training cells by default.
+    channels_folder : Path, optional
+        Where stores of derived channels lie or are made; needed if there are such channels.
+    on_channel : callable
+        Told name and redshift of each derived channel before it is computed.
 
     Raises
     ------
     ConfigError
-        If a mesh cannot be split as configured, or is left with less than two training samples.
+        If a mesh cannot be split as configured, or is left with less than two training samples,
+        or a derived channel cannot be computed of a box.
+    ValueError
+        If there are derived channels and no folder for them.
     NotInStoreError
         If a store does not hold a field or a redshift.
     MemoryBudgetError
         If fields and batches do not fit the memory budget.
     """
+    if config.derived_channels:
+        if channels_folder is None:
+            raise ValueError("channels_folder must be given where there are derived channels")
+        stores = [
+            with_channels(
+                store,
+                config.derived_channels,
+                channels_folder,
+                redshifts=config.redshifts,
+                memory_bytes=config.memory_budget,
+                on_channel=on_channel,
+            )
+            for store in stores
+        ]
     splits = split_cells(config, stores)
     if normalization is None:
         normalization = fit_normalization(
             stores,
-            config.inputs,
+            config.channel_names,
             [split.train for split in splits],
             redshifts=config.redshifts,
-            transforms=config.transforms,
+            transforms=config.channel_transforms,
         )
     n_cubes = sum(len(config.redshifts or store.redshifts) for store in stores)
     tile = config.tile or 1
@@ -168,7 +200,7 @@ def open_training_data(
             "raise samples_per_epoch or use a larger box"
         )
     chosen: LoaderOptions = {
-        "inputs": config.inputs,
+        "inputs": config.channel_names,
         "target": TARGET,
         "redshifts": config.redshifts,
         "seed": config.seed,

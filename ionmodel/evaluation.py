@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
+from ionmodel.redshift_input import with_redshift
 from ionstore.loading import NeighborhoodLoader, TileLoader
 
 Floats = NDArray[np.float32]
@@ -61,6 +62,7 @@ def predict_cells(
     loader: NeighborhoodLoader | TileLoader,
     device: torch.device,
     *,
+    redshift_input: bool = False,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
@@ -74,6 +76,8 @@ def predict_cells(
         Neighborhoods or tiles, normalized as in training; read from the start of its first epoch.
     device : torch.device
         Where the network is.
+    redshift_input : bool
+        Whether the network sees the redshift.
     on_batch : callable
         Told after every batch how many are done, and how many there are.
     should_stop : callable
@@ -91,7 +95,10 @@ def predict_cells(
     try:
         with torch.inference_mode():
             for batch in loader:
-                logits = network(batch.inputs.to(device, non_blocking=True), activate=False)
+                inputs = batch.inputs
+                if redshift_input:
+                    inputs = with_redshift(inputs, batch.redshift)
+                logits = network(inputs.to(device, non_blocking=True), activate=False)
                 outputs.append(logits.cpu().flatten())
                 targets.append(batch.target.clone().flatten())
                 on_batch(len(outputs), len(loader))

@@ -55,6 +55,9 @@ class Plan:
         Where it runs.
     leaks : bool
         Whether the validation score leaks from the training cells.
+    n_derived : int
+        Derived channels, in which training cells see the large scales around cells that are held
+        out.
     core : int, optional
         Cells along a side of the regions that are decoded at a time; None if all fields are.
     """
@@ -67,6 +70,7 @@ class Plan:
     batch_seconds: float
     device: str
     leaks: bool
+    n_derived: int
     core: int | None
 
 

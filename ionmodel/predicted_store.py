@@ -1,23 +1,27 @@
 """`predict_store`: whole boxes, block by block, from one store into another."""
 
+import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ionmodel.channels.cache import boxes_of, cache_path, smoothing_bytes, with_channels
 from ionmodel.errors import ConfigError
 from ionmodel.prediction import Predictor, largest_tile, tile_bytes
 from ionmodel.ranks import Ranks, joined_ranks
+from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionstore.attributes import ROOT_METADATA, SourceFile
 from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
-from ionstore.cube import Fields
+from ionstore.cube import REDSHIFT_TOLERANCE, Fields
 from ionstore.digest import DIGEST, start_digest
 from ionstore.errors import MemoryBudgetError, StoreExistsError
 from ionstore.fields import PREDICTED
@@ -94,7 +98,7 @@ def plan_prediction(
     chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
     taken = tuple(sorted(chosen or store.redshifts, reverse=True))
     shard = min(layout.shard_cells, layout.mesh_cells)
-    block = 4 * len(predictor.config.inputs) * (shard + 2 * predictor.radius) ** 3
+    block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3
     block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
     tile = largest_tile(predictor.network, memory_bytes - block)
     if tile is None:
@@ -108,7 +112,10 @@ def plan_prediction(
         taken,
         plan_parts([PREDICTED.name], len(taken), layout),
         tile,
-        block + tile_bytes(predictor.network, tile),
+        max(
+            block + tile_bytes(predictor.network, tile),
+            smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
+        ),
         by_patches=not predictor.network.has_dense_form,
         cell_seconds=predictor.seconds_per_cell(tile),
     )
@@ -220,6 +227,9 @@ def predict_store(
     -----
     Shards are predicted one after the other, written, read back and recorded: a prediction that
     was stopped goes on with the shard it was at. Under torchrun, processes share out the shards.
+
+    Averages over balls are computed first, into a folder beside `target`, which goes when the
+    prediction is done; those of the run are taken where it was trained on the same store.
     """
     with joined_ranks() as ranks, ExitStack() as held:
         plan = plan_prediction(predictor, store, redshifts=redshifts, memory_bytes=memory_bytes)
@@ -231,6 +241,18 @@ def predict_store(
             on_plan(plan)
             held.enter_context(build)
             held.enter_context(full_disk_as_message(build.folder))
+        given = store
+        store = ranks.from_first(
+            lambda: _with_channels(
+                predictor,
+                given,
+                plan,
+                build=build,
+                memory_bytes=memory_bytes,
+                held=held,
+                on_note=on_note,
+            )
+        )
         task = _Task(predictor, store, plan)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
         _write_parts(task, work, ranks, on_progress)
@@ -241,7 +263,54 @@ def predict_store(
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
+        if isinstance(build, StoreBuild):
+            shutil.rmtree(_channels_folder(build), ignore_errors=True)
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
+
+
+def _with_channels(
+    predictor: Predictor,
+    store: CubeStore,
+    plan: PredictionPlan,
+    *,
+    build: StoreBuild | ObjectBuild,
+    memory_bytes: int,
+    held: ExitStack,
+    on_note: Callable[[str], None],
+) -> CubeStore:
+    """Return the store with its derived channels: those of the run, or made beside the target."""
+    config = predictor.config
+    channels = config.derived_channels
+    if not channels:
+        return store
+    of_run = RunFolder(predictor.path.parent).channels
+    for redshifts in (plan.redshifts, config.redshifts):
+        boxes = [] if _lacks(store, redshifts, plan.redshifts) else boxes_of(store, redshifts)
+        if boxes and cache_path(store, channels, boxes, of_run).exists():
+            return with_channels(store, channels, of_run, redshifts=redshifts)
+    if isinstance(build, StoreBuild):
+        folder = _channels_folder(build)
+    else:
+        folder = Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
+    on_note(
+        f"{len(channels)} averages over balls are computed first, in {folder}; they take up to "
+        f"{4e-6 * len(channels) * len(plan.redshifts) * store.mesh.n_cells:,.0f} MB there until "
+        "the prediction is done"
+    )
+    return with_channels(
+        store, channels, folder, redshifts=plan.redshifts, memory_bytes=memory_bytes
+    )
+
+
+def _lacks(store: CubeStore, held: Sequence[float] | None, wanted: Sequence[float]) -> bool:
+    """Whether redshifts of a run, all where it names none, leave out some that are wanted."""
+    there = store.redshifts if held is None else held
+    return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
+
+
+def _channels_folder(build: StoreBuild) -> Path:
+    """Return where derived channels lie while a store is predicted from them."""
+    return build.place.with_name(f"{build.place.name}.channels")
 
 
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
@@ -314,7 +383,7 @@ def read_inputs(
     predictor : Predictor
         Says which inputs, and how far around.
     store : CubeStore
-        Store that holds them.
+        Store that holds them, averages over balls included.
     redshift : float
         Redshift of the cube.
     start, shape : tuple of three int
@@ -323,7 +392,7 @@ def read_inputs(
     Returns
     -------
     ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
-        Normalized while it is decoded.
+        Normalized while it is decoded; the redshift last where the network sees it.
 
     Raises
     ------
@@ -335,9 +404,9 @@ def read_inputs(
     r = predictor.radius
     first = np.array(start, np.int64) - r
     widths = np.array(shape, np.int64) + 2 * r
-    inputs = predictor.config.inputs
-    block = np.empty((len(inputs), *widths), np.float32)
-    for channel, name in enumerate(inputs):
+    block = np.empty((predictor.config.n_channels, *widths), np.float32)
+    predictor.fill_redshift(block, redshift)
+    for channel, name in enumerate(predictor.config.channel_names):
         conversion = predictor.normalization.conversion(store, name, redshift)
         for place, corner in pieces_on_mesh(first, widths, store.mesh.cells_per_side):
             store.read_into(name, redshift, corner, block[channel][place], conversion=conversion)

@@ -5,6 +5,10 @@ In three lines of a notebook::
     from ionmodel.prediction import load
     predict = load("runs/first")
     xhii = predict({"n_igm": n_igm, "n_src": n_src})
+
+A network that sees the redshift or averages over balls is told them, too::
+
+    xhii = predict({"n_igm": n_igm, "n_src": n_src}, redshift=8.0, box_length_cmpc=714.0)
 """
 
 import os
@@ -21,14 +25,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ionmodel.channels.base import Box, check_channels
+from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.dense import dense_form
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.networks.base import PatchNetwork
+from ionmodel.redshift_input import redshift_value
 from ionmodel.run_folder import RunFolder
+from ionmodel.trained_range import radii_in_cells
 from ionmodel.training import choose_device, network_of
+from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Fields
+from ionstore.grid import Mesh
 from ionstore.layout import Corner
 from ionstore.neighborhoods import gather_neighborhoods
 from ionstore.normalize import Normalization
@@ -79,6 +89,9 @@ class Predictor:
         self,
         fields: Mapping[str, Array],
         *,
+        redshift: float | None = None,
+        box_length_cmpc: float | None = None,
+        cosmology: Cosmology | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> NDArray[np.float32]:
         """Predict the ionized fraction of a periodic box.
@@ -87,6 +100,13 @@ class Predictor:
         ----------
         fields : mapping of str to ndarray, shape (n, n, n)
             The inputs of the run by their names, indexed [x, y, z], in the units of training.
+        redshift : float, optional
+            Redshift of the box; needed where the network sees it, or the mean free path at it.
+        box_length_cmpc : float, optional
+            Side of the box in cMpc; needed where the network sees averages over balls whose
+            radius is in cMpc.
+        cosmology : Cosmology, optional
+            Cosmology of the box; needed for the mean free path "choudhury2009".
         on_progress : callable
             Called with the cells done and all there are.
 
@@ -98,13 +118,15 @@ class Predictor:
         Raises
         ------
         ConfigError
-            If an input is missing, or they are no cubes of one mesh.
+            If an input is missing, they are no cubes of one mesh, or what the network must be told
+            of the box is not given.
 
         Notes
         -----
-        Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile.
+        Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
+        where averages are inputs, about five more.
         """
-        inputs = self._normalized(fields)
+        inputs = self._normalized(fields, redshift, box_length_cmpc, cosmology)
         n = inputs.shape[1]
         out = np.empty((n, n, n), np.float32)
         tile = min(TILE_CELLS, n)
@@ -116,7 +138,13 @@ class Predictor:
             on_progress(done, n**3)
         return out
 
-    def _normalized(self, fields: Mapping[str, Array]) -> Fields:
+    def _normalized(
+        self,
+        fields: Mapping[str, Array],
+        redshift: float | None,
+        box_length_cmpc: float | None,
+        cosmology: Cosmology | None,
+    ) -> Fields:
         missing = [name for name in self.config.inputs if name not in fields]
         if missing:
             raise ConfigError(
@@ -127,12 +155,36 @@ class Predictor:
         (first, *others) = shapes.values()
         if len(first) != 3 or len({*first, *(n for shape in others for n in shape)}) != 1:
             raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
-        inputs = np.empty((len(shapes), *first), np.float32)
-        for channel, name in enumerate(shapes):
-            field = self.normalization.fields[name]
+        if self.config.redshift_input and redshift is None:
+            raise ConfigError("the network sees the redshift, got none; give redshift=")
+        known = None if radii_in_cells(self.trained) else box_length_cmpc
+        box = Box(Mesh(first[0], known), redshift, cosmology)
+        derived = self.config.derived_channels
+        if derived and known is None and not radii_in_cells(self.trained):
+            raise ConfigError(
+                f"the network sees averages over balls ({derived[0].name}), whose radius in cells "
+                "depends on the length of the box, got none; give box_length_cmpc="
+            )
+        check_channels(derived, [box])
+        inputs = np.empty((self.config.n_channels, *first), np.float32)
+        place = {name: inputs[channel] for channel, name in enumerate(self.config.channel_names)}
+        for name in shapes:
             mean = float(fields[name].mean(dtype=np.float64))
-            inputs[channel] = field.apply(fields[name], mean)
+            place[name][...] = self.normalization.fields[name].apply(fields[name], mean)
+            children = [channel for channel in derived if channel.parent == name]
+            whole = PeriodicField(fields[name]) if children else None
+            for channel in children:
+                assert whole is not None
+                normalized = self.normalization.fields[channel.name]
+                place[channel.name][...] = normalized.apply(channel.compute(whole, box), mean)
+        if redshift is not None:
+            self.fill_redshift(inputs, redshift)
         return inputs
+
+    def fill_redshift(self, inputs: Fields, redshift: float) -> None:
+        """Fill the channel of the redshift, the last one, where the network has one."""
+        if self.config.redshift_input:
+            inputs[-1] = redshift_value(redshift)
 
     def predict_block(
         self,
@@ -146,7 +198,8 @@ class Predictor:
         Parameters
         ----------
         block : ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
-            Normalized inputs of the block and of the r cells around it.
+            Normalized inputs of the block and of the r cells around it, and the redshift after them
+            where the network sees it.
         tile : int
             Cells along a side that are predicted at once.
         on_cells : callable

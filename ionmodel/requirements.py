@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from ionmodel.channels.base import check_channels
+from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.datasets import split_cells
 from ionmodel.errors import ConfigError
@@ -31,8 +33,9 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
     Raises
     ------
     ConfigError
-        If a store is given twice, lacks a field or room for the neighborhoods, or disagrees with
-        another in the unit or frame of an input that is not divided by its own mean.
+        If a store is given twice, lacks a field or room for the neighborhoods, disagrees with
+        another in the unit or frame of an input that is not divided by its own mean, or does not
+        tell what a derived channel depends on.
     NotInStoreError
         If a store does not hold a redshift.
     """
@@ -52,6 +55,8 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
         for redshift in config.redshifts or ():
             store.redshift_index(redshift)
     split_cells(config, stores)
+    boxes = [box for store in stores for box in boxes_of(store, config.redshifts)]
+    check_channels(config.derived_channels, boxes)
     transforms = {**DEFAULT_TRANSFORMS, **config.transforms}
     for name in config.inputs:
         if transforms.get(name) == "overdensity":  # the same number in every unit and frame

@@ -53,6 +53,11 @@ class RunFolder:
         return self.path / "best.pt"
 
     @property
+    def channels(self) -> Path:
+        """Stores of derived channels, computed before the first step."""
+        return self.path / "channels"
+
+    @property
     def loss_figure(self) -> Path:
         """Losses and R² by epoch."""
         return self.path / "loss.png"

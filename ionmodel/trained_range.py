@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ionmodel.channels.base import check_channels
+from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
 from ionstore.fields import N_IGM
@@ -52,6 +54,17 @@ def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[s
     }
 
 
+def radii_in_cells(trained: Mapping[str, Any] | None) -> bool:
+    """Whether a network was trained on boxes of unknown length, whose scales are in cells.
+
+    Parameters
+    ----------
+    trained : mapping, optional
+        From `trained_range`.
+    """
+    return trained is not None and 0.0 in trained["cell_sizes_cmpc"]
+
+
 def check_store(
     config: TrainingConfig,
     trained: Mapping[str, Any] | None,
@@ -79,8 +92,8 @@ def check_store(
     Raises
     ------
     ConfigError
-        If an input is missing, or stored in another unit or frame where that matters, or the mesh
-        is narrower than a neighborhood.
+        If an input is missing, or stored in another unit or frame where that matters, or a derived
+        channel cannot be computed of a box or would mean another thing in it.
     NotInStoreError
         If the store does not hold a redshift.
     """
@@ -90,9 +103,12 @@ def check_store(
             f"{store.path}: the network needs the fields {', '.join(config.inputs)}, the store "
             f"holds {', '.join(store.field_names)}; ingest {', '.join(missing)} too"
         )
+    if trained is not None:
+        _check_units(config, trained, store)
+        _check_radii(config, trained, store)
+    check_channels(config.derived_channels, boxes_of(store, redshifts))
     if trained is None:
         return ["the run does not say what its network was trained on; train it anew to be warned"]
-    _check_units(config, trained, store)
     warnings = [*_cell_size(trained, store)]
     low, high = trained["redshifts"]
     cubes = [(store, store.redshifts[store.redshift_index(redshift)]) for redshift in redshifts]
@@ -155,6 +171,21 @@ def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
                     f"{store.path}: {name} must have the {what} {before!r} that the network was "
                     f"trained with, got {now!r}; supply it with `ionstore edit`, or ingest it so"
                 )
+
+
+def _check_radii(config: TrainingConfig, trained: Mapping[str, Any], store: CubeStore) -> None:
+    is_unknown = store.mesh.box_length_cmpc is None
+    if config.derived_channels and is_unknown != radii_in_cells(trained):
+        name = config.derived_channels[0].name
+        if is_unknown:
+            raise ConfigError(
+                f"{store.path}: the network was trained with {name} in cMpc, but the length of "
+                "this box is unknown; supply it with `ionstore edit STORE --box-length`"
+            )
+        raise ConfigError(
+            f"{store.path}: the network was trained with {name} in cells, on boxes of unknown "
+            "length, but the length of this one is known; train it anew on boxes of known length"
+        )
 
 
 def _cell_size(trained: Mapping[str, Any], store: CubeStore) -> list[str]:

@@ -20,6 +20,7 @@ from ionmodel.evaluation import Predictions, predict_cells
 from ionmodel.events import Plan, Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import PatchNetwork
+from ionmodel.redshift_input import with_redshift
 from ionmodel.run_folder import RunFolder
 
 _CHECKPOINT_INTERVAL_S = 300.0
@@ -106,6 +107,7 @@ class Trainer:
             batch_seconds=seconds / max(1, batches_left),
             device=self.device.type,
             leaks=any(split.leaks for split in self.data.splits),
+            n_derived=len(self.config.derived_channels),
             core=stats.core if stats.mode == "regions" else None,
         )
 
@@ -120,7 +122,10 @@ class Trainer:
         before, done = state.seconds, 0
         try:
             for batch in self.data.train:
-                state.loss_sum += self._step(batch.inputs, batch.target)
+                inputs = batch.inputs
+                if self.config.redshift_input:
+                    inputs = with_redshift(inputs, batch.redshift)
+                state.loss_sum += self._step(inputs, batch.target)
                 state.position += 1
                 done += batch.target.numel()
                 now = time.monotonic()
@@ -203,6 +208,7 @@ class Trainer:
             self.network,
             self.data.validation,
             self.device,
+            redshift_input=self.config.redshift_input,
             on_batch=lambda done, total: self._report("validation", epoch, done, total),
             should_stop=self.should_stop,
         )

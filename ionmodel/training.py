@@ -1,5 +1,6 @@
 """Training a network on neighborhoods, from the stores to the run folder."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -8,14 +9,15 @@ import torch
 
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TARGET, TrainingConfig, make_config, read_toml
-from ionmodel.datasets import open_training_data
-from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.datasets import TrainingData, open_training_data
+from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.requirements import check_stores
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.trainer import Trainer
+from ionstore.errors import UserError
 from ionstore.normalize import Normalization
 from ionstore.store import CubeStore
 
@@ -89,9 +91,15 @@ def train(
         check_stores(config, stores)
         device = choose_device(config.device, recompute=bool(config.recompute))
         network = network_of(config).to(device)
-        on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
-        data = held.enter_context(open_training_data(config, stores, normalization=normalization))
-        _claim(run, held)
+        data = _open_data(
+            config,
+            stores,
+            run,
+            normalization=normalization,
+            held=held,
+            on_stage=on_stage,
+            should_stop=should_stop,
+        )
         run.write_config(config)
         run.prediction_figure.unlink(missing_ok=True)  # drawn last: its presence means finished
         trainer = Trainer(
@@ -158,7 +166,7 @@ def network_of(config: TrainingConfig) -> PatchNetwork:
         return build_network(
             config.network,
             radius=config.radius,
-            channels=len(config.inputs),
+            channels=config.n_channels,
             seed=config.seed,
             **config.network_options(),
         )
@@ -186,6 +194,45 @@ def _check_resumable(
             f"{run.path}: epochs must be at least {n_trained}, those that are trained already, got "
             f"{config.epochs}; leave epochs out, or give more"
         )
+
+
+def _open_data(
+    config: TrainingConfig,
+    stores: Sequence[CubeStore],
+    run: RunFolder,
+    *,
+    normalization: Normalization | None,
+    held: ExitStack,
+    on_stage: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> TrainingData:
+    """Open the loaders and claim the run folder: first where derived channels go there."""
+
+    def on_channel(name: str, redshift: float) -> None:
+        if should_stop():
+            raise Interrupted("stopped before the first step, while channels were computed")
+        on_stage(f"computing {name} at redshift {redshift:g}")
+
+    on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
+    is_new = not run.path.exists()
+    if config.derived_channels:
+        _claim(run, held)
+        run.write_config(config)  # a run that is stopped now is resumed with it
+    try:
+        data = open_training_data(
+            config,
+            stores,
+            normalization=normalization,
+            channels_folder=run.channels,
+            on_channel=on_channel,
+        )
+    except UserError:
+        if is_new and run.path.exists():
+            shutil.rmtree(run.path)
+        raise
+    held.enter_context(data)
+    _claim(run, held)
+    return data
 
 
 def _claim(run: RunFolder, held: ExitStack) -> None:

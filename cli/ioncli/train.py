@@ -33,7 +33,7 @@ _LONG_BATCH_S = 5.0
     help="Folder of the run  [default: a new runs/<date>-<preset>]",
 )  # fmt: skip
 @click.option(
-    "--preset", help="Where the keys start from: dense, small (default) or week3."
+    "--preset", help="Where the keys start from: dense, multiscale, small (default) or week3."
 )
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -60,9 +60,9 @@ def train(
 
     \b
     Keys of the configuration (see the presets for values):
-      inputs redshifts transforms network radius tile final_activation channels kernel
-      padding shared_branches conv_bias width dilations feature_dropout head_dropout
-      head_dropout_widths head_widths recompute
+      inputs scales mean_free_path mean_free_path_cmpc redshift_input redshifts transforms
+      network radius tile final_activation channels kernel padding shared_branches conv_bias
+      width dilations feature_dropout head_dropout head_dropout_widths head_widths recompute
       loss learning_rate scheduler scheduler_factor scheduler_patience batch_size
       samples_per_epoch epochs validation_samples split random_cells seed device num_workers
       memory_budget symmetries core samples_per_opening
@@ -118,12 +118,17 @@ def _resolve(
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
         return resumed_config(run, begun, given)
     config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
-    fitted = fit_to_mesh(config, stores)
+    # A preset gives way to the mesh; what the user gives is refused where it does not fit.
+    explicit = {key: getattr(config, key) for key in ("radius", "scales") if key in given}
+    fitted = fit_to_mesh(config, stores).model_copy(update=explicit)
     if fitted.radius < config.radius:
         click.echo(
             f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
             f"mesh of {min(s.mesh.cells_per_side for s in stores)} cells a side."
         )
+    if fitted.scales != config.scales:
+        kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
+        click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept}.")
     return fitted
 
 
@@ -190,6 +195,11 @@ def _announce(
         say(
             "The fields do not fit memory_budget: they are decoded while training, in regions of "
             f"{options.counted(plan.core, 'cell')} a side and what surrounds them."
+        )
+    if plan.n_derived:
+        say(
+            f"{options.counted(plan.n_derived, 'derived channel')} of the whole box: the large "
+            "scales around validation and test cells leak into training cells through them."
         )
     if plan.leaks:
         say("Split random: validation neighborhoods overlap training ones; R² leaks.")

@@ -185,6 +185,7 @@ def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_
         ([*TINY, "radius"], ["key=value"]),
         (["loss=l1"], ["'mse' or 'bce'"]),
         (["radius=7"], ["largest radius that fits is 2"]),
+        (["scales=[60.0]"], ["at most a quarter of the box, 5 cMpc, got 60 cMpc"]),
         (["inputs=['n_igm', 'dust']"], ["dust", "n_igm"]),
         (["redshifts=[5.0]"], ["9, 7.5"]),
         (["memory_budget=1000"], ["memory_budget"]),
@@ -357,3 +358,16 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "ionmodel train --store cubes.zarr" in shown.stdout
+
+
+def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path: Path) -> None:
+    options = ["epochs=1", "device=cpu", "tile=4", "samples_per_epoch=32"]
+    run = str(tmp_path / "run")
+    result = train(store, "--run", run, "--preset", "multiscale", options=options)
+    assert result.exit_code == 0, result.output
+    assert (
+        "Scales above a quarter of the smallest box are left out, kept: 2.4, 3.4, 4.8."
+        in result.output
+    )
+    assert "6 derived channels of the whole box: the large scales" in result.output
+    assert "leak into training cells" in result.output

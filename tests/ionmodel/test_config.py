@@ -119,6 +119,16 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"inputs": ["n_igm", "n_igm"]}, "inputs must differ"),
         ({"redshifts": []}, r"redshifts must be a list .*, got \[\]; .* redshifts=.?\[8.397\]"),
         ({"redshifts": [8.0, 8.0]}, "redshifts must differ"),
+        ({"scales": [5.0, 5.0]}, "scales must differ"),
+        ({"scales": [5.0, 0.0]}, r"scales\[1\] must be above 0, got 0.0; .*'\[5.0, 10.0, 20.0\]'"),
+        ({"scales": [float("inf")]}, r"scales\[0\] must be a finite number, got inf"),
+        ({"mean_free_path": "songaila"}, "mean_free_path must be 'constant', 'choudhury2009' or"),
+        ({"mean_free_path": "constant"}, "go together, got 'constant' and None; give both"),
+        ({"mean_free_path_cmpc": 20}, "go together, got None and 20"),
+        (
+            {"mean_free_path": "worseck2014", "inputs": ["n_igm"]},
+            r"needs sources \(n_src or src_mass\) among the inputs, got \['n_igm'\]",
+        ),
     ],
 )
 def test_keys_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
@@ -132,7 +142,33 @@ def test_every_key_has_an_example_that_fits(key: str) -> None:
         make_config({**read_preset("small"), key: object()})
     option = shlex.split(str(refused.value).partition(" -o ")[2])[0]
     preset = "dense" if key in {"tile", *OPTIONS["residual"]} else "small"
-    make_config({**read_preset(preset), **parse_options([option])})
+    others = {"mean_free_path": "constant"} if key == "mean_free_path_cmpc" else {}
+    make_config({**read_preset(preset), **others, **parse_options([option])})
+
+
+def test_averages_are_channels_after_the_inputs() -> None:
+    keys = {"scales": [5, 10], "mean_free_path": "worseck2014", "redshift_input": True}
+    config = make_config({**read_preset("small"), **keys, "transforms": {"n_src": "identity"}})
+    assert config.channel_names == (
+        "n_igm",
+        "n_src",
+        "n_igm_top_hat_5",
+        "n_igm_top_hat_10",
+        "n_src_top_hat_5",
+        "n_src_top_hat_10",
+        "n_src_mean_free_path",
+    )
+    assert config.n_channels == 8
+    assert config.channel_transforms == {
+        "n_igm_top_hat_5": "overdensity",
+        "n_igm_top_hat_10": "overdensity",
+        "n_src_top_hat_5": "identity",
+        "n_src_top_hat_10": "identity",
+        "n_src_mean_free_path": "identity",
+        "n_src": "identity",
+    }
+    without = make_config(read_preset("small"))
+    assert (without.channel_names, without.n_channels) == (without.inputs, 2)
 
 
 def test_a_key_that_is_missing_is_named() -> None:
@@ -155,7 +191,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_unknown_presets_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one of dense, small, week3, got 'huge'"):
+    with pytest.raises(ConfigError, match="one of dense, multiscale, small, week3, got 'huge'"):
         read_preset("huge")
 
 

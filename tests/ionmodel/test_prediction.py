@@ -1,6 +1,7 @@
 """Whole boxes, predicted as their cells would be one by one."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from ionmodel.channels.cache import with_channels
 from ionmodel.config import make_config, over_preset, read_preset
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.predicted_store import plan_prediction, predict_store
 from ionmodel.prediction import Predictor, largest_tile, load, tile_bytes, tiles_of, wrapped
+from ionmodel.redshift_input import with_redshift
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionmodel.training import train
@@ -36,6 +39,24 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "radius": 2,
         "head_widths": [4],
         "samples_per_epoch": 512,
+    },
+    "multiscale": {
+        "network": "pointwise",
+        "tile": 4,
+        "radius": 0,
+        "head_widths": [8],
+        "scales": [2.0, 4.5],
+        "mean_free_path": "constant",
+        "mean_free_path_cmpc": 3.0,
+        "redshift_input": True,
+    },
+    "wide": {
+        "network": "residual",
+        "width": 5,
+        "tile": 4,
+        "radius": 2,
+        "scales": [3.0],
+        "redshift_input": True,
     },
     "padded": {
         "network": "two_branch",
@@ -78,10 +99,12 @@ def cell_by_cell(predictor: Predictor, store: CubeStore, redshift: float) -> np.
     """The box as the loader of training cuts it, neighborhood by neighborhood."""
     n = store.mesh.cells_per_side
     out = np.empty((n, n, n), np.float32)
+    config = predictor.config
+    channels = RunFolder(predictor.path.parent).channels
     with (
         NeighborhoodLoader(
-            store,
-            inputs=predictor.config.inputs,
+            with_channels(store, config.derived_channels, channels),
+            inputs=config.channel_names,
             redshifts=[redshift],
             radius=predictor.radius,
             batch_size=500,
@@ -92,7 +115,10 @@ def cell_by_cell(predictor: Predictor, store: CubeStore, redshift: float) -> np.
     ):
         for batch in loader:
             x, y, z = batch.centers.T.numpy()
-            out[x, y, z] = predictor.network(batch.inputs).flatten().numpy()
+            inputs = batch.inputs
+            if config.redshift_input:
+                inputs = with_redshift(inputs, batch.redshift)
+            out[x, y, z] = predictor.network(inputs).flatten().numpy()
     return out
 
 
@@ -142,6 +168,89 @@ def test_arrays_in_array_out(
         predict({"n_igm": fields["n_igm"]})
     with pytest.raises(ConfigError, match="cubes of one mesh"):
         predict({"n_igm": fields["n_igm"], "n_src": fields["n_src"][1:]})
+
+
+def test_arrays_are_averaged_in_memory(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore
+) -> None:
+    predict = load(runs("multiscale"), device="cpu")
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    told = {"redshift": 7.5, "box_length_cmpc": 20.0}
+    xhii = predict(fields, **told)
+    # The mean density is that of the box here, of its training cells in the store.
+    np.testing.assert_allclose(xhii, cell_by_cell(predict, odd_store, 7.5), atol=0.05)
+    shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
+    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **told)
+    np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-4)
+    assert np.abs(predict(fields, **{**told, "redshift": 12.0}) - xhii).max() > 1e-4
+    assert np.abs(predict(fields, **{**told, "box_length_cmpc": 30.0}) - xhii).max() > 1e-4
+    with pytest.raises(ConfigError, match="the network sees the redshift, got none; give redshift"):
+        predict(fields, box_length_cmpc=20.0)
+    with pytest.raises(
+        ConfigError, match=r"averages over balls \(n_igm_top_hat_2\).* give box_len"
+    ):
+        predict(fields, redshift=7.5)
+    with pytest.raises(ConfigError, match="at most a quarter of the box"):
+        predict(fields, redshift=7.5, box_length_cmpc=10.0)
+
+
+def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("multiscale"), device="cpu")
+    notes: list[str] = []
+    predict_store(predictor, odd_store, tmp_path / "own.zarr", on_note=notes.append)
+    assert not any("averages" in note for note in notes)  # the run has them
+    path = tmp_path / "same.zarr"
+    shutil.copytree(odd_store.path, path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace(odd_store.uuid, "another"))
+    same = CubeStore.open(path)
+    target = tmp_path / "predicted.zarr"
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 3:
+            assert (tmp_path / "predicted.zarr.channels").is_dir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(predictor, same, target, on_progress=stop, on_note=notes.append)
+    assert any("5 averages over balls are computed first" in note for note in notes)
+    predict_store(predictor, same, target)
+    assert not (tmp_path / "predicted.zarr.channels").exists()
+    for redshift in REDSHIFTS:
+        one, other = (
+            CubeStore.open(place).read_field("xhii_predicted", redshift)
+            for place in (target, tmp_path / "own.zarr")
+        )
+        np.testing.assert_allclose(one, other, atol=0.05)
+    alone = tmp_path / "alone.zarr"
+    predict_store(predictor, same, alone, redshifts=[7.5])
+    np.testing.assert_array_equal(
+        CubeStore.open(alone).read_field("xhii_predicted", 7.5),
+        CubeStore.open(target).read_field("xhii_predicted", 7.5),
+    )
+
+
+def test_averages_need_a_box_of_known_length_as_in_training(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("wide"), device="cpu")
+    cubes = cubes_at(19, (7.5,), seed=5)
+    unknown = write_store(tmp_path / "unknown.zarr", cubes, (7.5,), box_length_cmpc=None)
+    with pytest.raises(ConfigError, match="in cMpc, but the length of this box is unknown; supply"):
+        predict_store(predictor, unknown, tmp_path / "predicted.zarr")
+    small = write_store(tmp_path / "small.zarr", cubes, (7.5,), box_length_cmpc=11.0)
+    with pytest.raises(ConfigError, match=r"at most a quarter of the box, 2\.75 cMpc, got 3 cMpc"):
+        predict_store(predictor, small, tmp_path / "predicted.zarr")
+    in_cells = {**(predictor.trained or {}), "cell_sizes_cmpc": [0.0]}
+    with pytest.raises(ConfigError, match="in cells, on boxes of unknown length"):
+        check_store(predictor.config, in_cells, odd_store, [7.5])
+    assert not (tmp_path / "predicted.zarr").exists()
+    fits = write_store(tmp_path / "fits.zarr", cubes, (7.5,), layout=Layout(19, 4, 12))
+    pointwise = load(runs("multiscale"), device="cpu")
+    with pytest.raises(MemoryBudgetError, match="smoothing a box of 19 cells"):
+        predict_store(pointwise, fits, tmp_path / "predicted.zarr", memory_bytes=130_000)
 
 
 def test_a_stopped_prediction_goes_on_where_it_was(
