@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, overload
 from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from ionstore.cosmology import Cosmology
-from ionstore.errors import StoreFormatError
+from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.objects import ObjectPath
 from ionstore.places import StorePath
 from ionstore.statistics import FieldStatistics
@@ -242,3 +242,23 @@ def parse_attributes(path: StorePath, root: Mapping[str, Any]) -> StoreAttribute
             f"{path}: its ionstore attribute is damaged ({where}: {first['msg']}); "
             "ingest the simulation again"
         ) from error
+
+
+def check_is_outside_stores(path: Path) -> None:
+    """Check that a file is not written into a store, where it would be in the way.
+
+    Raises
+    ------
+    StoreExistsError
+        If a folder above it is a store.
+    """
+    place = Path(os.path.realpath(path.parent))
+    for folder in (place, *place.parents):
+        try:
+            read_root_metadata(folder)
+        except (StoreFormatError, OSError):
+            continue
+        raise StoreExistsError(
+            f"{path}: would lie in the store {folder.name}, which holds nothing but its fields; "
+            "choose a folder outside"
+        )

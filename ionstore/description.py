@@ -141,7 +141,7 @@ def describe(
                     )
     if otherwise is not None:
         known = otherwise.values() | known
-    _check(known)
+    check_known(known)
     return from_values(known)
 
 
@@ -222,7 +222,19 @@ def _way_on(name: str) -> str:
     return "ingest the files of one simulation"
 
 
-def _check(known: Mapping[str, float | int | str]) -> None:
+def check_known(known: Mapping[str, float | int | str]) -> None:
+    """Check what is known of a simulation.
+
+    Parameters
+    ----------
+    known : mapping
+        Numbers and units by the names of `from_values`.
+
+    Raises
+    ------
+    SourceDataError
+        If a number is out of its range, a unit unknown, or there are more baryons than matter.
+    """
     for name, (below, required) in _RANGES.items():
         value = known.get(name)
         if value is not None and not 0 < float(value) < below:

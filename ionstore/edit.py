@@ -10,6 +10,7 @@ from ionstore.atomic import link_or_copy
 from ionstore.attributes import ROOT_METADATA, partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
+from ionstore.description import check_known
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.fields import N_IGM, N_SRC
 from ionstore.grid import Mesh
@@ -107,6 +108,8 @@ def edit_store(
         cosmology = store.cosmology
         if parameters:
             cosmology = dataclasses.replace(cosmology or Cosmology(), **parameters)
+            known = dataclasses.asdict(cosmology)
+            check_known({key: value for key, value in known.items() if key != "name"})
         if callable(box_length_cmpc):
             box_length_cmpc = box_length_cmpc(cosmology.h if cosmology else None)
         if box_length_cmpc is not None:
@@ -146,7 +149,8 @@ def _check_positive(name: str, value: float) -> None:
 
 def _checked_unit(store: CubeStore, unit: str) -> str:
     if unit not in N_SRC_UNITS:
-        raise SourceDataError(f"the unit of n_src must be one of {N_SRC_UNITS}, got {unit}")
+        units = ", ".join(N_SRC_UNITS)
+        raise SourceDataError(f"the unit of n_src must be one of {units}, got {unit}")
     if store.dtype(N_SRC.name).kind == "u" and unit != "1":
         raise SourceDataError(
             f"{store.path}: n_src is stored as counts, whose unit is 1, got {unit}; if they are "

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from ionstore.atomic import whole_file
-from ionstore.attributes import read_root_metadata
+from ionstore.attributes import check_is_outside_stores
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError, StoreFormatError
+from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
 from ionstore.layout import Corner
 from ionstore.store import CubeStore
 from ionstore.threads import Progress, run_in_threads
@@ -168,26 +168,6 @@ def find_format(path: Path) -> ExportFormat:
             f"{path}: the suffix must be one of {', '.join(FORMATS)}, got {path.suffix or 'none'}; "
             "it names the format"
         ) from None
-
-
-def check_is_outside_stores(path: Path) -> None:
-    """Check that a file is not written into a store, where it would be in the way.
-
-    Raises
-    ------
-    StoreExistsError
-        If a folder above it is a store.
-    """
-    place = Path(os.path.realpath(path.parent))
-    for folder in (place, *place.parents):
-        try:
-            read_root_metadata(folder)
-        except (StoreFormatError, OSError):
-            continue
-        raise StoreExistsError(
-            f"{path}: would lie in the store {folder.name}, which holds nothing but its fields; "
-            "choose a folder outside"
-        )
 
 
 def plan_blocks(cells: int, chunk_cells: int, block_cells: int) -> list[tuple[Corner, Corner]]:

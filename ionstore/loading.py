@@ -371,7 +371,7 @@ class TileLoader(BatchLoader[TileBatch]):
             other._tile = whole_number("tile", tile, 1)
             if other._tile > self._tile:
                 raise ValueError(
-                    f"tile of a sibling must be at most {self._tile}, that of its loader, got {tile}"
+                    f"tile of a sibling must be at most {self._tile}, its loader's, got {tile}"
                 )
             other._reach = replace(self._reach, tile=other._tile)
         return other._sibling(

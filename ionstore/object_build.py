@@ -264,14 +264,14 @@ class ObjectBuild:
         root = self._complete_root()
         if root is None and (self.plan() is not None or not self.place.exists()):
             return
+        if root is None:
+            raise StoreExistsError(
+                f"{self.target}: already exists and is no store of ionstore, so it is not touched; "
+                "remove it or choose another store"
+            )
         if not self.overwrite:
             raise StoreExistsError(
                 f"{self.target}: already exists; choose another store or give --overwrite"
-            )
-        if root is None:
-            raise StoreExistsError(
-                f"{self.target}: --overwrite replaces stores of ionstore only, and this is none; "
-                "remove it or choose another store"
             )
 
     def _complete_root(self) -> dict[str, Any] | None:

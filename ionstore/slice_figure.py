@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ionstore.attributes import check_is_outside_stores
 from ionstore.cube import Array
 from ionstore.errors import FigureFormatError, NotInStoreError
 from ionstore.statistics import FieldStatistics
@@ -103,9 +104,12 @@ def draw_slice(
         As in `read_slice`.
     FigureFormatError
         If images of this suffix cannot be made.
+    StoreExistsError
+        If the file would lie in a store.
     OSError
         If the file cannot be written.
     """
+    check_is_outside_stores(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatterSciNotation

@@ -269,6 +269,9 @@ def test_density_parameters_supplied_later_reach_the_cosmology(store: Path) -> N
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{store}: omega_m 0.27 (was unknown), omega_b 0.044 (was unknown)\n"
     assert CubeStore.open(store).cosmology == Cosmology(omega_m=0.27, omega_b=0.044)
+    refused = _run(store, "--omega-b", "0.3")
+    assert refused.exit_code == 1
+    assert "omega_b must not be above omega_m" in refused.stderr
     result = _run(store, "--omega-b", "0.05", "--h", "0.7")
     assert result.stdout == f"{store}: h 0.7 (was unknown), omega_b 0.05 (was 0.044)\n"
     assert CubeStore.open(store).cosmology == Cosmology(h=0.7, omega_m=0.27, omega_b=0.05)

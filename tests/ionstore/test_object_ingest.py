@@ -147,7 +147,10 @@ def test_a_store_is_replaced_only_when_told(
 
 def test_what_is_no_store_is_not_replaced(place: ObjectPath, sim: Path) -> None:
     (place / "notes.txt").write_bytes(b"mine")
-    for overwrite, said in ((False, "already exists"), (True, "and this is none; remove it")):
+    for overwrite, said in (
+        (False, "already exists"),
+        (True, "is no store of ionstore, so it is not touched; remove it"),
+    ):
         with pytest.raises(StoreExistsError, match=said):
             ingest_cubes(sim, Path(str(place)), overwrite=overwrite, **SIZES)
     assert objects_of(place) == {"notes.txt": b"mine"}

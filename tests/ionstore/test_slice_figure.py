@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ionstore.errors import NotInStoreError
+from ionstore.errors import NotInStoreError, StoreExistsError
 from ionstore.layout import Layout
 from ionstore.slice_figure import Axis, draw_slice, read_slice
 from ionstore.store import CubeStore
@@ -65,3 +65,8 @@ def test_constant_fields_are_drawn(tmp_path: Path, name: str, value: float) -> N
     draw_slice(CubeStore.open(store.path), name, 9.0, tmp_path / "slice.svg")
     text = (tmp_path / "slice.svg").read_text()
     assert "redshift 9, slice at z = cell 2" in text
+
+
+def test_no_figure_is_drawn_into_a_store(small_store: CubeStore) -> None:
+    with pytest.raises(StoreExistsError, match="would lie in the store"):
+        draw_slice(small_store, "xhii", 9.0, Path(str(small_store.path)) / "x.png")
