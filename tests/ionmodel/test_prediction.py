@@ -287,7 +287,7 @@ def test_a_stopped_prediction_goes_on_where_it_was(
 def test_ranks_share_out_the_shards(
     runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
 ) -> None:
-    command = ["predict", "--run", str(runs("residual").path), "--store", str(odd_store.path)]
+    command = ["predict", "--run", str(runs("wide").path), "--store", str(odd_store.path)]
     script = tmp_path / "command.py"
     script.write_text("from ioncli.main import ionmodel\nionmodel()\n")
     shared = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
@@ -310,7 +310,7 @@ def test_ranks_share_out_the_shards(
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Wrote") == 1
-    predict_store(load(runs("residual"), device="cpu"), odd_store, tmp_path / "one.zarr")
+    predict_store(load(runs("wide"), device="cpu"), odd_store, tmp_path / "one.zarr")
     for redshift in REDSHIFTS:
         one, two = (
             CubeStore.open(tmp_path / f"{name}.zarr").read_field("xhii_predicted", redshift)
