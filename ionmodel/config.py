@@ -264,6 +264,11 @@ class TrainingConfig(BaseModel):
             values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must differ from each other, got {list(values)}")
+        if len(set(self.channel_names)) < len(self.channel_names):
+            raise ValueError(
+                f"scales must differ within six digits, got {list(self.scales or ())}; leave out "
+                "those that are alike"
+            )
         if (self.mean_free_path == "constant") != (self.mean_free_path_cmpc is not None):
             raise ValueError(
                 "mean_free_path = 'constant' and mean_free_path_cmpc go together, got "
