@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Self
 
 from ionstore.conversion import BlockConverter
-from ionstore.errors import StoreFormatError
+from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.layout import Corner, Layout
 from ionstore.places import StorePath
 from ionstore.statistics import FieldStatistics
@@ -22,7 +22,7 @@ class JoinedStore(CubeStore):
     store : CubeStore
         The first store.
     beside : CubeStore
-        The second one, which may hold fewer redshifts.
+        The second one, computed from the first; it may hold fewer redshifts.
 
     Raises
     ------
@@ -82,7 +82,16 @@ class JoinedStore(CubeStore):
     def _decode(
         self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockConverter
     ) -> int:
-        return self._holder(field)._decode(field, redshift, start, shape, converter)
+        holder = self._holder(field)
+        try:
+            return holder._decode(field, redshift, start, shape, converter)
+        except StoreDamageError as error:
+            if holder is self._first:
+                raise
+            raise StoreDamageError(
+                f"{holder.path}: the store of derived fields is damaged ({error}); remove it and "
+                "run the same command again, which computes it anew"
+            ) from error
 
     def _field_layout(self, field: str) -> Layout:
         return self._holder(field)._field_layout(field)

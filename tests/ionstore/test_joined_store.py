@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ionstore.cube import Array
-from ionstore.errors import NotInStoreError, StoreFormatError
+from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.joined_store import JoinedStore
 from ionstore.layout import Layout
 from ionstore.loading import NeighborhoodLoader
@@ -71,6 +71,16 @@ def test_what_is_in_neither_is_refused(joined: JoinedStore) -> None:
         joined.read_field("n_igm_top_hat_2", 9.0)
     with pytest.raises(NotInStoreError, match="got temperature"):
         joined.read_field("temperature", 7.5)
+
+
+def test_damage_is_told_with_the_store_that_is_to_be_removed(joined: JoinedStore) -> None:
+    shard = Path(str(joined.shard_path("n_igm_top_hat_2", 1, (0, 0, 0))))
+    content = bytearray(shard.read_bytes())
+    content[20] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(StoreDamageError, match=r"beside\.zarr: .* damaged .*; remove it and run"):
+        joined.read_field("n_igm_top_hat_2", 7.5)
+    joined.read_field("xhii", 7.5)
 
 
 def test_a_pickle_opens_both_again(joined: JoinedStore) -> None:
