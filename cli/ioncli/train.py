@@ -119,7 +119,9 @@ def _resolve(
         return resumed_config(run, begun, given)
     config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
     # A preset gives way to the mesh; what the user gives is refused where it does not fit.
-    explicit = {key: getattr(config, key) for key in ("radius", "scales") if key in given}
+    explicit: dict[str, Any] = {
+        key: getattr(config, key) for key in ("radius", "scales") if key in given
+    }
     fitted = fit_to_mesh(config, stores).model_copy(update=explicit)
     if fitted.radius < config.radius:
         click.echo(
