@@ -89,8 +89,8 @@ class JoinedStore(CubeStore):
             if holder is self._first:
                 raise
             raise StoreDamageError(
-                f"{holder.path}: {field} is damaged; remove this store of derived fields and run the "
-                "same command again, which computes it anew"
+                f"{holder.path}: {field} is damaged; remove this store of derived fields and run "
+                "the same command again, which computes it anew"
             ) from error
 
     def _field_layout(self, field: str) -> Layout:
