@@ -112,5 +112,5 @@ def test_a_source_file_that_fails_to_be_read_is_named(tmp_path: Path) -> None:
     path.symlink_to("/proc/self/mem")  # nothing is mapped at its start
     result = _run("ingest", tmp_path / "sim", tmp_path / "cubes.zarr")
     assert _is_one_sentence(result), result.output
-    assert f"{path}: input/output error" in result.stderr
+    assert f"{path}: it cannot be read (Input/output error)" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]

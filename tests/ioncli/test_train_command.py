@@ -338,7 +338,7 @@ def test_what_is_left_of_a_run_is_told_in_epochs(store: CubeStore, tmp_path: Pat
     run = tmp_path / "run"
     first = train(store, "--run", str(run), options=[*TINY[:-2], "epochs=1", "device=cpu"])
     assert (
-        " weights, 1 epoch, 160 training and 200 validation samples per epoch, on " in first.stderr
+        " weights, 1 epoch, 160 training and 200 validation cells per epoch, on " in first.stderr
     )
     longer = train(store, "--run", str(run), "--resume", options=["epochs=3"])
     assert " weights, 2 of 3 epochs left, 160 training and " in longer.stderr
