@@ -325,7 +325,9 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
                 "discard it with --overwrite"
             )
         before = None
-    if before is None:
+    # Killed before its first part, a build may have no store yet.
+    is_begun = before is not None and any(build.books.result(part) for part in plan.parts)
+    if not is_begun:
         store_uuid = str(uuid.uuid4())
         said = {"uuid": store_uuid, "command_line": command_line, "prediction": task.identity}
         build.begin(said)

@@ -284,6 +284,25 @@ def test_a_stopped_prediction_goes_on_where_it_was(
     assert CubeStore.open(target).redshifts == (7.5,)
 
 
+def test_a_prediction_killed_before_its_first_part_begins_anew(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor, target = load(runs("residual"), device="cpu"), tmp_path / "predicted.zarr"
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ionmodel.predicted_store.create_store", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict_store(predictor, odd_store, target)
+    predict_store(predictor, odd_store, target)
+    assert CubeStore.open(target).redshifts == odd_store.redshifts
+
+
 def test_ranks_share_out_the_shards(
     runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
 ) -> None:
