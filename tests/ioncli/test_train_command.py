@@ -337,9 +337,7 @@ def test_a_stop_at_once_says_how_to_go_on(
 def test_what_is_left_of_a_run_is_told_in_epochs(store: CubeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = train(store, "--run", str(run), options=[*TINY[:-2], "epochs=1", "device=cpu"])
-    assert (
-        " weights, 1 epoch, 160 training and 200 validation cells per epoch, on " in first.stderr
-    )
+    assert " weights, 1 epoch, 160 training and 200 validation cells per epoch, on " in first.stderr
     longer = train(store, "--run", str(run), "--resume", options=["epochs=3"])
     assert " weights, 2 of 3 epochs left, 160 training and " in longer.stderr
 
