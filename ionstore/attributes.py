@@ -111,6 +111,8 @@ class StoreAttributes(BaseModel):
         unknown.
     grid_mass_msun : float, optional
         Mass in Msun that one grid mass of the sources was converted to; None where none was.
+    edited : tuple of str
+        Parameters that were known and that an edit changed: conversions were made with others.
     sources : tuple of SourceFile
         Files that the store was made from.
     statistics : mapping of str to tuple of FieldStatistics
@@ -138,6 +140,7 @@ class StoreAttributes(BaseModel):
     cosmology: Annotated[Cosmology | None, PlainSerializer(_without_nones)] = None
     n_box: int | None = None
     grid_mass_msun: float | None = None
+    edited: tuple[str, ...] = ()
     sources: tuple[SourceFile, ...] = ()
     statistics: Mapping[str, tuple[FieldStatistics, ...]] = {}
     n_clipped: Mapping[str, tuple[int, ...]] = {}

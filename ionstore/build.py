@@ -98,7 +98,7 @@ class StoreBuild:
 
     def __enter__(self) -> Self:
         if not self.folder.exists():
-            self._check_target()
+            self.check_target()
         elif any(self.folder.iterdir()) and not self._lock_path.exists():
             raise StoreExistsError(
                 f"{self.folder}: this folder is in the way and no build of ionstore; "
@@ -109,7 +109,7 @@ class StoreBuild:
             put_back(self.folder, self.place)
             if self._is_leftover():
                 self._clear()
-            self._check_target()
+            self.check_target()
             self._check_permissions()
         except BaseException:
             self._leave()
@@ -176,7 +176,14 @@ class StoreBuild:
     def _lock_path(self) -> Path:
         return self.folder / BUILD_LOCK
 
-    def _check_target(self) -> None:
+    def check_target(self) -> None:
+        """Check that a store may come to its place.
+
+        Raises
+        ------
+        StoreExistsError
+            If something is there that may not be replaced.
+        """
         if not os.path.lexists(self.place):
             return
         try:

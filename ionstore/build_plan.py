@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ionstore.attributes import merge_source_files
 from ionstore.cosmology import Cosmology
-from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.cube import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.description import SimulationDescription, is_same
 from ionstore.errors import SourceDataError
 from ionstore.grid import Mesh
@@ -83,6 +83,7 @@ def check_append(store: CubeStore, outline: IngestOutline) -> None:
     _check_redshifts(store, outline)
     _check_box(store, outline)
     _merged_cosmology(store, outline.known.cosmology)
+    _check_conversions(store, outline)
     there, coming = store.attributes.n_box, outline.known.n_box
     if None not in (there, coming) and there != coming:
         raise SourceDataError(
@@ -167,11 +168,29 @@ def by_redshift(plan: BuildPlan, old: Sequence[Item], new: Mapping[int, Item]) -
 def _check_redshifts(store: CubeStore, outline: IngestOutline) -> None:
     for redshift in outline.redshifts:
         for there in store.redshifts:
-            if abs(redshift - there) <= REDSHIFT_TOLERANCE:
+            apart = abs(redshift - there) - REDSHIFT_ROUNDING
+            if apart <= REDSHIFT_TOLERANCE:
                 raise SourceDataError(
                     f"redshift {redshift:g} is in {store.path} already; give --redshift for those "
                     "to add, or --overwrite to make the store anew"
                 )
+            if apart <= 2 * REDSHIFT_TOLERANCE:
+                raise SourceDataError(
+                    f"redshifts must differ by more than {2 * REDSHIFT_TOLERANCE:g}, got "
+                    f"{redshift:.6g} beside {there:.6g} of {store.path}; leave it out with "
+                    "--redshift for the others"
+                )
+
+
+def _check_conversions(store: CubeStore, outline: IngestOutline) -> None:
+    """Check that what is converted now would have been converted so when the store was made."""
+    edited = store.attributes.edited
+    is_converted = any((one.factor, one.offset) != (1, 0) for one in outline.origins)
+    if edited and is_converted:
+        raise SourceDataError(
+            f"{store.path} was converted before an edit changed {', '.join(edited)}, and the new "
+            "redshifts would be converted with what it says now; make the store anew"
+        )
 
 
 def _check_box(store: CubeStore, outline: IngestOutline) -> None:

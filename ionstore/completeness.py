@@ -10,14 +10,13 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from ionstore.candidates import Candidate, Damage, FoundFiles, ignored_in_words, listed
-from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.cube import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.fields import EXTRA, FIELDS, REQUIRED
 from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""
 
-_ROUNDING = 1e-9
 _ABOUT = 0.05  # names of other codes may have one decimal
 _LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
 _HASH = re.compile("[0-9a-f]{32}")  # of its inputs, in the names of 21cmFAST
@@ -263,7 +262,9 @@ def _may_be_at(name: str, redshifts: Sequence[float]) -> bool:
 
 def _near(redshifts: Iterable[float], redshift: float) -> list[float]:
     """Return the redshifts that may name the same cube as another."""
-    return [one for one in redshifts if abs(one - redshift) <= REDSHIFT_TOLERANCE + _ROUNDING]
+    return [
+        one for one in redshifts if abs(one - redshift) <= REDSHIFT_TOLERANCE + REDSHIFT_ROUNDING
+    ]
 
 
 def _is_complete(candidates: Candidates, redshift: float) -> bool:
@@ -327,7 +328,7 @@ def _redshifts_of_cubes(ascending: Sequence[float]) -> dict[float, float]:
     """Return the redshift of the cube that each redshift belongs to."""
     cubes: list[list[float]] = []
     for redshift in ascending:
-        if cubes and redshift - cubes[-1][0] <= REDSHIFT_TOLERANCE + _ROUNDING:
+        if cubes and redshift - cubes[-1][0] <= REDSHIFT_TOLERANCE + REDSHIFT_ROUNDING:
             cubes[-1].append(redshift)
         else:
             cubes.append([redshift])

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 REDSHIFT_TOLERANCE = 5e-4
 """Redshifts this close name the same cube: file names give three decimals."""
 
+REDSHIFT_ROUNDING = 1e-9
+"""What float64 may add to the difference of two redshifts."""
+
 Array = NDArray[Any]
 """Any array whose dtype is found at run time (a block of a file, a field of a store)."""
 

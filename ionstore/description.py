@@ -158,7 +158,7 @@ def read_description(folder: Path) -> SimulationDescription:
         return SimulationDescription()
     try:
         told = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SourceDataError(f"{path}: expected JSON, {error}; mend or remove the file") from error
     if not isinstance(told, dict):
         raise SourceDataError(

@@ -126,7 +126,18 @@ def edit_store(
             attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
         build.discard()
         _link_tree(build.place, build.store_path)
-        changed = store.attributes.model_copy(update={"cosmology": cosmology})
+        edited = _changed(store, {**parameters, "box_length_cmpc": box_length_cmpc})
+        for name, before in edited.items():
+            on_note(
+                f"{name} was {before:g}: what was converted with that stays as it is; ingest again "
+                "where it should follow"
+            )
+        changed = store.attributes.model_copy(
+            update={
+                "cosmology": cosmology,
+                "edited": tuple(sorted({*store.attributes.edited, *edited})),
+            }
+        )
         if box_length_cmpc is not None:
             changed = changed.model_copy(update={"box_length_cmpc": box_length_cmpc})
             _rewrite_cell_centers(
@@ -142,6 +153,18 @@ def _without_nones(**values: float | None) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _changed(store: CubeStore, given: Mapping[str, float | None]) -> dict[str, float]:
+    """Return what was known of a store and is given otherwise now."""
+    known = {"box_length_cmpc": store.mesh.box_length_cmpc}
+    if store.cosmology is not None:
+        known |= dataclasses.asdict(store.cosmology)
+    return {
+        name: before
+        for name, value in given.items()
+        if value is not None and (before := known.get(name)) is not None and before != value
+    }
+
+
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise SourceDataError(f"the {name} must be positive, got {value}")
@@ -151,6 +174,11 @@ def _checked_unit(store: CubeStore, unit: str) -> str:
     if unit not in N_SRC_UNITS:
         units = ", ".join(N_SRC_UNITS)
         raise SourceDataError(f"the unit of n_src must be one of {units}, got {unit}")
+    if store.attributes.grid_mass_msun is not None and unit != "Msun":
+        raise SourceDataError(
+            f"{store.path}: n_src was converted from grid masses to Msun when it was ingested, so "
+            f"its unit is Msun, got {unit}; ingest the simulation again with --n-src-unit {unit}"
+        )
     if store.dtype(N_SRC.name).kind == "u" and unit != "1":
         raise SourceDataError(
             f"{store.path}: n_src is stored as counts, whose unit is 1, got {unit}; if they are "

@@ -127,12 +127,12 @@ class ObjectBuild:
             self.folder = Path(stack.enter_context(temporary))
             self.store_path = self.folder / _SKELETON
             if self.plan() is None:
-                self._check_target()  # before anything is put
+                self.check_target()  # before anything is put
             stack.enter_context(self._lock)
             stack.callback(self._tidy)
             if self._is_leftover():
                 self._clear()
-            self._check_target()
+            self.check_target()
             self._fetch_skeleton()
             self._stack = stack.pop_all()
         return self
@@ -260,7 +260,16 @@ class ObjectBuild:
         self._claim.check()
         path.remove_below()
 
-    def _check_target(self) -> None:
+    def check_target(self) -> None:
+        """Check that a store may come to its place.
+
+        Raises
+        ------
+        StoreExistsError
+            If something is there that may not be replaced.
+        ObjectStoreError
+            If the object store does not answer.
+        """
         root = self._complete_root()
         if root is None and (self.plan() is not None or not self.place.exists()):
             return

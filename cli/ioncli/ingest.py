@@ -191,6 +191,7 @@ def ingest(
     from ionstore.detection import detect
     from ionstore.file_selection import FileSelection
     from ionstore.ingest import ingest_cubes
+    from ionstore.object_build import start_build
     from ionstore.store import CubeStore
 
     if append and overwrite:
@@ -217,8 +218,9 @@ def ingest(
         given = given.model_copy(update={"box_length_cmpc": box_length_cmpc})
         if dry_run:
             _show(*found(), dict(keep_bits))
-            if store.exists() and not (append or overwrite):
-                options.echo_note(f"{store} exists already: give --append or --overwrite then")
+            # What would be refused in the end is refused here, too.
+            start_build(store, append=append, overwrite=overwrite).check_target()
+            click.echo("nothing was read or written: leave out --dry-run to ingest")
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as report:
@@ -278,4 +280,3 @@ def _show(detection: "Detection", old: "CubeStore | None", keep_bits: dict[str, 
         raise click.exceptions.Exit(1)
     names = {path: ("", name) for path, name in detection.file_names().items()}
     outline_ingest(detection.known, detection.simulation(), names, old=old, keep_bits=keep_bits)
-    click.echo("nothing was read or written: leave out --dry-run to ingest")

@@ -182,6 +182,11 @@ def _open_archive(path: Path, preferred_member: str) -> FieldSource:
     return FlatArray(path, header.shape, header.dtype, offset, header.fortran_order)
 
 
+def _first_line(error: Exception) -> str:
+    """Return what NumPy says first; what follows is advice that does not help here."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+
+
 def _read_header(path: Path, file: IO[bytes]) -> _Header:
     try:
         version = np.lib.format.read_magic(file)
@@ -197,7 +202,8 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
             raise ValueError(f"its shape is {shape}")
     except _HEADER_DAMAGE as error:
         raise SourceDataError(
-            f"{path}: its NumPy header cannot be read ({error}); it is damaged, copy it again"
+            f"{path}: its NumPy header cannot be read ({_first_line(error)}); it is damaged, copy "
+            "it again"
         ) from error
     if dtype.hasobject or dtype.kind not in "biuf":
         raise SourceDataError(

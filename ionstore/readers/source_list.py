@@ -34,6 +34,7 @@ _HEAD_BYTES = 1 << 12
 _SHOWN_BYTES = 40
 _SPACE = 32  # all characters up to the space separate numbers
 _POSITION_COLUMNS = 3
+_MOST_COLUMNS = 9  # codes write 4 to 7
 # Fortran writes 1.5D+03 in double precision, and lists may be separated by commas.
 _AS_PYTHON_WRITES = bytes.maketrans(b"dDE,", b"eee ")
 _COUNT = re.compile(rb"\d+")
@@ -123,6 +124,12 @@ class SourceList(PointList):
                 f"{n_numbers} numbers; the file is truncated or damaged, copy it again"
             )
         n_columns = n_numbers // n_sources
+        if n_columns > _MOST_COLUMNS:
+            raise SourceDataError(
+                f"{self.path}: its first line says {n_sources} source{'s' * (n_sources > 1)}, "
+                f"{n_numbers} numbers follow: more than {_MOST_COLUMNS} for each; mend the first "
+                "line, or remove what follows the last source"
+            )
         if max(self.columns) > n_columns:
             raise SourceDataError(
                 f"{self.path}: there is no column {max(self.columns)}, masses are in columns "

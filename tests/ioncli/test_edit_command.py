@@ -15,6 +15,7 @@ from ionstore.description import SimulationDescription
 from ionstore.edit import edit_store
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
+from ionstore.store_writer import write_attributes
 from tests.three_file_sets import files_of, write_set
 
 
@@ -274,6 +275,8 @@ def test_density_parameters_supplied_later_reach_the_cosmology(store: Path) -> N
     assert "omega_b must not be above omega_m" in refused.stderr
     result = _run(store, "--omega-b", "0.05", "--h", "0.7")
     assert result.stdout == f"{store}: h 0.7 (was unknown), omega_b 0.05 (was 0.044)\n"
+    told = "Note: omega_b was 0.044: what was converted with that stays as it is; ingest again"
+    assert result.stderr.startswith(told)
     assert CubeStore.open(store).cosmology == Cosmology(h=0.7, omega_m=0.27, omega_b=0.05)
 
 
@@ -325,3 +328,12 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
     result = _run(tmp_path / "none.zarr", "--h", "0.7")
     assert result.exit_code == 1
     assert "found nothing" in result.stderr
+
+
+def test_converted_sources_keep_their_unit(store: Path) -> None:
+    attributes = CubeStore.open(store).attributes.model_copy(update={"grid_mass_msun": 5e6})
+    write_attributes(store, attributes)
+    result = _run(store, "--n-src-unit", "grid_mass")
+    assert result.exit_code == 1
+    assert "converted from grid masses to Msun when it was ingested" in result.stderr
+    assert CubeStore.open(store).attributes.uuid == attributes.uuid

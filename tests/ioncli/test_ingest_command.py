@@ -295,10 +295,15 @@ def test_append_and_overwrite_do_not_go_together(tmp_path: Path) -> None:
 def test_a_dry_run_tells_of_a_store_that_is_there(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
     assert _run(tmp_path / "sim", tmp_path / "cubes.zarr").exit_code == 0
-    told = "exists already: give --append or --overwrite then"
-    assert told in _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run").stderr
+    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run")
+    assert result.exit_code == 1
+    assert "already exists; choose another store or give --overwrite" in result.stderr
+    assert "leave out --dry-run" not in result.stdout
     again = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--dry-run", "--overwrite")
-    assert told not in again.stderr
+    assert again.exit_code == 0
+    (tmp_path / "file.zarr").write_text("mine")
+    other = _run(tmp_path / "sim", tmp_path / "file.zarr", "--dry-run", "--overwrite")
+    assert "is no store of ionstore, so it is not touched" in other.stderr
 
 
 def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:

@@ -14,16 +14,20 @@ import xarray as xr
 
 from ionstore import atomic, first_pass
 from ionstore.build import StoreBuild
+from ionstore.build_plan import check_append, known_of
 from ionstore.cosmology import Cosmology
-from ionstore.description import SimulationDescription
+from ionstore.description import SimulationDescription, from_values
+from ionstore.detection import detect
 from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
+from ionstore.ingest_outline import IngestOutline, find_origins
 from ionstore.inventory import take_inventory
 from ionstore.places import StorePath
 from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
+from ionstore.store_writer import write_attributes
 from tests.three_file_sets import PREFIXES, files_of, write_set
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
@@ -292,8 +296,60 @@ def test_grid_masses_that_an_edit_made_others_are_refused(tmp_path: Path) -> Non
         tmp_path / "8.700", target, given=C2RAY.model_copy(update={"box_length_cmpc": 90.0})
     )
     edit_store(target, box_length_cmpc=100.0)
+    with pytest.raises(
+        SourceDataError, match="before an edit changed box_length_cmpc, and the new"
+    ):
+        ingest_cubes(tmp_path / "8.000", target, append=True)
+    # Edited before edits were recorded.
+    attributes = CubeStore.open(target).attributes.model_copy(update={"edited": ()})
+    write_attributes(target, attributes)
     with pytest.raises(SourceDataError, match=r"Msun a grid mass, got .* Msun; give the box"):
         ingest_cubes(tmp_path / "8.000", target, append=True)
+
+
+def test_what_an_edit_changed_converts_no_new_redshift(tmp_path: Path) -> None:
+    old, new, _ = split_set(tmp_path)
+    target = tmp_path / "cubes.zarr"
+    known = {"h": 0.7, "omega_m": 0.3, "omega_b": 0.044}
+    given = from_values({"box_length_cmpc": 20.0, **known, "n_src_units": "1"})
+    ingest_cubes(old, target, given=given, **CUT)
+    edit_store(target, omega_b=0.04, on_note=lambda line: None)
+    assert CubeStore.open(target).attributes.edited == ("omega_b",)
+    # Densities in g/cm3 are not converted; those in grid masses would be, and overdensities.
+    outline = outline_of(new, target)
+    check_append(CubeStore.open(target), outline)
+    origins = tuple(one.model_copy(update={"factor": 2.0}) for one in outline.origins)
+    with pytest.raises(SourceDataError, match="before an edit changed omega_b, and the new"):
+        check_append(CubeStore.open(target), outline.model_copy(update={"origins": origins}))
+    ingest_cubes(new, target, append=True)
+
+
+def outline_of(folder: Path, target: Path) -> IngestOutline:
+    store = CubeStore.open(target)
+    detection = detect(folder, otherwise=known_of(store))
+    names = {path: ("", name) for path, name in detection.file_names().items()}
+    origins = find_origins(detection.simulation(), names)
+    return IngestOutline(origins=origins, known=detection.known, layout=store.layout, keep_bits={})
+
+
+@pytest.mark.parametrize(
+    ("redshift", "said"),
+    [
+        ("8.0005", "redshift 8.0005 is in .* already"),
+        ("8.0008", r"must differ by more than 0\.001, got 8\.0008 beside 8 of"),
+        ("7.9991", r"must differ by more than 0\.001, got 7\.9991 beside 8 of"),
+    ],
+)
+def test_redshifts_that_could_be_taken_for_each_other_are_not_added(
+    tmp_path: Path, redshift: str, said: str
+) -> None:
+    write_set(tmp_path / "old", 10, ("8.000",))
+    write_set(tmp_path / "new", 10, (redshift,))
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(tmp_path / "old", target, given=BOX)
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(tmp_path / "new", target, append=True)
+    assert CubeStore.open(target).redshifts == (8.0,)
 
 
 def test_what_the_store_knows_is_not_said_to_be_unknown(tmp_path: Path) -> None:

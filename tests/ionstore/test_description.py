@@ -175,3 +175,9 @@ def test_a_description_that_is_none_is_named(tmp_path: Path, text: str, said: st
     with pytest.raises(SourceDataError, match=said) as caught:
         read_description(tmp_path)
     assert "simulation.json" in str(caught.value)
+
+
+def test_json_nested_without_end_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "simulation.json").write_text("[" * 150_000)
+    with pytest.raises(SourceDataError, match="expected JSON"):
+        read_description(tmp_path)

@@ -349,3 +349,10 @@ def test_tools21cm_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cells, theirs.sources_list[:, :3])
     ratio = theirs.sources_list[:, 3] / weights  # Msun, of the box that it has by default
     np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-12)
+
+
+def test_more_sources_than_the_first_line_says_are_not_lost(tmp_path: Path) -> None:
+    sources = _sources(2)
+    path = _written(tmp_path / "9.000_sources.dat", _text(sources, count="1"))
+    with pytest.raises(SourceDataError, match="its first line says 1 source, 10 numbers follow"):
+        _points(path)
