@@ -276,7 +276,7 @@ def _way_on(store: CubeStore, coming: StoredField) -> str:
     here = coming.units if is_source else coming.frame
     if coming.name in ("n_src", "n_igm") and there == "unknown":
         return f"if the store has them too: ionstore edit {store.path} {option} {here}"
-    if is_source and here == "unknown":
+    if is_source and here in ("unknown", "1"):
         return f"give {option} {there} if that is their unit"
     if coming.name == "n_igm" and here == "unknown":
         return f"set density_frame to {there} in simulation.json if that is theirs"
