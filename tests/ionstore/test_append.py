@@ -296,9 +296,7 @@ def test_grid_masses_that_an_edit_made_others_are_refused(tmp_path: Path) -> Non
         tmp_path / "8.700", target, given=C2RAY.model_copy(update={"box_length_cmpc": 90.0})
     )
     edit_store(target, box_length_cmpc=100.0)
-    with pytest.raises(
-        SourceDataError, match="before an edit changed box_length_cmpc, and"
-    ):
+    with pytest.raises(SourceDataError, match="before an edit changed box_length_cmpc, and"):
         ingest_cubes(tmp_path / "8.000", target, append=True)
     # Edited before edits were recorded.
     attributes = CubeStore.open(target).attributes.model_copy(update={"edited": ()})
