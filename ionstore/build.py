@@ -302,9 +302,9 @@ def full_disk_as_message(folder: Path, *, resumes: bool = True) -> Iterator[None
 
 
 def _remove_torn_files(store: Path) -> None:
-    """Remove what Zarr was writing beside the shards when a build was killed."""
-    for path in store.glob("*/c/**/*"):
-        if path.is_file() and not path.name.isdigit():
+    """Remove what Zarr was writing beside its files when a build was killed."""
+    for path in store.rglob("*"):
+        if path.is_file() and path.name != ROOT_METADATA and not path.name.isdigit():
             path.unlink()
 
 

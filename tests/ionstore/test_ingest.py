@@ -392,11 +392,15 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
         with pytest.raises(raised):
             ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", **options)  # type: ignore[arg-type]
     assert not (tmp_path / "cubes.zarr").exists()
-    # What a writer that was killed can leave beside a shard, and a shard that is not recorded.
-    torn = tmp_path / "cubes.zarr.partial" / "store" / "n_igm" / "c" / "0" / "0" / "0"
+    # What a writer that was killed can leave beside a shard and beside metadata, and a shard that
+    # is not recorded.
+    store = tmp_path / "cubes.zarr.partial" / "store"
+    torn = store / "n_igm" / "c" / "0" / "0" / "0"
     torn.mkdir(parents=True, exist_ok=True)
     (torn / "0.abc.partial").write_bytes(b"torn")
-    unrecorded = tmp_path / "cubes.zarr.partial" / "store" / "xhii" / "c" / "1" / "1" / "1"
+    (store / "zarr.abc.partial").write_bytes(b"torn")
+    (store / "n_igm" / "zarr.abc.partial").write_bytes(b"torn")
+    unrecorded = store / "xhii" / "c" / "1" / "1" / "1"
     unrecorded.mkdir(parents=True, exist_ok=True)
     (unrecorded / "1").write_bytes(b"torn")
     notes: list[str] = []
