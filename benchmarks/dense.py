@@ -25,7 +25,8 @@ import torch
 from result import median_and_spread, print_result
 from torch.nn import functional
 
-from ionmodel.config import make_config, read_preset
+from ionmodel.config import make_config
+from ionmodel.config_keys import read_preset
 from ionmodel.networks.base import DenseNetwork, build_network, flops_per_sample
 from ionmodel.predicted_store import predict_store, read_inputs
 from ionmodel.prediction import Predictor

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from result import median_and_spread, print_result
 
-from ionmodel.config import make_config, read_preset
+from ionmodel.config import make_config
+from ionmodel.config_keys import read_preset
 from ionmodel.datasets import open_training_data
 from ionmodel.run_folder import RunFolder
 from ionmodel.training import train

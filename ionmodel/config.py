@@ -1,13 +1,7 @@
-"""The configuration of a training run: one frozen set of flat keys, presets in TOML."""
+"""The configuration of a training run: one frozen set of flat keys."""
 
 import difflib
-import json
-import re
-import shlex
-import tomllib
-from collections.abc import Iterable, Mapping
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,11 +15,11 @@ from pydantic import (
 
 from ionmodel.channels.base import DerivedChannel, channels_asked_for
 from ionmodel.channels.mean_free_path import SOURCES, Law
+from ionmodel.config_keys import example, parse_size, toml_value
 from ionmodel.errors import ConfigError
-from ionmodel.networks import OPTIONS, PREDICTS_TILES
+from ionmodel.networks import NETWORK_KEYS, OPTIONS, PREDICTS_TILES
 from ionstore.normalize import DEFAULT_TRANSFORMS, Transform
 
-DEFAULT_PRESET = "small"
 TARGET = "xhii"
 """Field that networks predict."""
 
@@ -51,31 +45,6 @@ _REQUIRED = {
 }
 """What a value must be, by the type of pydantic's error or the first word of it."""
 
-_EXAMPLES: dict[str, Any] = {
-    "scales": [5.0, 10.0, 20.0],
-    "mean_free_path": "worseck2014",
-    "mean_free_path_cmpc": 20.0,
-    "redshift_input": True,
-    "tile": 32,
-    "width": 32,
-    "dilations": [1, 1, 2],
-    "channels": [16, 32],
-    "kernel": 3,
-    "padding": True,
-    "shared_branches": False,
-    "conv_bias": False,
-    "feature_dropout": 0.5,
-    "head_dropout_widths": [64],
-    "head_dropout": 0.5,
-    "head_widths": [64, 32],
-    "recompute": False,
-    "redshifts": [8.397],
-    "transforms": {"n_igm": "log1p"},
-    "core": 64,
-    "samples_per_opening": 1024,
-}
-"""Values of the keys that the default preset may leave out."""
-
 _WITHOUT = {
     "tile": "single cells are trained on",
     "redshifts": "all are taken",
@@ -88,28 +57,6 @@ _WITHOUT = {
     "samples_per_opening": "a region's share of an epoch",
 }
 """What it means to leave out a key that every network heeds."""
-
-NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
-"""Keys that only some families of networks heed."""
-
-_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def parse_size(value: Any) -> Any:
-    """Return the number of bytes of a size in words such as 800MB or 2GiB; others as they are.
-
-    Raises
-    ------
-    ValueError
-        If a word is no size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
-    if match is None:
-        raise ValueError("must be a size such as 800MB, 2GiB or 1000000")
-    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
-
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 
@@ -342,7 +289,7 @@ class TrainingConfig(BaseModel):
         lines = []
         for key, value in self.model_dump(mode="json").items():
             if value is not None:
-                lines.append(f"{key} = {_toml_value(value)}\n")
+                lines.append(f"{key} = {toml_value(value)}\n")
             elif key not in NETWORK_KEYS:
                 lines.append(f"# {key} is not set: {_WITHOUT[key]}\n")
             elif key in self._heeded:
@@ -356,95 +303,6 @@ class TrainingConfig(BaseModel):
     def _given_network_keys(self) -> list[str]:
         keys = (key for key in type(self).model_fields if key in NETWORK_KEYS)
         return [key for key in keys if getattr(self, key) is not None]
-
-
-def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a preset with those that are given in their place.
-
-    Parameters
-    ----------
-    preset : mapping
-        Keys from `read_preset`.
-    given : mapping
-        Keys that a user gives. Another network than the preset's leaves behind what the preset
-        says of its own.
-    """
-    kept = dict(preset)
-    if given.get("network", preset["network"]) != preset["network"]:
-        kept = {key: value for key, value in preset.items() if key not in {*NETWORK_KEYS, "tile"}}
-    return {**kept, **given}
-
-
-def preset_names() -> list[str]:
-    """Return the names of the presets."""
-    folder = resources.files("ionmodel") / "presets"
-    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
-
-
-def read_preset(name: str) -> dict[str, Any]:
-    """Return the keys of a preset.
-
-    Raises
-    ------
-    ConfigError
-        If there is no preset of that name.
-    """
-    if name not in preset_names():
-        raise ConfigError(f"preset must be one of {', '.join(preset_names())}, got {name!r}")
-    text = (resources.files("ionmodel") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return {"preset": name, **tomllib.loads(text)}
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the keys of a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If it is not TOML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected text in UTF-8, got other bytes; mend it") from error
-    except tomllib.TOMLDecodeError as error:
-        lines = text.rstrip().splitlines() or [text]
-        at = re.search(r"line (\d+)", str(error))
-        number = min(int(at[1]), len(lines)) if at else len(lines)
-        got = lines[number - 1].strip()
-        raise ConfigError(
-            f"{path}: expected lines of TOML such as {_example('epochs', ' = ')} or "
-            f"{_example('inputs', ' = ')}, each key once, got {got!r} in line {number}; mend it"
-        ) from error
-
-
-def parse_options(options: Iterable[str]) -> dict[str, Any]:
-    """Return the keys of ``key=value`` options; a value is TOML, or else a plain string.
-
-    Raises
-    ------
-    ConfigError
-        If an option has no equals sign, or a key is given twice.
-
-    Examples
-    --------
-    >>> parse_options(["epochs=3", "device=cpu", "channels=[16, 32]"])
-    {'epochs': 3, 'device': 'cpu', 'channels': [16, 32]}
-    """
-    keys: dict[str, Any] = {}
-    for option in options:
-        key, equals, text = option.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise ConfigError(f"an option must read key=value, got {option!r}")
-        if key in keys:
-            raise ConfigError(f"{key} is given twice; give it once")
-        try:
-            keys[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            keys[key] = text.strip()
-    return keys
 
 
 def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
@@ -474,25 +332,11 @@ def _in_words(error: ValidationError) -> str:
         told = str(first["ctx"]["error"])
         return f"{first['loc'][0]} {told}, got {first['input']!r}" if first["loc"] else told
     key, *inside = first["loc"]
-    example = f"give for example -o {_example(str(key), shell=True)}"
+    way_on = f"give for example -o {example(str(key), shell=True)}"
     if first["type"] == "missing":
-        return f"{key} must be given; {example}"
+        return f"{key} must be given; {way_on}"
     where = str(key) + "".join(f"[{part!r}]" for part in inside)
     kind, context = first["type"], first.get("ctx", {})
     required = _REQUIRED.get(kind) or _REQUIRED.get(kind.partition("_")[0])
     required = required.format(**context) if required else f"otherwise ({first['msg']})"
-    return f"{where} must be {required}, got {first['input']!r}; {example}"
-
-
-def _example(key: str, equals: str = "=", *, shell: bool = False) -> str:
-    """Return a key with a value that fits it, in TOML or as an option in a shell."""
-    value = {**_EXAMPLES, **read_preset(DEFAULT_PRESET)}[key]
-    text = value if shell and isinstance(value, str) else _toml_value(value)
-    return f"{key}{equals}{shlex.quote(text) if shell else text}"
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, dict):
-        entries = (f"{json.dumps(key)} = {_toml_value(entry)}" for key, entry in value.items())
-        return "{" + ", ".join(entries) + "}"
-    return json.dumps(value)
+    return f"{where} must be {required}, got {first['input']!r}; {way_on}"

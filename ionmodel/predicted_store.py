@@ -4,7 +4,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,112 +13,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ionmodel.channels.cache import boxes_of, cache_path, smoothing_bytes, with_channels
+from ionmodel.channels.cache import boxes_of, cache_path, with_channels
 from ionmodel.errors import ConfigError
-from ionmodel.prediction import Predictor, largest_tile, tile_bytes
+from ionmodel.prediction import Predictor
+from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionstore.attributes import ROOT_METADATA, SourceFile
 from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
 from ionstore.cube import REDSHIFT_TOLERANCE, Fields
-from ionstore.digest import DIGEST, start_digest
-from ionstore.errors import MemoryBudgetError, StoreExistsError
+from ionstore.digest import in_words, start_digest
+from ionstore.errors import StoreExistsError
 from ionstore.fields import PREDICTED
-from ionstore.ingest_parts import merge_parts
 from ionstore.inventory import Inventory, take_inventory
-from ionstore.layout import Corner, Part, plan_parts
+from ionstore.layout import Corner, Part
 from ionstore.object_build import ObjectBooks, ObjectBuild, start_build
 from ionstore.partition import pieces_on_mesh
 from ionstore.places import StorePath
+from ionstore.recorded_parts import merge_parts, write_part
 from ionstore.shard_writer import ShardWriter
-from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, StoreWriter, create_store
-
-DEFAULT_MEMORY_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class PredictionPlan:
-    """What a prediction is about to do.
-
-    Parameters
-    ----------
-    redshifts : tuple of float
-        Redshifts, descending.
-    parts : tuple of Part
-        Shards of the predicted field.
-    tile : int
-        Cells along a side that the network predicts at once.
-    memory_bytes : int
-        About what a process takes, beside Python and torch themselves.
-    by_patches : bool
-        Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
-    cell_seconds : float
-        Estimated seconds a cell, from one timed tile; decoding and encoding are left out.
-    """
-
-    redshifts: tuple[float, ...]
-    parts: tuple[Part, ...]
-    tile: int
-    memory_bytes: int
-    by_patches: bool
-    cell_seconds: float
-
-
-def plan_prediction(
-    predictor: Predictor,
-    store: CubeStore,
-    *,
-    redshifts: Sequence[float] = (),
-    memory_bytes: int = DEFAULT_MEMORY_BYTES,
-) -> PredictionPlan:
-    """Decide how a store is predicted within a memory.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        The network.
-    store : CubeStore
-        Store with its inputs.
-    redshifts : sequence of float
-        Redshifts to predict, in any order; all by default.
-    memory_bytes : int
-        Bound on the memory of a process, beside Python and torch themselves.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If not even the smallest tiles fit.
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
-    layout = store.layout
-    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
-    taken = tuple(sorted(chosen or store.redshifts, reverse=True))
-    shard = min(layout.shard_cells, layout.mesh_cells)
-    block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3
-    block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
-    tile = largest_tile(predictor.network, memory_bytes - block)
-    if tile is None:
-        least = block + tile_bytes(predictor.network, 8)
-        raise MemoryBudgetError(
-            f"a prediction takes {least / 1e6:,.0f} MB at least, for the inputs of a shard of "
-            f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
-            "MB; raise the memory"
-        )
-    return PredictionPlan(
-        taken,
-        plan_parts([PREDICTED.name], len(taken), layout),
-        tile,
-        max(
-            block + tile_bytes(predictor.network, tile),
-            smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
-        ),
-        by_patches=not predictor.network.has_dense_form,
-        cell_seconds=predictor.seconds_per_cell(tile),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,10 +284,7 @@ def _write_parts(
 
         values = predictor.predict_block(block, tile=plan.tile, on_cells=report)
         _check_numbers(values, redshift)
-        written = (part.field, part.redshift_index, start, values)
-        work.writer.write_block(*written)
-        work.writer.check_block(*written)
-        work.books.record(part, {"statistics": asdict(FieldStatistics.of(values))})
+        write_part(part, values, work.writer, work.books)
         done += cells[part]
 
 
@@ -425,6 +338,5 @@ def _check_numbers(values: NDArray[np.float32], redshift: float) -> None:
 
 def _digest(path: StorePath) -> str:
     digest = start_digest()
-    assert digest is not None
     digest.update(path.read_bytes())
-    return f"{DIGEST}:{digest.hexdigest()}"
+    return in_words(digest)

@@ -47,9 +47,7 @@ from ionstore.split import Region
 TILE_CELLS = 64
 """Cells along a side of what a dense network predicts at once: larger tiles gain little."""
 
-_SMALLEST_TILE = 8
 _PATCHES = 256
-_LAYERS_AT_ONCE = 3  # input and output of a layer, and the copy in oneDNN's own order
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,39 +313,6 @@ def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
         (start, _corner(min(tile, n - first) for first, n in zip(start, shape, strict=True)))
         for start in map(_corner, firsts)
     ]
-
-
-def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
-    """Return the side of the largest tiles that fit a memory; None if none do.
-
-    Parameters
-    ----------
-    network : PatchNetwork
-        The network.
-    memory_bytes : int
-        Bytes that its layers may take.
-
-    Returns
-    -------
-    int or None
-        At most `TILE_CELLS`.
-    """
-    sides = range(TILE_CELLS, _SMALLEST_TILE - 1, -8)
-    return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
-
-
-def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return about how many bytes the layers of a network take for one tile.
-
-    Notes
-    -----
-    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN.
-    """
-    width = max(
-        (layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d)),
-        default=1,
-    )
-    return 4 * _LAYERS_AT_ONCE * width * (tile + network.receptive_field - 1) ** 3
 
 
 def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TrainingConfig, make_config, read_toml
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.config_keys import read_toml
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TARGET, TrainingConfig, make_config, read_toml
+from ionmodel.config import TARGET, TrainingConfig, make_config
+from ionmodel.config_keys import read_toml
 from ionmodel.datasets import TrainingData, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.events import Plan, Progress, Result

@@ -17,8 +17,20 @@ class Digest(Protocol):
         """Return the digest of all bytes so far, in hexadecimal digits."""
 
 
-def start_digest(algorithm: str = DIGEST) -> Digest | None:
-    """Return the digest of no bytes; None if the algorithm is not known here.
+def start_digest() -> Digest:
+    """Return the digest of no bytes, by the algorithm of new digests."""
+    from xxhash import xxh3_128
+
+    return xxh3_128()
+
+
+def in_words(digest: Digest) -> str:
+    """Return a digest of `start_digest` as it is recorded: algorithm and hexadecimal digits."""
+    return f"{DIGEST}:{digest.hexdigest()}"
+
+
+def find_digest(algorithm: str) -> Digest | None:
+    """Return the digest of no bytes by a recorded algorithm; None if that is not known here.
 
     Parameters
     ----------
@@ -26,9 +38,7 @@ def start_digest(algorithm: str = DIGEST) -> Digest | None:
         `DIGEST`, or one that hashlib has, such as "sha256".
     """
     if algorithm == DIGEST:
-        from xxhash import xxh3_128
-
-        return xxh3_128()
+        return start_digest()
     if algorithm in hashlib.algorithms_available:
         return hashlib.new(algorithm)
     return None

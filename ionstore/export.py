@@ -17,6 +17,7 @@ from ionstore.attributes import check_is_outside_stores
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array
 from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
+from ionstore.fields import IONIZED_FRACTIONS
 from ionstore.layout import Corner
 from ionstore.store import CubeStore
 from ionstore.threads import Progress, run_in_threads
@@ -379,7 +380,7 @@ def _as_stored(field: str, stored: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _as_c2ray_writes(field: str, stored: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype("<f8" if field == "xhii" else "<f4")
+    return np.dtype("<f8" if field in IONIZED_FRACTIONS else "<f4")
 
 
 FORMATS = {

@@ -40,6 +40,9 @@ EXTRA = (
     Field("temperature", "temperature", "gas temperature", "K"),
 )
 PREDICTED = Field("xhii_predicted", "xHIIpredicted", "predicted ionized hydrogen fraction", "1")
-"""What networks write; no simulation has it."""
+"""What networks write in the place of `XHII`; no simulation has it."""
+
+IONIZED_FRACTIONS = (XHII.name, PREDICTED.name)
+"""Fields that are shown and exported alike, so that they can be compared."""
 
 FIELDS = {field.name: field for field in (*REQUIRED, *EXTRA, PREDICTED)}

@@ -24,7 +24,6 @@ from ionstore.ingest_parts import (
     PartWriter,
     Sources,
     check_disk,
-    merge_parts,
     take_over,
 )
 from ionstore.ingest_plan import (
@@ -41,6 +40,7 @@ from ionstore.object_build import ObjectBuild, start_build
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.readers.flat_array import FlatArray
 from ionstore.readers.flat_object import FlatObject
+from ionstore.recorded_parts import merge_parts
 from ionstore.source_files import name_source_file
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore

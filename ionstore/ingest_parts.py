@@ -1,8 +1,8 @@
 """The second pass of an ingest: shards, each converted, written, read back and recorded."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from ionstore.build import PartBooks, StoreBuild
 from ionstore.build_plan import BuildPlan
 from ionstore.codecs import blosc, round_to_bits
 from ionstore.cube import Array
-from ionstore.errors import DiskSpaceError, StoreExistsError
+from ionstore.errors import DiskSpaceError
 from ionstore.ingest_plan import IngestPlan
 from ionstore.layout import Part
 from ionstore.object_build import ObjectBooks, ObjectBuild
 from ionstore.readers.base import FieldSource
+from ionstore.recorded_parts import write_part
 from ionstore.shard_writer import ShardWriter
-from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField
 
@@ -77,10 +77,7 @@ class PartWriter:
         field = next(field for field in self.plan.fields if field.name == part.field)
         source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
         values = stored_values(source.read_block(start, shape), field)
-        block = (part.field, part.redshift_index, start, values)
-        self.writer.write_block(*block)
-        self.writer.check_block(*block)
-        self.books.record(part, {"statistics": asdict(FieldStatistics.of(values))})
+        write_part(part, values, self.writer, self.books)
 
 
 def stored_values(values: Array, field: StoredField) -> Array:
@@ -136,42 +133,6 @@ def take_over(old: CubeStore, plan: BuildPlan, writer: ShardWriter) -> None:
         folders.add(path.parent)
     for folder in folders:
         sync(folder)
-
-
-def merge_parts(
-    books: PartBooks | ObjectBooks, parts: Sequence[Part]
-) -> dict[str, dict[int, FieldStatistics]]:
-    """Return the statistics of every field by the place of its redshift.
-
-    Parameters
-    ----------
-    books : PartBooks or ObjectBooks
-        In which all parts are recorded.
-    parts : sequence of Part
-        All parts, in the order of the plan: merged in it, so that a resumed build ends up with
-        the same bits.
-
-    Raises
-    ------
-    StoreExistsError
-        If a record is gone, which only another process can have removed.
-    OSError
-        If one cannot be read.
-    """
-    merged: dict[str, dict[int, FieldStatistics]] = {}
-    for part in parts:
-        result = books.result(part)
-        if result is None:
-            raise StoreExistsError(
-                f"{books.folder}: the record of a part that was written is gone, so another "
-                "process is at this store; see whether that one finishes it, or run the same "
-                "command again, which resumes"
-            )
-        statistics = FieldStatistics(**result["statistics"])
-        of_field = merged.setdefault(part.field, {})
-        before = of_field.get(part.redshift_index)
-        of_field[part.redshift_index] = before.merge(statistics) if before else statistics
-    return merged
 
 
 def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: float) -> None:

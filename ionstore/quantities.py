@@ -1,7 +1,7 @@
 """What the numbers of a file become in a store: conversions, and sources that apply them."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ionstore.description import INPUT_OPTIONS, SimulationDescription
 from ionstore.errors import SourceDataError
 from ionstore.fields import FIELDS
 from ionstore.layout import Corner
-from ionstore.readers.base import FieldSource, OnBytes, Quantity
+from ionstore.readers.base import FieldSource, OnBytes, Quantity, SourceOfSource
 from ionstore.readers.flat_array import FlatArray
 from ionstore.units import KnownFrame
 
@@ -197,7 +197,7 @@ def plan_conversion(
 
 
 @dataclass(frozen=True)
-class ConvertedSource(FieldSource):
+class ConvertedSource(SourceOfSource):
     """The numbers of a source, converted as they are read.
 
     Parameters
@@ -208,28 +208,12 @@ class ConvertedSource(FieldSource):
         What becomes of them; computed in float64, given on in float32.
     """
 
-    source: FieldSource
     conversion: Conversion
-
-    @property
-    def path(self) -> Path:  # type: ignore[override]
-        """File that holds the numbers."""
-        return self.source.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Shape of the values."""
-        return self.source.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
         """Dtype of the values."""
         return np.dtype(np.float32)
-
-    @property
-    def fortran_order(self) -> bool:  # type: ignore[override]
-        """Whether the first index runs fastest."""
-        return self.source.fortran_order
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
@@ -239,10 +223,6 @@ class ConvertedSource(FieldSource):
     def read_block(self, start: Corner, shape: Corner) -> Array:
         """Return the values of a block."""
         return self._convert(self.source.read_block(start, shape))
-
-    def absolute(self) -> "ConvertedSource":
-        """Return the same source, to be read from any working folder."""
-        return replace(self, source=self.source.absolute())
 
     @property
     def spool_bytes(self) -> int:

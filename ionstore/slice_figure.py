@@ -9,6 +9,7 @@ import numpy as np
 from ionstore.attributes import check_is_outside_stores
 from ionstore.cube import Array
 from ionstore.errors import FigureFormatError, NotInStoreError
+from ionstore.fields import IONIZED_FRACTIONS
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 
@@ -19,7 +20,7 @@ Axis = Literal["x", "y", "z"]
 
 _AXES: tuple[Axis, Axis, Axis] = ("x", "y", "z")
 _UNITS_IN_PRINT = {"g cm-3": r"g cm$^{-3}$", "s-1": r"s$^{-1}$", "Msun": r"M$_\odot$"}
-_COLOR_MAPS = {"n_igm": "magma", "xhii": "viridis"}
+_COLOR_MAPS = {"n_igm": "magma", **dict.fromkeys(IONIZED_FRACTIONS, "viridis")}
 _OTHER_COLORS = "inferno"
 
 
@@ -165,7 +166,7 @@ def _color_scale(statistics: FieldStatistics, field: str, values: Array) -> "Nor
     from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 
     low, high = statistics.min, statistics.max
-    if field in ("xhii", "mfp_mask"):
+    if field in (*IONIZED_FRACTIONS, "mfp_mask"):
         return Normalize(0, max(1.0, high))
     if not high > low >= 0:
         return Normalize(low, high if high > low else low + 1)

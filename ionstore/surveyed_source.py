@@ -1,20 +1,15 @@
 """A source whose blocks are taken only from the file that was surveyed."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import numpy as np
+from dataclasses import dataclass
 
 from ionstore.cube import Array
 from ionstore.layout import Corner
-from ionstore.readers.base import FieldSource, OnBytes
+from ionstore.readers.base import SourceOfSource
 from ionstore.survey import SourceSurvey, check_unchanged
 
 
 @dataclass(frozen=True)
-class SurveyedSource(FieldSource):
+class SurveyedSource(SourceOfSource):
     """The values of a source, refused once its file is another than it was when it was surveyed.
 
     Parameters
@@ -30,32 +25,7 @@ class SurveyedSource(FieldSource):
     the file is back as it was and the build is resumed. Each block costs one look at the file.
     """
 
-    source: FieldSource
     survey: SourceSurvey
-
-    @property
-    def path(self) -> Path:  # type: ignore[override]
-        """File that holds the values."""
-        return self.source.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Shape of the values."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        """Dtype of the values."""
-        return self.source.dtype
-
-    @property
-    def fortran_order(self) -> bool:  # type: ignore[override]
-        """Whether the first index runs fastest."""
-        return self.source.fortran_order
-
-    def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the file, which is not looked at again."""
-        return self.source.stream(on_bytes)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
         """Return the values of a block.
@@ -71,7 +41,3 @@ class SurveyedSource(FieldSource):
         # After the values: what was written while they were read is seen too.
         check_unchanged(self.source, self.survey)
         return values
-
-    def absolute(self) -> "SurveyedSource":
-        """Return the same source, to be read from any working folder."""
-        return replace(self, source=self.source.absolute())

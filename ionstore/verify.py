@@ -22,7 +22,7 @@ from ionstore.damage import (
     stray_files,
     why_unreadable,
 )
-from ionstore.digest import start_digest
+from ionstore.digest import find_digest
 from ionstore.errors import StoreFormatError
 from ionstore.layout import Layout, Part, plan_parts
 from ionstore.readers.flat_array import read_pieces
@@ -304,7 +304,7 @@ def _same_file(path: Path, recorded: Sequence[SourceFile]) -> tuple[int, str]:
         had = " or ".join(dict.fromkeys(f"{file.size_bytes:,}" for file in recorded))
         return 0, f"has {size:,} bytes, had {had} when it was ingested"
     algorithms = {file.digest.partition(":")[0] for file in alike}
-    digests = {name: made for name in algorithms if (made := start_digest(name)) is not None}
+    digests = {name: made for name in algorithms if (made := find_digest(name)) is not None}
     if not digests:
         return 0, f"cannot be compared, its digest was made with {' or '.join(sorted(algorithms))}"
 

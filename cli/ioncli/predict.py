@@ -12,7 +12,7 @@ from ioncli import options
 from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ionmodel.predicted_store import PredictionPlan
+    from ionmodel.prediction_plan import PredictionPlan
 
 
 class Size(click.ParamType[int]):
@@ -22,7 +22,7 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
-        from ionmodel.config import parse_size
+        from ionmodel.config_keys import parse_size
 
         try:
             size = int(parse_size(value))

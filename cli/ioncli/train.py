@@ -77,7 +77,7 @@ def train(
     # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
-        from ionmodel.config import DEFAULT_PRESET
+        from ionmodel.config_keys import DEFAULT_PRESET
         from ionmodel.run_folder import RunFolder, check_begun, check_new, default_run_folder
         from ionstore.store import CubeStore
 
@@ -95,7 +95,7 @@ def _given_keys(
     preset: str | None, config_file: Path | None, settings: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the keys that the user gives, the preset among them when one is named."""
-    from ionmodel.config import parse_options, read_toml
+    from ionmodel.config_keys import parse_options, read_toml
     from ionmodel.errors import ConfigError
 
     given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
@@ -108,7 +108,8 @@ def _resolve(
     run: "RunFolder", stores: "list[CubeStore]", given: dict[str, Any]
 ) -> "TrainingConfig":
     """Return the configuration: the run's own when it was begun, else a new one."""
-    from ionmodel.config import DEFAULT_PRESET, make_config, over_preset, read_preset
+    from ionmodel.config import make_config
+    from ionmodel.config_keys import DEFAULT_PRESET, over_preset, read_preset
     from ionmodel.datasets import fit_to_mesh
     from ionmodel.run_folder import begun_config, resumed_config
 

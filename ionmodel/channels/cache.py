@@ -3,7 +3,6 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,10 @@ from ionstore.cube import Fields
 from ionstore.digest import start_digest
 from ionstore.errors import MemoryBudgetError
 from ionstore.grid import Mesh
-from ionstore.ingest_parts import merge_parts
 from ionstore.joined_store import JoinedStore
 from ionstore.layout import Part, plan_parts
+from ionstore.recorded_parts import merge_parts, write_part
 from ionstore.shard_writer import ShardWriter
-from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, StoreWriter, create_store
 
@@ -66,7 +64,6 @@ def cache_path(
         },
     }
     digest = start_digest()
-    assert digest is not None
     digest.update(json.dumps(recipe, sort_keys=True).encode())
     return folder / f"{store.uuid}-{digest.hexdigest()[:8]}.zarr"
 
@@ -212,7 +209,4 @@ def _write(shards: ShardWriter, build: StoreBuild, parts: Sequence[Part], values
     for part in parts:
         start, shape = shards.layout.shard_region(part.shard)
         i, j, k = (slice(first, first + n) for first, n in zip(start, shape, strict=True))
-        written = (part.field, part.redshift_index, start, values[i, j, k])
-        shards.write_block(*written)
-        shards.check_block(*written)
-        build.books.record(part, {"statistics": asdict(FieldStatistics.of(values[i, j, k]))})
+        write_part(part, values[i, j, k], shards, build.books)

@@ -32,5 +32,8 @@ OPTIONS: dict[str, dict[str, str]] = {
 }
 """For each family, which argument each key of a configuration is."""
 
+NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
+"""Keys that only some families of networks heed."""
+
 PREDICTS_TILES = frozenset({"pointwise", "residual"})
 """Families that predict all cells of a tile at once."""

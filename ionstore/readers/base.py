@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -103,6 +103,47 @@ class FieldSource(ABC):
             File of `spool_bytes` bytes: all pieces of `stream`, one after the other.
         """
         return self
+
+
+@dataclass(frozen=True)
+class SourceOfSource(FieldSource):
+    """What is made of another source: all but `read_block` is as there, unless said otherwise.
+
+    Parameters
+    ----------
+    source : FieldSource
+        The other source.
+    """
+
+    source: FieldSource
+
+    @property
+    def path(self) -> Path:  # type: ignore[override]
+        """File that holds the values."""
+        return self.source.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Shape of the values."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
+        """Dtype of the values."""
+        return self.source.dtype
+
+    @property
+    def fortran_order(self) -> bool:  # type: ignore[override]
+        """Whether the first index runs fastest."""
+        return self.source.fortran_order
+
+    def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
+        """Yield the values in the order of the file."""
+        return self.source.stream(on_bytes)
+
+    def absolute(self) -> Self:
+        """Return the same source, to be read from any working folder."""
+        return replace(self, source=self.source.absolute())
 
 
 class PointList(ABC):

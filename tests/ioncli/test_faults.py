@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from click.testing import CliRunner
 from ioncli.main import ionstore
 from ionstore.errors import StoreFormatError
 from ionstore.store import CubeStore
+from tests.stopped_commands import stopped
 from tests.three_file_sets import contents_of, files_of, write_set
 
 OLD, NEW = ("9.000", "8.000"), ("8.500", "7.000")
@@ -28,7 +28,6 @@ MESH = 40
 N_PARTS = 6  # of two redshifts
 BOX = ("--box-length", "20")
 COMMAND = ("-W", "error", "-c", "from ioncli.main import ionstore; ionstore()")
-STOPPING_COMMAND = ("-W", "error", str(Path(__file__).parent / "stopping_command.py"))
 A_PART_IS_DONE = ("ionstore.build", "PartBooks", "record", "1")
 ALL_PARTS_ARE_DONE = (*A_PART_IS_DONE[:3], str(N_PARTS))
 A_BLOCK_IS_READ = ("ionstore.store", "CubeStore", "read_block", "1")
@@ -118,41 +117,11 @@ def the_sentence(exit_code: int, shown: str) -> str:
     return last
 
 
-class Stopped:
-    """A command that has stopped itself.
-
-    Parameters
-    ----------
-    process : Popen
-        Its process.
-    """
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-
-    def go_on(self) -> tuple[int, str]:
-        """Let it run to its end; return its exit code and what it printed as errors."""
-        self._process.send_signal(signal.SIGCONT)
-        _, shown = self._process.communicate(timeout=ENDS_WITHIN_S)
-        return self._process.returncode, shown
-
-
-@contextmanager
-def stopped(when: Sequence[str], *arguments: str | Path) -> Iterator[Stopped]:
-    """Run a command until it stops itself; it is killed at the end if it still runs."""
-    with subprocess.Popen(
-        [sys.executable, *STOPPING_COMMAND, *when, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            assert state is not None
-            assert state.si_code == os.CLD_STOPPED, "it ended before it could be stopped"
-            yield Stopped(process)
-        finally:
-            process.kill()
+def go_on(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Let a stopped command run to its end; return its exit code and what it printed as errors."""
+    process.send_signal(signal.SIGCONT)
+    _, shown = process.communicate(timeout=ENDS_WITHIN_S)
+    return process.returncode, shown
 
 
 def nothing_half_opens(target: Path) -> None:
@@ -242,7 +211,7 @@ def test_a_disk_that_runs_full_loses_nothing(
     simulations.before(how, target)
     with stopped(when, *simulations.arguments(how, target)) as command:
         small_disk.fill()
-        said = the_sentence(*command.go_on())
+        said = the_sentence(*go_on(command))
     assert "the disk is full; free some space and run the same command again" in said
     is_as_before(how, target, simulations)
     small_disk.make_room()
@@ -270,7 +239,7 @@ def test_an_export_to_a_disk_that_runs_full_leaves_the_file_as_it_was(
     arguments = ("export", simulations.old_store, "--redshift", "9", "-o", path, "--overwrite")
     with stopped(A_BLOCK_IS_READ, *arguments) as command:
         small_disk.fill()
-        said = the_sentence(*command.go_on())
+        said = the_sentence(*go_on(command))
     assert f"{path}: the disk ran full" in said
     assert path.read_bytes() == b"old"
     assert sorted(one.name for one in small_disk.folder.iterdir()) == ["ballast", path.name]
@@ -401,7 +370,7 @@ def test_a_source_that_changes_in_mid_run_is_named_and_nothing_of_it_stays(
     original = path.read_bytes()
     with stopped(A_PART_IS_DONE, "ingest", sim, *options) as command:
         change(path)
-        shown = the_sentence(*command.go_on())
+        shown = the_sentence(*go_on(command))
     assert f"{path}: " in shown
     assert said in shown
     is_as_before(how, target, simulations)
@@ -427,7 +396,7 @@ def test_of_two_commands_into_one_store_the_second_is_refused(
         assert f"{target}: another process is building or editing this store; wait" in said
         assert files_of(tmp_path / "cubes.zarr.partial") == built
         is_as_before(first, target, simulations)
-        exit_code, shown = command.go_on()
+        exit_code, shown = go_on(command)
     assert exit_code == 0, shown
     assert contents_of(target) == simulations.whole[first]
     assert [one.name for one in tmp_path.iterdir()] == ["cubes.zarr"]

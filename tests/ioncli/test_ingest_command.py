@@ -5,8 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,9 @@ from ioncli.main import ionstore
 from ionstore.cosmology import Cosmology
 from ionstore.description import SimulationDescription
 from ionstore.store import CubeStore
+from tests.stopped_commands import stopped
 from tests.three_file_sets import files_of, write_set
 
-STOPPING_COMMAND = [
-    *(sys.executable, "-W", "error"),
-    str(Path(__file__).parent / "stopping_command.py"),
-]
 COMMAND = [sys.executable, "-W", "error", "-c", "from ioncli.main import ionstore; ionstore()"]
 
 
@@ -30,23 +26,12 @@ def _run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(ionstore, ["ingest", *map(str, arguments)])
 
 
-@contextmanager
-def _stopped_after(n_parts: int, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def _stopped_after(
+    n_parts: int, *arguments: str | Path
+) -> AbstractContextManager["subprocess.Popen[str]"]:
     """Run an ingest until it stops itself, when some parts are done and others are not."""
     when = ("ionstore.build", "PartBooks", "record", str(n_parts))
-    with subprocess.Popen(
-        [*STOPPING_COMMAND, *when, "ingest", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            assert state is not None
-            assert state.si_code == os.CLD_STOPPED, "it ended before it could be stopped"
-            yield process
-        finally:
-            process.kill()
+    return stopped(when, "ingest", *arguments)
 
 
 def _without_identity(files: dict[str, bytes]) -> dict[str, object]:

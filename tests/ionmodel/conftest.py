@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from ionmodel.config import TrainingConfig, make_config, read_preset
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.config_keys import read_preset
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 

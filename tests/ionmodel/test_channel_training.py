@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ionmodel.channels.periodic_field import PeriodicField
-from ionmodel.config import TrainingConfig, make_config, over_preset, read_preset, read_toml
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.config_keys import over_preset, read_preset, read_toml
 from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.evaluation import predict_cells

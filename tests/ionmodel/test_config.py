@@ -8,18 +8,10 @@ from typing import Any
 
 import pytest
 
-from ionmodel.config import (
-    NETWORK_KEYS,
-    TrainingConfig,
-    make_config,
-    over_preset,
-    parse_options,
-    preset_names,
-    read_preset,
-    read_toml,
-)
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.config_keys import over_preset, parse_options, preset_names, read_preset, read_toml
 from ionmodel.errors import ConfigError
-from ionmodel.networks import NETWORKS, OPTIONS, PREDICTS_TILES
+from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionmodel.networks.base import DenseNetwork, build_network
 
 

@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ionmodel.dense import DROPOUT, ELEMENTWISE, dense_form
+from ionmodel.dense import dense_form
+from ionmodel.dense_rules import DROPOUT, ELEMENTWISE
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.pointwise import Pointwise
 from ionmodel.networks.residual import Residual

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from ionmodel.channels.cache import with_channels
-from ionmodel.config import make_config, over_preset, read_preset
+from ionmodel.config import make_config
+from ionmodel.config_keys import over_preset, read_preset
 from ionmodel.errors import ConfigError, RunFolderError
-from ionmodel.predicted_store import plan_prediction, predict_store
-from ionmodel.prediction import Predictor, largest_tile, load, tile_bytes, tiles_of, wrapped
+from ionmodel.predicted_store import predict_store
+from ionmodel.prediction import Predictor, load, tiles_of, wrapped
+from ionmodel.prediction_plan import largest_tile, plan_prediction, tile_bytes
 from ionmodel.redshift_input import with_redshift
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store

@@ -15,7 +15,8 @@ import pytest
 
 from ionmodel import run_folder
 from ionmodel.checkpoint import save_checkpoint
-from ionmodel.config import make_config, read_toml
+from ionmodel.config import make_config
+from ionmodel.config_keys import read_toml
 from ionmodel.errors import RunFolderError
 from ionmodel.run_folder import (
     RunFolder,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.config import TrainingConfig, make_config, over_preset, read_preset
+from ionmodel.config import TrainingConfig, make_config
+from ionmodel.config_keys import over_preset, read_preset
 from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network

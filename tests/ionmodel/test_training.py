@@ -389,7 +389,8 @@ def test_the_validation_set_is_fixed_and_guarded(
 
 def test_small_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path) -> None:
     store = write_store(tmp_path / "cubes.zarr", cubes_at(32, (8.0,)), (8.0,))
-    from ionmodel.config import make_config, read_preset
+    from ionmodel.config import make_config
+    from ionmodel.config_keys import read_preset
 
     preset = make_config({**read_preset("small"), "device": "cpu"})
     config = fit_to_mesh(preset, [store]).model_copy(

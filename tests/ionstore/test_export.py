@@ -390,3 +390,14 @@ def test_every_field_and_redshift_is_written_in_every_format(
         path = tmp_path / f"{field}_{redshift}{suffix}"
         export_field(store, field, redshift, path)
         assert path.stat().st_size > CUBES[field][0].nbytes
+
+
+def test_a_prediction_is_written_as_what_it_predicts(tmp_path: Path) -> None:
+    values = CUBES["xhii"][1]
+    fields = [StoredField("xhii_predicted", "float32", "1")]
+    writer = create_store(tmp_path / "predicted.zarr", Mesh(13), [7.5], fields)
+    writer.shards.write_block("xhii_predicted", 0, (0, 0, 0), values)
+    writer.finalize({"xhii_predicted": [FieldStatistics.of(values)]})
+    path = tmp_path / "xfrac3d_7.500.bin"
+    export_field(CubeStore.open(tmp_path / "predicted.zarr"), "xhii_predicted", 7.5, path)
+    np.testing.assert_array_equal(read_again(path), values)

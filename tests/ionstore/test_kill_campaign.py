@@ -47,7 +47,7 @@ def test_builds_killed_at_random_moments_are_whole_when_resumed(
         ("append", [9.0, 8.0], [9.0, 8.5, 8.0]),
     ):
         of_kind = [build for build in builds if build["kind"] == kind]
-        assert all(build["same"] and not build["left"] for build in of_kind), of_kind
+        assert [build for build in of_kind if not build["same"] or build["left"]] == []
         for build in of_kind:
             was_killed = build["kills"][-1]["status"] == KILLED
             # What is there already is neither made nor added again.
@@ -55,7 +55,8 @@ def test_builds_killed_at_random_moments_are_whole_when_resumed(
         runs = [run for build in of_kind for run in build["kills"]]
         assert all(run["seen"] in (before, after) for run in runs), runs
         kills = [run for run in runs if run["status"] == KILLED]
-        assert len(kills) >= KILLS
+        # Each was resumed and compared.
+        assert sum(any(run in kills for run in build["kills"]) for build in of_kind) >= KILLS
         # Many are killed in the midst of the parts.
         n_to_write = of_kind[0]["n_to_write"]
         assert sum(0 < kill["n_parts"] < n_to_write for kill in kills) >= KILLS // 5

@@ -6,9 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from ionstore.errors import NotInStoreError, StoreExistsError
+from ionstore.grid import Mesh
 from ionstore.layout import Layout
 from ionstore.slice_figure import Axis, draw_slice, read_slice
+from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
+from ionstore.store_writer import StoredField, create_store
 from tests.conftest import write_store
 
 
@@ -70,3 +73,20 @@ def test_constant_fields_are_drawn(tmp_path: Path, name: str, value: float) -> N
 def test_no_figure_is_drawn_into_a_store(small_store: CubeStore) -> None:
     with pytest.raises(StoreExistsError, match="would lie in the store"):
         draw_slice(small_store, "xhii", 9.0, Path(str(small_store.path)) / "x.png")
+
+
+def test_predictions_are_drawn_in_the_colors_of_what_they_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(1).uniform(0.2, 0.9, (1, 4, 4, 4)).astype("f4")
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: figures.append(figure))
+    for name in ("xhii", "xhii_predicted"):
+        fields = [StoredField(name, "float32", "1")]
+        writer = create_store(tmp_path / name, Mesh(4), [9.0], fields)
+        writer.shards.write_block(name, 0, (0, 0, 0), values[0])
+        writer.finalize({name: [FieldStatistics.of(values)]})
+        draw_slice(CubeStore.open(tmp_path / name), name, 9.0, tmp_path / "slice.png")
+    simulated, predicted = (figure.axes[0].images[0] for figure in figures)
+    assert simulated.get_cmap() == predicted.get_cmap()
+    assert simulated.get_clim() == predicted.get_clim() == (0, 1)

@@ -1,0 +1,162 @@
+"""Keys of a configuration: out of presets, TOML files and options, sizes in words, and back."""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ionmodel.errors import ConfigError
+from ionmodel.networks import NETWORK_KEYS
+
+DEFAULT_PRESET = "small"
+
+_EXAMPLES: dict[str, Any] = {
+    "scales": [5.0, 10.0, 20.0],
+    "mean_free_path": "worseck2014",
+    "mean_free_path_cmpc": 20.0,
+    "redshift_input": True,
+    "tile": 32,
+    "width": 32,
+    "dilations": [1, 1, 2],
+    "channels": [16, 32],
+    "kernel": 3,
+    "padding": True,
+    "shared_branches": False,
+    "conv_bias": False,
+    "feature_dropout": 0.5,
+    "head_dropout_widths": [64],
+    "head_dropout": 0.5,
+    "head_widths": [64, 32],
+    "recompute": False,
+    "redshifts": [8.397],
+    "transforms": {"n_igm": "log1p"},
+    "core": 64,
+    "samples_per_opening": 1024,
+}
+"""Values of the keys that the default preset may leave out."""
+
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def parse_size(value: Any) -> Any:
+    """Return the number of bytes of a size in words such as 800MB or 2GiB; others as they are.
+
+    Raises
+    ------
+    ValueError
+        If a word is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
+    if match is None:
+        raise ValueError("must be a size such as 800MB, 2GiB or 1000000")
+    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+
+
+def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a preset with those that are given in their place.
+
+    Parameters
+    ----------
+    preset : mapping
+        Keys from `read_preset`.
+    given : mapping
+        Keys that a user gives. Another network than the preset's leaves behind what the preset
+        says of its own.
+    """
+    kept = dict(preset)
+    if given.get("network", preset["network"]) != preset["network"]:
+        kept = {key: value for key, value in preset.items() if key not in {*NETWORK_KEYS, "tile"}}
+    return {**kept, **given}
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    folder = resources.files("ionmodel") / "presets"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Return the keys of a preset.
+
+    Raises
+    ------
+    ConfigError
+        If there is no preset of that name.
+    """
+    if name not in preset_names():
+        raise ConfigError(f"preset must be one of {', '.join(preset_names())}, got {name!r}")
+    text = (resources.files("ionmodel") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return {"preset": name, **tomllib.loads(text)}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the keys of a TOML file.
+
+    Raises
+    ------
+    ConfigError
+        If it is not TOML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected text in UTF-8, got other bytes; mend it") from error
+    except tomllib.TOMLDecodeError as error:
+        lines = text.rstrip().splitlines() or [text]
+        at = re.search(r"line (\d+)", str(error))
+        number = min(int(at[1]), len(lines)) if at else len(lines)
+        got = lines[number - 1].strip()
+        raise ConfigError(
+            f"{path}: expected lines of TOML such as {example('epochs', ' = ')} or "
+            f"{example('inputs', ' = ')}, each key once, got {got!r} in line {number}; mend it"
+        ) from error
+
+
+def parse_options(options: Iterable[str]) -> dict[str, Any]:
+    """Return the keys of ``key=value`` options; a value is TOML, or else a plain string.
+
+    Raises
+    ------
+    ConfigError
+        If an option has no equals sign, or a key is given twice.
+
+    Examples
+    --------
+    >>> parse_options(["epochs=3", "device=cpu", "channels=[16, 32]"])
+    {'epochs': 3, 'device': 'cpu', 'channels': [16, 32]}
+    """
+    keys: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"an option must read key=value, got {option!r}")
+        if key in keys:
+            raise ConfigError(f"{key} is given twice; give it once")
+        try:
+            keys[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            keys[key] = text.strip()
+    return keys
+
+
+def example(key: str, equals: str = "=", *, shell: bool = False) -> str:
+    """Return a key with a value that fits it, in TOML or as an option in a shell."""
+    value = {**_EXAMPLES, **read_preset(DEFAULT_PRESET)}[key]
+    text = value if shell and isinstance(value, str) else toml_value(value)
+    return f"{key}{equals}{shlex.quote(text) if shell else text}"
+
+
+def toml_value(value: Any) -> str:
+    """Return a value of a configuration in TOML."""
+    if isinstance(value, dict):
+        entries = (f"{json.dumps(key)} = {toml_value(entry)}" for key, entry in value.items())
+        return "{" + ", ".join(entries) + "}"
+    return json.dumps(value)

@@ -1,0 +1,118 @@
+"""Layers of dense forms: they look at every cell, however far apart a patch network looks."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ionmodel.networks.base import DenseNetwork
+
+Normalization = nn.BatchNorm1d | nn.BatchNorm3d
+Cells3 = tuple[int, int, int]
+"""Cells along the three axes."""
+
+
+class DilatedConvolution(nn.Module):
+    """A convolution of stride 1 with the weights of a Conv3d or Linear."""
+
+    def __init__(
+        self, layer: nn.Conv3d | nn.Linear, shape: tuple[int, ...], dilation: Cells3, groups: int
+    ) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        self.shape, self.dilation, self.groups = shape, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        weight = self.weight.reshape(self.shape)  # of a Linear: (out, channel * width**3)
+        return functional.conv3d(x, weight, self.bias, dilation=self.dilation, groups=self.groups)
+
+
+class FixedNormalization(nn.Module):
+    """Batch normalization by running statistics, in any mode."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, layer: Normalization) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        self.register_buffer("mean", layer.running_mean)
+        self.register_buffer("variance", layer.running_var)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        return functional.batch_norm(
+            x, self.mean, self.variance, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+class SlidingPooling(nn.Module):
+    """Mean (sum over a divisor) or, without a divisor, maximum over windows at every cell."""
+
+    def __init__(self, kernel: Cells3, dilation: Cells3, divisor: int | None) -> None:
+        super().__init__()
+        self.kernel, self.dilation, self.divisor = kernel, dilation, divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        combine = torch.maximum if self.divisor is None else torch.add
+        for axis, kernel, dilation in zip((2, 3, 4), self.kernel, self.dilation, strict=True):
+            length = x.shape[axis] - (kernel - 1) * dilation
+            out = x.narrow(axis, 0, length)
+            for cell in range(1, kernel):
+                out = combine(out, x.narrow(axis, cell * dilation, length))
+            x = out
+        return x if self.divisor is None else x / self.divisor
+
+
+class Unfold(nn.Module):
+    """All features of a patch in each cell, in the order of Flatten."""
+
+    def __init__(self, width: Cells3, spacing: Cells3) -> None:
+        super().__init__()
+        self.width, self.spacing = width, spacing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        for axis, width, spacing in zip((2, 3, 4), self.width, self.spacing, strict=True):
+            x = x.unfold(axis, (width - 1) * spacing + 1, 1)[..., ::spacing]
+        x = x.permute(0, 1, 5, 6, 7, 2, 3, 4)  # (batch, channel, places in the patch, i, j, k)
+        return x.flatten(1, 4)
+
+
+class DenseBranches(nn.Module):
+    """One branch for each channel, their outputs one after the other."""
+
+    def __init__(self, branches: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        return torch.cat([branch(x[:, c : c + 1]) for c, branch in enumerate(self.branches)], dim=1)
+
+
+class WithOutputAxis(nn.Module):
+    """A network that takes tiles as it is, with an axis for its one output."""
+
+    def __init__(self, network: DenseNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return shape (batch, features, i, j, k), of such."""
+        return self.network.logits(x).unsqueeze(1)
+
+
+def triple(cells: Any) -> Cells3:
+    """Return what a layer says once for all axes, or for each."""
+    return (cells, cells, cells) if isinstance(cells, int) else cells3(cells)
+
+
+def cells3(values: Iterable[int]) -> Cells3:
+    """Return three numbers as a tuple."""
+    i, j, k = values
+    return i, j, k

@@ -1,0 +1,134 @@
+"""How the boxes of a store are predicted within a memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ionmodel.channels.cache import smoothing_bytes
+from ionmodel.networks.base import PatchNetwork
+from ionmodel.prediction import TILE_CELLS, Predictor
+from ionstore.errors import MemoryBudgetError
+from ionstore.fields import PREDICTED
+from ionstore.layout import Part, plan_parts
+from ionstore.store import CubeStore
+
+DEFAULT_MEMORY_BYTES = 2 * 2**30
+
+_SMALLEST_TILE = 8
+_LAYERS_AT_ONCE = 3  # input and output of a layer, and the copy in oneDNN's own order
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionPlan:
+    """What a prediction is about to do.
+
+    Parameters
+    ----------
+    redshifts : tuple of float
+        Redshifts, descending.
+    parts : tuple of Part
+        Shards of the predicted field.
+    tile : int
+        Cells along a side that the network predicts at once.
+    memory_bytes : int
+        About what a process takes, beside Python and torch themselves.
+    by_patches : bool
+        Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
+    cell_seconds : float
+        Estimated seconds a cell, from one timed tile; decoding and encoding are left out.
+    """
+
+    redshifts: tuple[float, ...]
+    parts: tuple[Part, ...]
+    tile: int
+    memory_bytes: int
+    by_patches: bool
+    cell_seconds: float
+
+
+def plan_prediction(
+    predictor: Predictor,
+    store: CubeStore,
+    *,
+    redshifts: Sequence[float] = (),
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> PredictionPlan:
+    """Decide how a store is predicted within a memory.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    store : CubeStore
+        Store with its inputs.
+    redshifts : sequence of float
+        Redshifts to predict, in any order; all by default.
+    memory_bytes : int
+        Bound on the memory of a process, beside Python and torch themselves.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If not even the smallest tiles fit.
+    NotInStoreError
+        If the store does not hold a redshift.
+    """
+    layout = store.layout
+    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
+    taken = tuple(sorted(chosen or store.redshifts, reverse=True))
+    shard = min(layout.shard_cells, layout.mesh_cells)
+    block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3
+    block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
+    tile = largest_tile(predictor.network, memory_bytes - block)
+    if tile is None:
+        least = block + tile_bytes(predictor.network, _SMALLEST_TILE)
+        raise MemoryBudgetError(
+            f"a prediction takes {least / 1e6:,.0f} MB at least, for the inputs of a shard of "
+            f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
+            "MB; raise the memory"
+        )
+    return PredictionPlan(
+        taken,
+        plan_parts([PREDICTED.name], len(taken), layout),
+        tile,
+        max(
+            block + tile_bytes(predictor.network, tile),
+            smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
+        ),
+        by_patches=not predictor.network.has_dense_form,
+        cell_seconds=predictor.seconds_per_cell(tile),
+    )
+
+
+def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
+    """Return the side of the largest tiles that fit a memory; None if none do.
+
+    Parameters
+    ----------
+    network : PatchNetwork
+        The network.
+    memory_bytes : int
+        Bytes that its layers may take.
+
+    Returns
+    -------
+    int or None
+        At most `TILE_CELLS`.
+    """
+    sides = range(TILE_CELLS, _SMALLEST_TILE - 1, -8)
+    return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
+
+
+def tile_bytes(network: PatchNetwork, tile: int) -> int:
+    """Return about how many bytes the layers of a network take for one tile.
+
+    Notes
+    -----
+    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN.
+    """
+    width = max(
+        (layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d)),
+        default=1,
+    )
+    return 4 * _LAYERS_AT_ONCE * width * (tile + network.receptive_field - 1) ** 3
