@@ -19,6 +19,7 @@ from ionmodel.config_keys import example, parse_size, toml_value
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, OPTIONS, PREDICTS_TILES
 from ionstore.normalize import DEFAULT_TRANSFORMS, Transform
+from ionstore.symmetry import Symmetries
 
 TARGET = "xhii"
 """Field that networks predict."""
@@ -118,13 +119,14 @@ class TrainingConfig(BaseModel):
     loss : {"mse", "bce"}
         Mean squared error of the prediction, or binary cross-entropy on its logits.
     learning_rate : float
-        Adam's initial learning rate, above 0 and at most 1.
-    scheduler : {"plateau", "none"}
-        "plateau" lowers the learning rate when the validation loss stalls.
+        Adam's learning rate, above 0 and at most 1: the initial one, of "one_cycle" the highest.
+    scheduler : {"one_cycle", "plateau", "none"}
+        "one_cycle" raises the learning rate for a tenth of all epochs, then lowers it to nearly
+        nothing; "plateau" lowers it when the validation loss stalls.
     scheduler_factor : float
-        What the learning rate is then multiplied by, 0 to 1.
+        What "plateau" then multiplies the learning rate by, 0 to 1.
     scheduler_patience : int
-        Epochs without progress that are tolerated first.
+        Epochs without progress that "plateau" tolerates first.
     batch_size : int
         Samples a step, cells or tiles, at least 2.
     samples_per_epoch : int, optional
@@ -149,8 +151,10 @@ class TrainingConfig(BaseModel):
     memory_budget : int
         Bound on decoded fields and batches in bytes; also in words, such as "2GiB". Fields that do
         not fit are decoded region by region.
-    symmetries : bool
-        Whether training shows each neighborhood under one of the 48 symmetries of the cube.
+    symmetries : {"none", "permutations", "all"}
+        Symmetries of the cube under which training shows its samples: orders of the axes, or
+        reversed axes too. Fields whose cells are not centered at the same points (21cmFAST's gas
+        and sources) look different reversed.
     core : int, optional
         Cells along a side of the regions that samples come from together; by default uniformly
         random if all fields fit the memory budget, else the largest that it allows.
@@ -186,7 +190,7 @@ class TrainingConfig(BaseModel):
     recompute: bool | None = None
     loss: Literal["mse", "bce"]
     learning_rate: float = Field(gt=0, le=1)
-    scheduler: Literal["plateau", "none"]
+    scheduler: Literal["one_cycle", "plateau", "none"]
     scheduler_factor: float = Field(gt=0, lt=1)
     scheduler_patience: int = Field(ge=0)
     batch_size: int = Field(ge=2)
@@ -199,7 +203,7 @@ class TrainingConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"]
     num_workers: int = Field(ge=0)
     memory_budget: Size
-    symmetries: bool
+    symmetries: Symmetries
     core: Count | None = None
     samples_per_opening: Count | None = None
 

@@ -233,7 +233,7 @@ _SIBLING: SettingsOptions = {
     "shuffle": False,
     "num_workers": 0,
     "samples_per_epoch": None,
-    "symmetries": False,
+    "symmetries": "none",
 }
 """What validation does otherwise than training."""
 

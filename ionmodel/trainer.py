@@ -18,6 +18,7 @@ from ionmodel.datasets import TrainingData
 from ionmodel.errors import Interrupted, TrainingDivergedError
 from ionmodel.evaluation import Predictions, predict_cells
 from ionmodel.events import Plan, Progress
+from ionmodel.learning_rate import one_cycle
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import with_redshift
@@ -242,6 +243,10 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise self._diverged("loss", value)
+        if self.config.scheduler == "one_cycle":
+            progress = self.state.position / (self.config.epochs * len(self.data.train))
+            rate = self.config.learning_rate * one_cycle(progress)
+            self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ionstore.cube import Cells
 from ionstore.order import Order, Places
 from ionstore.partition import Partition
-from ionstore.symmetry import draw_symmetries
+from ionstore.symmetry import Symmetries, draw_symmetries
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ class BatchPlan:
         Order in which regions and samples are visited.
     share : Share
         Size of a batch, and the rank's part.
-    symmetries : bool
-        Whether samples appear under random symmetries of the cube.
+    symmetries : {"none", "permutations", "all"}
+        Symmetries of the cube that samples appear under.
     """
 
     partition: Partition
     order: Order
     share: Share
-    symmetries: bool
+    symmetries: Symmetries
 
     @property
     def n_batches(self) -> int:
@@ -112,8 +112,5 @@ class BatchPlan:
         row = (at.place * order.n_lanes + at.lane - first) // share.world
         numbers = self.partition.numbers(at.region, at.member)
         cube, cells = self.partition.samples.find(numbers)
-        if self.symmetries:
-            symmetry = draw_symmetries(numbers, seed=order.seed, epoch=epoch)
-        else:
-            symmetry = np.zeros(len(numbers), dtype=np.int64)
+        symmetry = draw_symmetries(numbers, self.symmetries, seed=order.seed, epoch=epoch)
         return Picked(row, at, cube, cells, symmetry)

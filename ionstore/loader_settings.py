@@ -10,6 +10,7 @@ import torch
 from ionstore.batch_plan import Share
 from ionstore.normalize import Normalization
 from ionstore.order import DEFAULT_LANES
+from ionstore.symmetry import CHOICE, Symmetries
 from ionstore.workers import AHEAD
 
 LENT = 2
@@ -23,7 +24,7 @@ class SettingsOptions(TypedDict, total=False):
     num_workers: int
     shuffle: bool
     samples_per_epoch: int | None
-    symmetries: bool
+    symmetries: Symmetries
     samples_per_opening: int | None
 
 
@@ -82,7 +83,7 @@ class LoaderSettings:
     num_workers: int = 0
     shuffle: bool = True
     samples_per_epoch: int | None = None
-    symmetries: bool = False
+    symmetries: Symmetries = "none"
     core: int | None = None
     samples_per_opening: int | None = None
     n_lanes: int = DEFAULT_LANES
@@ -97,6 +98,10 @@ class LoaderSettings:
                 value = getattr(self, name)
                 if value is not None or names is not _OPTIONAL_COUNTS:
                     object.__setattr__(self, name, whole_number(name, value, least))
+        if self.symmetries not in CHOICE:
+            raise ValueError(
+                f"symmetries must be one of {', '.join(CHOICE)}, got {self.symmetries!r}"
+            )
         if self.rank >= self.world:
             raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
         if not self.shuffle and self.world > 1:

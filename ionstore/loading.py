@@ -171,8 +171,9 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         the fields are not resident.
     samples_per_epoch : int, optional
         Visit only so many samples an epoch, others in each epoch when shuffled.
-    symmetries : bool
-        Show each neighborhood under one of the 48 symmetries of the cube, drawn anew each epoch.
+    symmetries : {"none", "permutations", "all"}
+        Show each neighborhood under a symmetry of the cube, drawn anew each epoch: one of the six
+        orders of its axes, or of all 48, with reversed axes too.
     core : int, optional
         Most cells along a side of the regions that samples come from together, rounded down to
         whole chunks (32 cells) where it holds one. By default samples come in uniformly random

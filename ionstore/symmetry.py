@@ -1,6 +1,7 @@
 """The 48 symmetries of the cube: rotations and reflections that map the mesh onto itself."""
 
 from itertools import permutations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,18 @@ from ionstore.permutation import drawn
 N_SYMMETRIES = 48
 """Six orders of the axes times eight choices of reversed ones; number 0 changes nothing."""
 
+Symmetries = Literal["none", "permutations", "all"]
+"""Which of them samples appear under: none, the orders of the axes, or those and reversals."""
+
 PERMUTATIONS = np.array(list(permutations(range(3))), dtype=np.int64)
 """Axes of the original along the axes of the image, shape (6, 3)."""
+
+CHOICE: dict[Symmetries, NDArray[np.int64]] = {
+    "none": np.zeros(1, np.int64),
+    "permutations": 8 * np.arange(len(PERMUTATIONS), dtype=np.int64),
+    "all": np.arange(N_SYMMETRIES, dtype=np.int64),
+}
+"""Numbers of the symmetries that are drawn from."""
 
 _KEY = 3  # tells these draws from others of the same seed and epoch
 
@@ -49,13 +60,17 @@ def transformed(values: Array, symmetry: int) -> Array:
     return flipped
 
 
-def draw_symmetries(samples: NDArray[np.int64], *, seed: int, epoch: int) -> NDArray[np.int64]:
+def draw_symmetries(
+    samples: NDArray[np.int64], symmetries: Symmetries, *, seed: int, epoch: int
+) -> NDArray[np.int64]:
     """Return the symmetry of each sample in an epoch.
 
     Parameters
     ----------
     samples : ndarray of int64, shape (m,)
         Numbers of the samples.
+    symmetries : {"none", "permutations", "all"}
+        Which ones to draw from, equally likely.
     seed, epoch : int
         Each pair gives other draws; both at least 0.
 
@@ -64,4 +79,5 @@ def draw_symmetries(samples: NDArray[np.int64], *, seed: int, epoch: int) -> NDA
     ndarray of int64, shape (m,)
         0 to 47, independent of each other, the same wherever and whenever a sample is cut.
     """
-    return drawn(N_SYMMETRIES, samples, key=(seed, epoch, _KEY))
+    choice = CHOICE[symmetries]
+    return choice[drawn(len(choice), samples, key=(seed, epoch, _KEY))]

@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from ionmodel.networks.base import DenseNetwork
 
-_UNDILATED_RADIUS = 6
-
 
 class Residual(DenseNetwork):
     """A chain of 3³ convolutions without padding, each added to what it started from.
@@ -120,7 +118,7 @@ class Residual(DenseNetwork):
 
 
 def dilations_of(radius: int) -> tuple[int, ...]:
-    """Return dilations that add up to a radius: ones up to a radius of 6, then six that grow.
+    """Return dilations that add up to a radius: powers of three and what is left, sorted.
 
     Parameters
     ----------
@@ -130,17 +128,17 @@ def dilations_of(radius: int) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        Never more than one above twice the sum of those before: kernels leave no gaps.
+        As few as see every cell of the neighborhood: each is at most one above twice the sum of
+        those before.
 
     Examples
     --------
-    >>> [dilations_of(radius) for radius in (0, 4, 7, 12)]
-    [(), (1, 1, 1, 1), (1, 1, 1, 1, 1, 2), (1, 2, 2, 2, 2, 3)]
+    >>> [dilations_of(radius) for radius in (0, 1, 4, 7, 13, 24)]
+    [(), (1,), (1, 3), (1, 3, 3), (1, 3, 9), (1, 3, 9, 11)]
     """
-    steps = [1] * min(radius, _UNDILATED_RADIUS)
-    place = len(steps)
-    for _ in range(radius - len(steps)):
-        place = place - 1 if place > 1 and steps[place - 1] <= 2 * sum(steps[: place - 1]) else -1
-        steps[place] += 1
-        place %= len(steps)
-    return tuple(steps)
+    steps: list[int] = []
+    left = radius
+    while left > 0:
+        steps.append(min(left, 2 * sum(steps) + 1))
+        left -= steps[-1]
+    return tuple(sorted(steps))

@@ -36,7 +36,7 @@ def tiny(**changes: Any) -> TrainingConfig:
 
 
 def test_a_tile_trains_as_its_cells_would(store: CubeStore) -> None:
-    config = tiny(batch_size=2, symmetries=False)
+    config = tiny(batch_size=2, symmetries="none")
     network = build_network("residual", radius=1, channels=2, seed=1, width=6)
     for weights in network.parameters():  # an untrained network is blind to most of its layers
         torch.nn.init.normal_(weights, std=0.3, generator=torch.Generator().manual_seed(0))

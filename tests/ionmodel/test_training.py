@@ -149,7 +149,7 @@ def test_fields_larger_than_the_memory_budget_train_region_by_region(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, n_workers: int
 ) -> None:
     # Fields take 98 kB, regions of 4 cells 32 kB, four or five batches 33 to 42 kB.
-    config = tiny_config(memory_budget="110kB", symmetries=True, num_workers=n_workers)
+    config = tiny_config(memory_budget="110kB", symmetries="all", num_workers=n_workers)
     with open_training_data(config, [store]) as data:
         assert data.train.stats.mode == data.validation.stats.mode == "regions"
     undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")

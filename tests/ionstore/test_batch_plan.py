@@ -8,9 +8,12 @@ from ionstore.order import Order
 from ionstore.partition import Partition
 from ionstore.samples import CubeSamples, Samples
 from ionstore.split import Region
+from ionstore.symmetry import Symmetries
 
 
-def plan_of(rank: int, world: int, *, batch_size: int = 30, symmetries: bool = True) -> BatchPlan:
+def plan_of(
+    rank: int, world: int, *, batch_size: int = 30, symmetries: Symmetries = "all"
+) -> BatchPlan:
     region = Region((0, 0, 0), (5, 9, 9))
     samples = Samples([CubeSamples(0, z, 9, region) for z in (8.0, 7.0)])
     partition = Partition(samples, 4, chunk_cells=2)
@@ -58,11 +61,11 @@ def test_symmetries_belong_to_the_sample_whatever_the_regions() -> None:
         plan = plan_of(0, 1)
         partition = Partition(plan.partition.samples, core, chunk_cells=2)
         order = Order(partition.sizes, seed=1, shuffle=True)
-        plan = BatchPlan(partition, order, Share(1000), symmetries=True)
+        plan = BatchPlan(partition, order, Share(1000), symmetries="all")
         of_cell[core] = described(plan.pick(4, 0))
     assert of_cell[None] == of_cell[2] == of_cell[9]
     assert len({row[-1] for row in of_cell[None]}) == 48
 
 
 def test_without_symmetries_nothing_is_turned() -> None:
-    assert not plan_of(0, 1, symmetries=False).pick(0, 0).symmetry.any()
+    assert not plan_of(0, 1, symmetries="none").pick(0, 0).symmetry.any()

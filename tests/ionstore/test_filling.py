@@ -17,7 +17,7 @@ from ionstore.ring import BatchSlots, Ring
 from ionstore.samples import CubeSamples, Samples
 from ionstore.split import Region
 from ionstore.store import CubeStore
-from ionstore.symmetry import transformed
+from ionstore.symmetry import Symmetries, transformed
 
 REDSHIFTS = (9.0, 7.5)
 N_SLOTS = 3
@@ -27,7 +27,7 @@ def filler_of(
     store: CubeStore,
     reach: Reach,
     *,
-    symmetries: bool = False,
+    symmetries: Symmetries = "none",
     n_slots: int = N_SLOTS,
     shared: bool = False,
 ) -> Filler:
@@ -49,8 +49,10 @@ def filler_of(
 
 
 @pytest.mark.parametrize("reach", [Reach(0), Reach(2), Reach(1, 3)])
-@pytest.mark.parametrize("symmetries", [False, True])
-def test_every_row_holds_its_sample(small_store: CubeStore, reach: Reach, symmetries: bool) -> None:
+@pytest.mark.parametrize("symmetries", ["none", "permutations", "all"])
+def test_every_row_holds_its_sample(
+    small_store: CubeStore, reach: Reach, symmetries: Symmetries
+) -> None:
     filler = filler_of(small_store, reach, symmetries=symmetries)
     filler.fill(Request(slot=1, epoch=2, batch=5, n_samples=50))
     inputs, target, redshift, cells, store_index = filler.slots.arrays(filler.slots.memory(1), 50)

@@ -269,7 +269,7 @@ IN_REGIONS = {
     "core": 5,
     "n_lanes": 4,
     "samples_per_opening": 40,
-    "symmetries": True,
+    "symmetries": "all",
 }
 REGION_BYTES = 4 * (2 * 9**3 + 5**3)
 
@@ -449,7 +449,7 @@ def check_tiles(
 
 def test_a_tile_and_its_target_appear_under_the_same_symmetry(box23: CubeStore) -> None:
     settings = {"tile": 3, "halo": 2, "batch_size": 500, "shuffle": False, "inputs": ["xhii"]}
-    with TileLoader(box23, **settings, symmetries=True) as loader:
+    with TileLoader(box23, **settings, symmetries="all") as loader:
         turned = next(iter(loader))
     with TileLoader(box23, **settings) as loader:
         plain = next(iter(loader))
@@ -570,7 +570,7 @@ def test_siblings_in_regions_take_turns(box23: CubeStore) -> None:
     settings = {**IN_REGIONS, "batch_size": 30}
     budget = too_small_for_all_fields(batch_size=30) + 130_000
     with NeighborhoodLoader(box23, **settings, memory_budget=budget) as loader:
-        other = loader.sibling(Region((3, 0, 0), (2, 23, 23)), shuffle=False, symmetries=False)
+        other = loader.sibling(Region((3, 0, 0), (2, 23, 23)), shuffle=False, symmetries="none")
         assert other.stats.mode == "regions"
         ended = iter(loader)
         next(ended)
@@ -713,7 +713,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
     settings: dict[str, Any] = {"radius": 2, "batch_size": 8}
     if in_regions:
         budget = too_small_for_all_fields(num_workers, batch_size=8)
-        settings = {**IN_REGIONS, "batch_size": 8, "symmetries": False, "memory_budget": budget}
+        settings = {**IN_REGIONS, "batch_size": 8, "symmetries": "none", "memory_budget": budget}
     with NeighborhoodLoader(box23, **settings, num_workers=num_workers) as loader:
         assert (loader.stats.mode == "regions") == in_regions
         batches = iter(loader)

@@ -36,7 +36,7 @@ def plan_of(*, batch_size: int = 30, rank: int = 0, world: int = 1, visits: int 
     samples = Samples([CubeSamples(0, z, MESH, everything) for z in REDSHIFTS])
     partition = Partition(samples, 4, chunk_cells=4)
     order = Order(partition.sizes, seed=1, shuffle=True, visits=visits, n_lanes=LANES)
-    return BatchPlan(partition, order, Share(batch_size, rank, world), symmetries=False)
+    return BatchPlan(partition, order, Share(batch_size, rank, world), symmetries="none")
 
 
 def cubes_of(store: CubeStore) -> list[DecodedCube]:

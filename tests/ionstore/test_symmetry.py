@@ -38,9 +38,20 @@ def test_others_are_refused(symmetry: int) -> None:
 
 
 def test_draws_depend_on_seed_epoch_and_sample_alone() -> None:
-    draws = draw_symmetries(np.arange(1000), seed=1, epoch=2)
+    draws = draw_symmetries(np.arange(1000), "all", seed=1, epoch=2)
     assert set(draws.tolist()) == set(range(48))
     np.testing.assert_array_equal(
-        draw_symmetries(np.array([999, 3]), seed=1, epoch=2), draws[[999, 3]]
+        draw_symmetries(np.array([999, 3]), "all", seed=1, epoch=2), draws[[999, 3]]
     )
-    assert (draw_symmetries(np.arange(1000), seed=1, epoch=3) != draws).any()
+    assert (draw_symmetries(np.arange(1000), "all", seed=1, epoch=3) != draws).any()
+
+
+def test_permutations_reverse_nothing_and_none_changes_nothing() -> None:
+    distances = np.add.outer(np.add.outer(np.arange(3), np.arange(3)), np.arange(3))
+    draws = set(draw_symmetries(np.arange(200), "permutations", seed=1, epoch=0).tolist())
+    assert len(draws) == 6
+    cube = np.arange(27).reshape(3, 3, 3)
+    assert len({transformed(cube, symmetry).tobytes() for symmetry in draws}) == 6
+    for symmetry in draws:  # the distance from the first corner is that of its image
+        np.testing.assert_array_equal(transformed(distances, symmetry), distances)
+    assert not draw_symmetries(np.arange(200), "none", seed=1, epoch=0).any()
