@@ -137,8 +137,9 @@ class TrainingConfig(BaseModel):
     validation_samples : int, optional
         Validation samples, the same in every epoch; all validation cells by default, or the tiles
         that fit beside each other.
-    split : {"blocks", "random"}
-        Separate regions, or random cells as in 2021, whose validation score leaks.
+    split : {"blocks", "store", "random"}
+        Separate regions of each box, or the last of several stores for validation and the others
+        for training, or random cells as in 2021, whose validation score leaks.
     random_cells : int
         Cells that the "random" split draws, the same at every redshift.
     seed : int
@@ -197,7 +198,7 @@ class TrainingConfig(BaseModel):
     samples_per_epoch: Count | None = None
     epochs: Count
     validation_samples: Count | None = None
-    split: Literal["blocks", "random"]
+    split: Literal["blocks", "store", "random"]
     random_cells: int = Field(ge=5)
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -241,11 +242,11 @@ class TrainingConfig(BaseModel):
         if self.tile is not None and self.network not in PREDICTS_TILES:
             raise ValueError(
                 f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}), "
-                f"got {self.network!r}; leave tile out to train on single cells"
+                f"got {self.network!r}; give -o tile=none to train on single cells"
             )
         if self.tile is not None and self.split == "random":
             raise ValueError(
-                "split 'random' draws single cells, got a tile too; leave tile out or use split "
+                "split 'random' draws single cells, got a tile too; give -o tile=none or use split "
                 "'blocks'"
             )
         if self.loss == "bce" and not self.final_activation:
@@ -312,6 +313,11 @@ class TrainingConfig(BaseModel):
 def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
     """Return the configuration that the keys describe.
 
+    Parameters
+    ----------
+    keys : mapping
+        Values by key; "none" is that of a key which may be left out and is.
+
     Raises
     ------
     ConfigError
@@ -323,8 +329,13 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
             raise ConfigError(
                 f"{key!r} is no key of the configuration; the nearest is {nearest[0]!r}"
             )
+    left_out = {
+        key: None
+        for key, value in keys.items()
+        if value == "none" and not TrainingConfig.model_fields[key].is_required()
+    }
     try:
-        return TrainingConfig.model_validate(dict(keys))
+        return TrainingConfig.model_validate({**keys, **left_out})
     except ValidationError as error:
         raise ConfigError(_in_words(error)) from error
 

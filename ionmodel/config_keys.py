@@ -12,15 +12,12 @@ from typing import Any
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS
 
-DEFAULT_PRESET = "small"
+DEFAULT_PRESET = "dense"
 
 _EXAMPLES: dict[str, Any] = {
-    "scales": [5.0, 10.0, 20.0],
     "mean_free_path": "worseck2014",
     "mean_free_path_cmpc": 20.0,
     "redshift_input": True,
-    "tile": 32,
-    "width": 32,
     "dilations": [1, 1, 2],
     "channels": [16, 32],
     "kernel": 3,
@@ -30,7 +27,6 @@ _EXAMPLES: dict[str, Any] = {
     "feature_dropout": 0.5,
     "head_dropout_widths": [64],
     "head_dropout": 0.5,
-    "head_widths": [64, 32],
     "recompute": False,
     "redshifts": [8.397],
     "transforms": {"n_igm": "log1p"},

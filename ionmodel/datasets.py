@@ -42,7 +42,8 @@ def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> Training
             "larger box or -o split=random"
         )
     radius = min(config.radius, fits)
-    tile = config.tile and min(config.tile, *block_split(cells, radius).train.shape)
+    room = block_split(cells, radius).train.shape if config.split == "blocks" else (cells,)
+    tile = config.tile and min(config.tile, *room)
     largest = LARGEST_SHARE * min(
         store.mesh.cells_per_side * (store.mesh.cell_size_cmpc or 1.0) for store in stores
     )
@@ -56,18 +57,17 @@ def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Spl
     Raises
     ------
     ConfigError
-        If a mesh cannot be split as configured.
+        If a mesh cannot be split as configured, or there is one store where another is to be held
+        out.
     """
+    if config.split == "store":
+        return _split_by_store(config, stores)
     splits = []
     for store in stores:
         cells = store.mesh.cells_per_side
-        fits = _largest_radius(config, cells)
         try:
-            if config.radius > fits and config.split == "random":
-                raise ValueError(
-                    f"radius {config.radius} needs {2 * config.radius + 1} cells a side, the mesh "
-                    f"has {cells}; the largest radius that fits is {fits}"
-                )
+            if config.split == "random":
+                _check_radius(config, store)
             if config.split == "blocks":
                 splits.append(block_split(cells, config.radius))
             else:
@@ -76,6 +76,41 @@ def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Spl
             message = str(error).replace("n_cells", "random_cells")
             raise ConfigError(f"{store.path}: {message}") from error
     return splits
+
+
+def _split_by_store(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
+    """Return splits that train on all boxes but the last one, which validates."""
+    if len(stores) < 2:
+        raise ConfigError(
+            "split 'store' trains on all stores but the last one, which validates, got one store; "
+            "give --store once more, or use split 'blocks'"
+        )
+    if stores[-1].uuid in {store.uuid for store in stores[:-1]}:
+        raise ConfigError(
+            f"split 'store' validates on the last store, {stores[-1].path}, which is trained on "
+            "too; give another box as the last --store"
+        )
+    for store in stores:
+        try:
+            _check_radius(config, store)
+        except ValueError as error:
+            raise ConfigError(f"{store.path}: {error}") from error
+    boxes = [Region((0, 0, 0), store.mesh.shape) for store in stores]
+    none = np.empty((0, 3), np.int64)
+    return [
+        *(Split(train=box, validation=none, test=None, leaks=False) for box in boxes[:-1]),
+        Split(train=none, validation=boxes[-1], test=None, leaks=False),
+    ]
+
+
+def _check_radius(config: TrainingConfig, store: CubeStore) -> None:
+    cells = store.mesh.cells_per_side
+    fits = _largest_radius(config, cells)
+    if config.radius > fits:
+        raise ValueError(
+            f"radius {config.radius} needs {2 * config.radius + 1} cells a side, the mesh "
+            f"has {cells}; the largest radius that fits is {fits}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +167,7 @@ def open_training_data(
     *,
     normalization: Normalization | None = None,
     channels_folder: Path | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
     on_channel: Callable[[str, float], None] = lambda name, redshift: None,
 ) -> TrainingData:
     """Open the loaders of a run.
@@ -146,6 +182,8 @@ def open_training_data(
         That of an interrupted run; found from the training cells by default.
     channels_folder : Path, optional
         Where stores of derived channels lie or are made; needed if there are such channels.
+    on_note : callable
+        Told what the computation of derived channels takes, if there is one.
     on_channel : callable
         Told name and redshift of each derived channel before it is computed.
 
@@ -171,20 +209,26 @@ def open_training_data(
                 channels_folder,
                 redshifts=config.redshifts,
                 memory_bytes=config.memory_budget,
+                on_note=on_note,
                 on_channel=on_channel,
             )
             for store in stores
         ]
     splits = split_cells(config, stores)
+    trained_on = [place for place, split in enumerate(splits) if _count(split.train)]
     if normalization is None:
         normalization = fit_normalization(
-            stores,
+            [stores[place] for place in trained_on],
             config.channel_names,
-            [split.train for split in splits],
+            [splits[place].train for place in trained_on],
             redshifts=config.redshifts,
             transforms=config.channel_transforms,
         )
-    n_cubes = sum(len(config.redshifts or store.redshifts) for store in stores)
+    n_validated = sum(
+        len(config.redshifts or store.redshifts)
+        for store, split in zip(stores, splits, strict=True)
+        if _count(split.validation)
+    )
     tile = config.tile or 1
     available = sum(
         -(-_count(split.train) // tile**3) * len(config.redshifts or store.redshifts)
@@ -212,7 +256,7 @@ def open_training_data(
         "core": config.core,
         "samples_per_opening": config.samples_per_opening,
     }
-    per_cube = config.validation_samples and -(-config.validation_samples // n_cubes)
+    per_cube = config.validation_samples and -(-config.validation_samples // n_validated)
     open_loaders = _open_cells if config.tile is None else _open_tiles
     train, validation, validation_tile = open_loaders(
         config, stores, splits, batch_size=batch_size, per_cube=per_cube, chosen=chosen
@@ -225,7 +269,7 @@ def open_training_data(
         validation,
         train.n_samples * tile**3,
         validation.n_samples * validation_tile**3,
-        trained_range(config, stores),
+        trained_range(config, [stores[place] for place in trained_on]),
     )
 
 
@@ -283,7 +327,14 @@ def _open_tiles(
     with _closed_on_error(train):
         regions = [split.validation for split in splits if isinstance(split.validation, Region)]
         tile = min(config.tile, *(min(region.shape) for region in regions))
-        starts = [_some(_tiles_beside(region, tile), per_cube, config.seed) for region in regions]
+        starts = [
+            _some(
+                _tiles_beside(cells, tile) if isinstance(cells, Region) else cells,
+                per_cube,
+                config.seed,
+            )
+            for cells in (split.validation for split in splits)
+        ]
         return train, train.sibling(starts, tile=tile, **_SIBLING), tile
 
 

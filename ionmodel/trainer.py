@@ -108,7 +108,7 @@ class Trainer:
             batch_seconds=seconds / max(1, batches_left),
             device=self.device.type,
             leaks=any(split.leaks for split in self.data.splits),
-            n_derived=len(self.config.derived_channels),
+            n_derived=len(self.config.derived_channels) if self.config.split != "store" else 0,
             core=stats.core if stats.mode == "regions" else None,
         )
 

@@ -225,6 +225,7 @@ def _open_data(
             stores,
             normalization=normalization,
             channels_folder=run.channels,
+            on_note=on_stage,
             on_channel=on_channel,
         )
     except UserError:

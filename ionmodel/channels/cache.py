@@ -1,6 +1,7 @@
 """Derived channels of a store, computed once and kept in a store of their own."""
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ def with_channels(
     *,
     redshifts: Sequence[float] | None = None,
     memory_bytes: int | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
     on_channel: Callable[[str, float], None] = lambda name, redshift: None,
 ) -> CubeStore:
     """Return a store with its derived channels beside its fields, computed where they are not yet.
@@ -96,6 +98,8 @@ def with_channels(
         Redshifts to compute; all by default.
     memory_bytes : int, optional
         Bound on the memory of the computation.
+    on_note : callable
+        Told what the computation takes, if there is one.
     on_channel : callable
         Told name and redshift of each channel before it is computed.
 
@@ -132,9 +136,14 @@ def with_channels(
         if memory_bytes is not None and needed > memory_bytes:
             raise MemoryBudgetError(
                 f"smoothing a box of {store.mesh.cells_per_side} cells a side takes about "
-                f"{needed / 1e6:,.0f} MB, got {memory_bytes / 1e6:,.0f} MB; raise the memory, or "
-                "leave out scales and mean_free_path"
+                f"{needed / 1e6:.3g} MB, got {memory_bytes / 1e6:.3g} MB; raise memory_budget "
+                "(--memory of a prediction), or leave out scales and mean_free_path"
             )
+        on_disk = 4 * math.prod(store.mesh.shape) * len(channels) * len(boxes)
+        on_note(
+            f"computing {len(channels)} derived channels of {len(boxes)} redshifts: about "
+            f"{on_disk / 1e6:,.0f} MB below {folder}, {needed / 1e6:,.0f} MB of memory"
+        )
         _build(store, channels, boxes, path, on_channel)
     return JoinedStore(store, CubeStore.open(path))
 

@@ -23,8 +23,8 @@ from tests.conftest import cubes_at, write_store
 from tests.forked_commands import CommandServer, Forked, command_server
 
 TINY = [
-    "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32", "samples_per_epoch=160",
-    "validation_samples=200", "epochs=2", "device=cpu",
+    "preset=small", "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32",
+    "samples_per_epoch=160", "validation_samples=200", "epochs=2", "device=cpu",
 ]  # fmt: skip
 LONG = [*TINY[:-2], "device=cpu", "epochs=100000"]
 
@@ -166,7 +166,10 @@ def test_resume_takes_more_epochs_and_nothing_else(store: CubeStore, tmp_path: P
 
 def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_path: Path) -> None:
     keys = tmp_path / "keys.toml"
-    keys.write_text("\n".join(TINY[:-2]).replace("cpu", '"cpu"') + "\nseed = 7\nepochs = 9\n")
+    keys.write_text(
+        "\n".join(TINY[:-2]).replace("cpu", '"cpu"').replace("small", '"small"')
+        + "\nseed = 7\nepochs = 9\n"
+    )
     run = tmp_path / "run"
     result = train(
         store, "--run", str(run), "--config", str(keys), options=["epochs=1", "device=cpu"]
@@ -189,9 +192,13 @@ def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_
         (["inputs=['n_igm', 'dust']"], ["dust", "n_igm"]),
         (["redshifts=[5.0]"], ["9, 7.5"]),
         (["memory_budget=1000"], ["memory_budget"]),
-        (["split=random", "random_cells=99", "radius=8"], ["largest radius that fits is 7"]),
-        (["split=random", "random_cells=9999"], ["random_cells must be 5 to 4096"]),
-        (["radius=1", "channels=[8, 8]"], ["radius"]),
+        (
+            ["preset=small", "split=random", "random_cells=99", "radius=8"],
+            ["largest radius that fits is 7"],
+        ),
+        (["preset=small", "split=random", "random_cells=9999"], ["random_cells must be 5 to 4096"]),
+        (["preset=small", "radius=1", "channels=[8, 8]"], ["radius"]),
+        (["split=random"], ["got a tile too; give -o tile=none"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_folder(

@@ -14,8 +14,10 @@ from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder
+from ionmodel.trained_range import trained_range
 from ionmodel.training import train
 from ionstore.loading import TileLoader
+from ionstore.normalize import fit_normalization
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.test_training import assert_same_numbers
@@ -24,6 +26,10 @@ TINY: dict[str, Any] = {
     "network": "residual",
     "radius": 1,
     "tile": 4,
+    "scales": "none",
+    "samples_per_epoch": "none",
+    "validation_samples": "none",
+    "scheduler": "plateau",
     "width": 6,
     "batch_size": 4,
     "epochs": 2,
@@ -147,3 +153,42 @@ def test_tiles_and_radius_are_lowered_to_what_the_mesh_holds(tmp_path: Path) -> 
 def test_random_cells_and_tiles_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="split 'random' draws single cells, got a tile too"):
         tiny(split="random")
+
+
+@pytest.mark.parametrize("tile", [None, 4])
+def test_split_store_trains_on_all_but_the_last_box(tmp_path: Path, tile: int | None) -> None:
+    boxes = [
+        write_store(tmp_path / f"{name}.zarr", cubes_at(mesh, (9.0,), seed=mesh), (9.0,))
+        for name, mesh in (("one", 9), ("other", 8), ("held", 10))
+    ]
+    config = fit_to_mesh(tiny(split="store", tile=tile, validation_samples=30), boxes)
+    with open_training_data(config, boxes) as data:
+        trained = [set(batch.store_index.tolist()) for batch in data.train]
+        validated = [set(batch.store_index.tolist()) for batch in data.validation]
+        assert set.union(*trained) == {0, 1}
+        assert set.union(*validated) == {2}
+        assert data.n_validation_cells == (30 if tile is None else 8 * 4**3)
+        alone = fit_normalization(
+            boxes[:2], config.inputs, [split.train for split in data.splits[:2]]
+        )
+        assert data.normalization == alone
+        assert data.trained == trained_range(config, boxes[:2])
+        # A box that is not trained on has the overdensities of its own mean.
+        batch = next(iter(data.validation))
+        cell, radius = batch.starts[0] if tile else batch.centers[0], config.radius
+        around = np.ix_(*((int(first) + np.arange(-radius, radius + 1)) % 10 for first in cell))
+        field = boxes[2].read_field("n_igm", 9.0)
+        expected = alone.fields["n_igm"].apply(field, float(field.mean(dtype=np.float64)))[around]
+        width = 2 * radius + 1
+        got = batch.inputs[0, 0, :width, :width, :width]
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_split_store_needs_another_box(store: CubeStore, tmp_path: Path) -> None:
+    small = write_store(tmp_path / "small.zarr", cubes_at(8, (9.0,), seed=1), (9.0,))
+    with pytest.raises(ConfigError, match=r"got one store; give --store once more"):
+        open_training_data(tiny(split="store"), [store])
+    with pytest.raises(ConfigError, match="which is trained on too; give another box"):
+        open_training_data(tiny(split="store"), [store, store])
+    with pytest.raises(ConfigError, match=r"small\.zarr: radius 4 needs 9 cells a side"):
+        open_training_data(tiny(split="store", radius=4), [store, small])
