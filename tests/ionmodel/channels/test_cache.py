@@ -117,7 +117,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     store: CubeStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "channels"
-    with pytest.raises(MemoryBudgetError, match=r"19 cells a side takes about 0\.137 MB, got 0\.137 MB"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"19 cells a side takes about 0\.137 MB, got 0\.137 MB"
+    ):
         with_channels(store, CHANNELS, folder, memory_bytes=smoothing_bytes(store.mesh) - 1)
     with pytest.raises(ConfigError, match=r"at most a quarter of the box, 4\.75 cMpc, got 5 cMpc"):
         with_channels(store, [TopHat("n_src", 5.0)], folder)
