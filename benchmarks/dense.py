@@ -1,17 +1,21 @@
 """Measure tiles against neighborhoods: the same network, its weights and its cells, both ways.
 
-``train``: one step, forward and backward, of the default network at a radius, rounds interleaved;
+The network is the one of the preset ``dense`` (``--radius default``: its own radius and tiles, and
+means over balls among its inputs), or of another radius without means, on tiles of 24³ cells.
+
+``train``: one step, forward and backward, rounds interleaved;
 
 - tile     a batch of tiles: every cell of them is a target
 - patch    a batch of single neighborhoods
+- cnn      a batch of single neighborhoods of the same radius, by the network of ``small``
 - matmul   the limit: a product of two large matrices, in operations a second
 
-``predict``: a whole store by `predict_store`, decoding, encoding and read-back included, against a
-sample of its cells predicted neighborhood by neighborhood; both are compared. Memory is the peak
-of the process above what it was before.
+``predict``: a whole store by `predict_store`, means over balls, decoding, encoding and read-back
+included, against a sample of its cells predicted neighborhood by neighborhood; both are compared.
+Memory is the peak of the process.
 
-    python benchmarks/dense.py train --radius 4 12
-    python benchmarks/dense.py predict bench/box300.zarr --radius 4 12
+    python benchmarks/dense.py train --radius default 4 12
+    python benchmarks/dense.py predict bench/box300.zarr --radius default 4 12
 """
 
 import argparse
@@ -25,11 +29,13 @@ import torch
 from result import median_and_spread, print_result
 from torch.nn import functional
 
-from ionmodel.config import make_config
+from ionmodel.channels.cache import with_channels
+from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import read_preset
-from ionmodel.networks.base import DenseNetwork, build_network, flops_per_sample
+from ionmodel.networks.base import DenseNetwork, PatchNetwork, flops_per_sample
 from ionmodel.predicted_store import predict_store, read_inputs
 from ionmodel.prediction import Predictor
+from ionmodel.training import network_of
 from ionstore.neighborhoods import gather_neighborhoods
 from ionstore.normalize import fit_normalization
 from ionstore.process_memory import PeakMemory
@@ -37,6 +43,7 @@ from ionstore.split import Region
 from ionstore.store import CubeStore
 
 MATRIX = 2048
+LARGE_TILES = {"scales": "none", "tile": 24, "batch_size": 4}
 
 
 def main() -> None:
@@ -46,23 +53,22 @@ def main() -> None:
     predict = cases.add_parser("predict")
     predict.add_argument("store", type=Path)
     for case in (train, predict):
-        case.add_argument("--radius", type=int, nargs="+", default=[4, 12])
+        case.add_argument("--radius", nargs="+", default=["default", "4", "12"])
         case.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     for radius in arguments.radius:
-        network = default_network(radius)
+        changes = {} if radius == "default" else {"radius": int(radius), **LARGE_TILES}
+        config = make_config({**read_preset("dense"), **changes})
+        network = trained(config)
         if arguments.case == "train":
-            measure_training(network, radius, arguments.rounds)
+            measure_training(network, config, arguments.rounds)
         else:
-            measure_prediction(network, radius, CubeStore.open(arguments.store), arguments.rounds)
+            measure_prediction(network, config, CubeStore.open(arguments.store), arguments.rounds)
 
 
-def default_network(radius: int) -> DenseNetwork:
-    """Return the default network at a radius, all of its weights random, as if trained."""
-    config = make_config({**read_preset("dense"), "radius": radius})
-    network = build_network(
-        config.network, radius=radius, channels=2, seed=0, **config.network_options()
-    )
+def trained(config: TrainingConfig) -> DenseNetwork:
+    """Return the network of a configuration, all of its weights random, as if trained."""
+    network = network_of(config)
     assert isinstance(network, DenseNetwork)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -71,12 +77,16 @@ def default_network(radius: int) -> DenseNetwork:
     return network
 
 
-def measure_training(network: DenseNetwork, radius: int, rounds: int) -> None:
-    preset = read_preset("dense")
-    tile, n_tiles = preset["tile"], preset["batch_size"]
+def measure_training(network: DenseNetwork, config: TrainingConfig, rounds: int) -> None:
+    assert config.tile is not None
+    radius, tile = config.radius, config.tile
     n_patches = 64 if radius <= 4 else 4
-    samples = {"tile": (n_tiles, tile), "patch": (n_patches, 1)}
-    steps = {name: make_step(network, *sample) for name, sample in samples.items()}
+    cnn = network_of(make_config({**read_preset("small"), "radius": max(radius, 3)}))
+    samples = {"tile": (config.batch_size, tile), "patch": (n_patches, 1), "cnn": (n_patches, 1)}
+    steps = {
+        name: make_step(cnn if name == "cnn" else network, *sample)
+        for name, sample in samples.items()
+    }
     one, other = torch.randn(2, MATRIX, MATRIX)
     steps["matmul"] = lambda: one @ other
     seconds = interleaved(steps, rounds)
@@ -85,29 +95,32 @@ def measure_training(network: DenseNetwork, radius: int, rounds: int) -> None:
     flops = {
         name: 3 * n * flops_per_sample(network, side) / seconds[name][0]
         for name, (n, side) in samples.items()
+        if name != "cnn"
     }
     ceiling = 2 * MATRIX**3 / seconds["matmul"][0]
     print_result(
         "train",
         radius=radius,
+        channels=config.n_channels,
         tile=tile,
         cells_per_s={name: round(value) for name, value in rate.items()},
         spread={name: round(spread / median, 2) for name, (median, spread) in seconds.items()},
         tile_relative_to_patch=round(rate["tile"] / rate["patch"], 1),
+        tile_relative_to_cnn=round(rate["tile"] / rate["cnn"], 1),
         gflop_per_s={name: round(value / 1e9) for name, value in flops.items()}
         | {"matmul": round(ceiling / 1e9)},
         share_of_matmul=round(flops["tile"] / ceiling, 3),
     )
 
 
-def make_step(network: DenseNetwork, n: int, side: int) -> Callable[[], None]:
+def make_step(network: PatchNetwork, n: int, side: int) -> Callable[[], None]:
     width = side + network.receptive_field - 1
-    x, target = torch.randn(n, 2, width, width, width), torch.rand(n, side, side, side)
+    x, target = torch.randn(n, network.channels, width, width, width), torch.rand(n * side**3)
 
     def step() -> None:
         logits = network(x, activate=False)
         network.zero_grad()
-        functional.binary_cross_entropy_with_logits(logits, target).backward()
+        functional.binary_cross_entropy_with_logits(logits.flatten(), target).backward()
 
     return step
 
@@ -125,12 +138,18 @@ def interleaved(
     return {name: median_and_spread(values[1:]) for name, values in seconds.items()}
 
 
-def measure_prediction(network: DenseNetwork, radius: int, store: CubeStore, rounds: int) -> None:
-    config = make_config({**read_preset("dense"), "radius": radius})
+def measure_prediction(
+    network: DenseNetwork, config: TrainingConfig, store: CubeStore, rounds: int
+) -> None:
     everywhere = [Region((0, 0, 0), store.mesh.shape)]
-    redshift = store.redshifts[0]
-    normalization = fit_normalization([store], config.inputs, everywhere, redshifts=[redshift])
+    radius, redshift = config.radius, store.redshifts[0]
     with tempfile.TemporaryDirectory(dir=store.path.parent) as name:
+        joined = with_channels(
+            store, config.derived_channels, Path(name, "joined"), redshifts=[redshift]
+        )
+        normalization = fit_normalization(
+            [joined], config.channel_names, everywhere, redshifts=[redshift]
+        )
         checkpoint = Path(name, "best.pt")
         checkpoint.write_bytes(b"random weights")
         predictor = Predictor(
@@ -140,7 +159,7 @@ def measure_prediction(network: DenseNetwork, radius: int, store: CubeStore, rou
         seconds: dict[str, list[float]] = {"store": [], "patches": []}
         rng = np.random.default_rng(0)
         n_patches = 2048 if radius <= 4 else 128
-        block = read_inputs(predictor, store, redshift, (0, 0, 0), (64, 64, 64))
+        block = read_inputs(predictor, joined, redshift, (0, 0, 0), (64, 64, 64))
         with PeakMemory() as before:
             time.sleep(0.3)
         with PeakMemory() as peak:
@@ -162,6 +181,7 @@ def measure_prediction(network: DenseNetwork, radius: int, store: CubeStore, rou
     print_result(
         "predict",
         radius=radius,
+        channels=config.n_channels,
         mesh=store.mesh.cells_per_side,
         seconds=round(whole, 1),
         spread=round(spread, 1),
