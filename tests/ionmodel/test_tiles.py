@@ -29,7 +29,6 @@ TINY: dict[str, Any] = {
     "scales": "none",
     "samples_per_epoch": "none",
     "validation_samples": "none",
-    "scheduler": "plateau",
     "width": 6,
     "batch_size": 4,
     "epochs": 2,

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,20 @@ def test_fields_larger_than_the_memory_budget_train_region_by_region(
         train(config, [store], stopped, should_stop=lambda: next(asked) >= 7)
     train(config, [store], stopped)
     assert_same_numbers(undisturbed, stopped)
+
+
+def test_one_cycle_raises_the_rate_and_lowers_it_to_nearly_nothing(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config = tiny_config(scheduler="one_cycle", learning_rate=0.02, epochs=4)  # 5 batches each
+    history = train(config, [store], RunFolder(tmp_path / "run")).history
+    rates = [entry["learning_rate"] for entry in history]
+    last_steps = (4, 9, 14, 19)
+    expected = [0.02 * (0.001 + 0.999 * (1 + math.cos(math.pi * (step / 20 - 0.1) / 0.9)) / 2)
+                for step in last_steps]  # fmt: skip
+    assert rates == pytest.approx(expected)
+    assert rates[0] > 0.018
+    assert rates[-1] < 0.0004
 
 
 def test_more_epochs_continue_a_finished_run(
