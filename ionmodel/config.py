@@ -122,7 +122,8 @@ class TrainingConfig(BaseModel):
         Adam's learning rate, above 0 and at most 1: the initial one, of "one_cycle" the highest.
     scheduler : {"one_cycle", "plateau", "none"}
         "one_cycle" raises the learning rate for a tenth of all epochs, then lowers it to nearly
-        nothing; "plateau" lowers it when the validation loss stalls.
+        nothing, also where a finished run is given more epochs; "plateau" lowers it when the
+        validation loss stalls.
     scheduler_factor : float
         What "plateau" then multiplies the learning rate by, 0 to 1.
     scheduler_patience : int

@@ -1,7 +1,7 @@
-"""Small stores for tests, and where real simulation output is kept."""
+"""Small stores for tests, a server of objects, and where real simulation output is kept."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from ionstore.layout import Layout
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, create_store
+from tests.object_server import environment, make_bucket, running_object_server
 
 # Read when torch is imported, in processes of tests too. Its threads wait for each other without
 # sleeping, which takes their time from all others where there are few processors.
@@ -21,6 +22,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 StoreMaker = Callable[..., CubeStore]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """Address of a server with the bucket ``box``; the environment leads to it."""
+    with running_object_server() as address, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(address).items():
+            patch.setenv(name, value)
+        make_bucket(address, "box")
+        yield address
 
 
 def cubes_at(mesh: int, redshifts: Sequence[float], seed: int = 0) -> dict[str, Array]:

@@ -26,8 +26,10 @@ from ionmodel.training import train
 from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreExistsError
 from ionstore.layout import Layout
 from ionstore.loading import NeighborhoodLoader
+from ionstore.objects import ObjectPath
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
+from tests.object_server import upload
 
 REDSHIFTS = (9.0, 7.5)
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -89,7 +91,7 @@ def runs(
     def run(family: str) -> RunFolder:
         made = RunFolder(folder / family)
         if not made.best.exists():
-            keys = {"epochs": 1, "device": "cpu", "batch_size": 8, "learning_rate": 0.01}
+            keys = {"epochs": 1, "device": "cpu", "scales": "none", "samples_per_epoch": 64}
             config = make_config(over_preset(read_preset("dense"), {**keys, **FAMILIES[family]}))
             train(config, [odd_store], made)
         return made
@@ -232,6 +234,25 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
         CubeStore.open(alone).read_field("xhii_predicted", 7.5),
         CubeStore.open(target).read_field("xhii_predicted", 7.5),
     )
+
+
+@pytest.mark.usefixtures("server")
+def test_a_prediction_goes_from_an_object_store_into_another(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    upload(odd_store.path, ObjectPath("box", "odd/cubes.zarr"))
+    predictor = load(runs("multiscale"), device="cpu")
+    predict_store(
+        predictor,
+        CubeStore.open("s3://box/odd/cubes.zarr"),
+        ObjectPath("box", "odd/predicted.zarr"),
+    )
+    predict_store(predictor, odd_store, tmp_path / "predicted.zarr")
+    for redshift in REDSHIFTS:
+        np.testing.assert_array_equal(
+            CubeStore.open("s3://box/odd/predicted.zarr").read_field("xhii_predicted", redshift),
+            CubeStore.open(tmp_path / "predicted.zarr").read_field("xhii_predicted", redshift),
+        )
 
 
 def test_averages_need_a_box_of_known_length_as_in_training(
