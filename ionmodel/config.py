@@ -240,10 +240,17 @@ class TrainingConfig(BaseModel):
                 f"network {self.network!r} has no {unheeded[0]}; leave it out, or choose another "
                 f"network ({', '.join(name for name in OPTIONS if unheeded[0] in OPTIONS[name])})"
             )
-        if self.tile is not None and self.network not in PREDICTS_TILES:
+        predicts_tiles = self.network in PREDICTS_TILES or self.padding is False
+        if self.tile is not None and not predicts_tiles:
             raise ValueError(
-                f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}), "
-                f"got {self.network!r}; give -o tile=none to train on single cells"
+                f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}, "
+                f"or another one with padding = false), got {self.network!r}; give -o tile=none to "
+                "train on single cells"
+            )
+        if self.tile is not None and self.recompute:
+            raise ValueError(
+                "recompute is for neighborhoods, got a tile too; give -o tile=none or leave "
+                "recompute out"
             )
         if self.tile is not None and self.split == "random":
             raise ValueError(

@@ -36,4 +36,4 @@ NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
 """Keys that only some families of networks heed."""
 
 PREDICTS_TILES = frozenset({"pointwise", "residual"})
-"""Families that predict all cells of a tile at once."""
+"""Families that always predict all cells of a tile at once; others do without padding."""

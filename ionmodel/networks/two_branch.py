@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ionmodel.dense_layers import SlidingPooling
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.recompute import SLICE_BYTES, recomputed_block
 
@@ -159,6 +161,7 @@ class TwoBranch(PatchNetwork):
                 )
             )
 
+        self.pooled = pooled
         self.n_features = channels * block_channels[-1] * pooled**3
         n_branches = 1 if shared_branches else channels
         self.branches = FieldBranches(channels, (branch() for _ in range(n_branches)))
@@ -169,9 +172,64 @@ class TwoBranch(PatchNetwork):
             ),
         )
 
+    def logits(self, x: Tensor) -> Tensor:
+        """Return the logits of the central cells; without padding, also those of whole tiles.
+
+        Parameters
+        ----------
+        x : Tensor of float32, shape (batch, channels, width, width, width)
+            Normalized neighborhoods, or tiles with their halo, ``T + receptive_field - 1`` wide.
+
+        Returns
+        -------
+        Tensor of float32, shape (batch,); of wider tiles (batch, T, T, T)
+            In evaluation the same numbers either way. In training, batch normalization takes the
+            statistics of the tiles, and a dropped feature is missing to all cells that share it.
+
+        Raises
+        ------
+        ValueError
+            If `x` has another number of channels, or is narrower than the receptive field.
+        """
+        if self.has_dense_form and x.ndim == 5 and min(x.shape[2:]) > self.receptive_field:
+            return self._logits_of_tiles(x)
+        return super().logits(x)
+
     def _logits(self, x: Tensor) -> Tensor:
         z: Tensor = self.head(self.branches(x).flatten(1))
         return z.squeeze(1)  # (batch, 1) → (batch,)
+
+    def _logits_of_tiles(self, x: Tensor) -> Tensor:
+        # Each pooling keeps all cells, and what follows looks at every second one of those before.
+        spacing, reach = 1, 1
+        for block in self.branches.blocks_of(0):
+            reach += block.conv.kernel_size[0] * spacing  # less one cell, and one of the pooling
+            spacing *= 2
+        reach += (self.pooled - 1) * spacing
+        for axis in (2, 3, 4):  # cells that pooling drops at odd widths
+            x = x.narrow(axis, 0, x.shape[axis] - (self.receptive_field - reach))
+        fields = (
+            self._features_of_tiles(channel, x[:, channel : channel + 1])
+            for channel in range(self.channels)
+        )
+        dropout, first, *others = self.head
+        z: Tensor = dropout(torch.cat(list(fields), dim=1))
+        assert isinstance(first, nn.Linear)
+        cubes = first.weight.reshape(first.out_features, -1, *3 * (self.pooled,))
+        z = functional.conv3d(z, cubes, first.bias, dilation=spacing)
+        for layer in others:
+            if isinstance(layer, nn.Linear):
+                z = functional.conv3d(z, layer.weight[..., None, None, None], layer.bias)
+            else:
+                z = layer(z)
+        return z.squeeze(1)
+
+    def _features_of_tiles(self, channel: int, x: Tensor) -> Tensor:
+        spacing = 1
+        for block in self.branches.blocks_of(channel):
+            x = block.over_tiles(x, spacing)
+            spacing *= 2
+        return x
 
 
 class FieldBranches(nn.ModuleList):
@@ -192,6 +250,12 @@ class FieldBranches(nn.ModuleList):
     def branch_of(self, channel: int) -> nn.Module:
         """Return the branch that reads a field."""
         return self[channel % len(self)]
+
+    def blocks_of(self, channel: int) -> "Iterator[ConvolutionBlock]":
+        """Yield the blocks of that branch."""
+        for block in self.branch_of(channel).children():
+            assert isinstance(block, ConvolutionBlock)
+            yield block
 
     def forward(self, x: Tensor) -> Tensor:
         """Concatenate what the branches make of (batch, channels, i, j, k), by channels."""
@@ -234,6 +298,14 @@ class ConvolutionBlock(nn.Module):
         self.tail = nn.Sequential(nn.LeakyReLU(negative_slope), nn.AvgPool3d(2))
         self.recompute = recompute
         self.slice_bytes = SLICE_BYTES
+
+    def over_tiles(self, x: Tensor, spacing: int) -> Tensor:
+        """Do the same around every cell, where cells of a patch are so many cells apart."""
+        activation, _ = self.tail
+        x = functional.conv3d(x, self.conv.weight, self.conv.bias, dilation=spacing)
+        pooling = SlidingPooling((2, 2, 2), (spacing, spacing, spacing), divisor=8)
+        out: Tensor = pooling(activation(self.norm(x)))
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, n_in, width, width, width) to (batch, n_out, and half the width)."""

@@ -154,6 +154,20 @@ def test_random_cells_and_tiles_do_not_go_together() -> None:
         tiny(split="random")
 
 
+def test_the_network_of_2021_trains_on_tiles_where_it_does_not_pad(
+    store: CubeStore, tmp_path: Path
+) -> None:
+    options = {"padding": False, "channels": [4], "kernel": 3, "head_widths": [4]}
+    keys = {**TINY, **options, "network": "two_branch", "radius": 2, "feature_dropout": 0.0}
+    del keys["width"]
+    config = make_config(over_preset(read_preset("dense"), {**keys, "learning_rate": 0.02}))
+    result = train(config, [store], RunFolder(tmp_path / "run"))
+    losses = [entry["train_loss"] for entry in result.history]
+    assert losses[-1] < losses[0]
+    with pytest.raises(ConfigError, match="recompute is for neighborhoods, got a tile too"):
+        make_config({**config.model_dump(), "recompute": True})
+
+
 @pytest.mark.parametrize("tile", [None, 4])
 def test_split_store_trains_on_all_but_the_last_box(tmp_path: Path, tile: int | None) -> None:
     boxes = [

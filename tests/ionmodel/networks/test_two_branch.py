@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -217,3 +218,44 @@ def test_values_out_of_range_are_refused(
 def test_radius_that_just_suffices() -> None:
     with torch.device("meta"):
         assert TwoBranch(4).n_features == 2 * 128
+
+
+@pytest.mark.parametrize(
+    ("radius", "kernel", "block_channels"),
+    [(2, 3, [3]), (3, 3, [3]), (5, 3, [3, 4]), (8, 3, [2, 3])],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_without_padding_a_tile_is_as_good_as_its_neighborhoods(
+    radius: int, kernel: int, block_channels: list[int], shared: bool
+) -> None:
+    torch.manual_seed(radius)
+    network = TwoBranch(
+        radius,
+        padding=False,
+        kernel=kernel,
+        block_channels=block_channels,
+        shared_branches=shared,
+        feature_dropout=0.3,
+        head_dropout_widths=[5],
+        head_widths=[4],
+    ).double()
+    width = 2 * radius + 1
+    network(torch.randn(8, 2, width, width, width, dtype=torch.float64))  # running statistics
+    tiles = torch.randn(2, 2, *(width + 2,) * 3, dtype=torch.float64)
+    network.eval()
+    dense = network(tiles)
+    assert dense.shape == (2, 3, 3, 3)
+    for i, j, k in np.ndindex(3, 3, 3):
+        patch = tiles[:, :, i : i + width, j : j + width, k : k + width]
+        torch.testing.assert_close(dense[:, i, j, k], network(patch), rtol=1e-12, atol=1e-12)
+    network.train()
+    network(tiles, activate=False).square().mean().backward()
+    for name, weights in network.named_parameters():
+        assert weights.grad is not None, name
+        redundant = name.endswith("conv.bias")  # normalization subtracts it again
+        assert redundant or weights.grad.abs().max() > 0, name
+
+
+def test_with_padding_a_tile_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must have shape \(batch, 2, 9, 9, 9\)"):
+        TwoBranch(4, block_channels=(3,))(torch.zeros(1, 2, 10, 10, 10))
