@@ -3,8 +3,7 @@
 Each preset trains for about the same time on the same split: one epoch is timed first, then as many
 are run as fit. The best checkpoints predict the same cells of the validation region. The first
 preset is compared with the others: unexplained variance (1 - R²), and the time after which an epoch
-of it reaches what the other has in the end. ``--other`` are boxes of other seeds, predicted whole
-(a network without a dense form: a sample of their cells).
+of it reaches what the other has in the end. ``--other`` are boxes of other seeds, predicted whole.
 
     python benchmarks/accuracy.py cube200.zarr --minutes 10
     python benchmarks/accuracy.py seed1.zarr --other seed2.zarr --presets dense small
@@ -23,6 +22,7 @@ from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, parse_options, read_preset
 from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.evaluation import predict_cells, r_squared
+from ionmodel.events import Plan
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
 from ionmodel.training import train
@@ -83,14 +83,20 @@ def trained(
         nonlocal looking
         began = time.perf_counter()
         if len(curve) < N_LOOKS:
-            spent = curve[-1][0] if curve else 0.0
+            spent = curve[-1][0] if curve else preparing
             is_same = config.tile is None and config.validation_samples == N_CELLS
             r2 = entry["validation_r2"] if is_same else held_out(config, store, run)
             curve.append((spent + entry["seconds"], r2))
         looking += time.perf_counter() - began
 
+    preparing = 0.0
+
+    def prepared(plan: Plan) -> None:
+        nonlocal preparing
+        preparing = time.perf_counter() - began
+
     began = time.perf_counter()
-    result = train(config, [store], run, on_epoch=look)
+    result = train(config, [store], run, on_plan=prepared, on_epoch=look)
     took = time.perf_counter() - began - looking
     return curve, {
         "r2": round(held_out(config, store, run), 4),

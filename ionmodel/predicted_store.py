@@ -1,5 +1,6 @@
 """`predict_store`: whole boxes, block by block, from one store into another."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -150,13 +151,21 @@ def predict_store(
     with joined_ranks() as ranks, ExitStack() as held:
         plan = plan_prediction(predictor, store, redshifts=redshifts, memory_bytes=memory_bytes)
         unlike = check_store(predictor.config, predictor.trained, store, plan.redshifts)
+        if _same_place(target, store.path):
+            raise StoreExistsError(
+                f"{target}: this is the store that is predicted from; choose another place with "
+                "--out"
+            )
         build = start_build(target, overwrite=overwrite, on_note=on_note)
-        if ranks.is_first:
+
+        def enter() -> None:
             for line in unlike:
                 on_note(line)
             on_plan(plan)
             held.enter_context(build)
             held.enter_context(full_disk_as_message(build.folder))
+
+        ranks.from_first(enter)
         given = store
         store = ranks.from_first(
             lambda: _with_channels(
@@ -179,7 +188,7 @@ def predict_store(
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        if isinstance(build, StoreBuild):
+        if isinstance(build, StoreBuild) and predictor.config.derived_channels:
             shutil.rmtree(_channels_folder(build), ignore_errors=True)
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
@@ -201,8 +210,12 @@ def _with_channels(
         return store
     of_run = RunFolder(predictor.path.parent).channels
     for redshifts in (plan.redshifts, config.redshifts):
-        boxes = [] if _lacks(store, redshifts, plan.redshifts) else boxes_of(store, redshifts)
-        if boxes and cache_path(store, channels, boxes, of_run).exists():
+        if _lacks(redshifts or store.redshifts, plan.redshifts) or _lacks(
+            store.redshifts, redshifts or ()
+        ):
+            continue
+        boxes = boxes_of(store, redshifts)
+        if cache_path(store, channels, boxes, of_run).exists():
             return with_channels(store, channels, of_run, redshifts=redshifts)
     if isinstance(build, StoreBuild):
         folder = _channels_folder(build)
@@ -218,10 +231,15 @@ def _with_channels(
     )
 
 
-def _lacks(store: CubeStore, held: Sequence[float] | None, wanted: Sequence[float]) -> bool:
-    """Whether redshifts of a run, all where it names none, leave out some that are wanted."""
-    there = store.redshifts if held is None else held
+def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
+    """Whether some of the redshifts that are wanted are not there."""
     return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
+
+
+def _same_place(one: StorePath, other: StorePath) -> bool:
+    if isinstance(one, Path) and isinstance(other, Path):
+        return os.path.realpath(one) == os.path.realpath(other)
+    return str(one) == str(other)
 
 
 def _channels_folder(build: StoreBuild) -> Path:

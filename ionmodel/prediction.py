@@ -48,6 +48,8 @@ TILE_CELLS = 64
 """Cells along a side of what a dense network predicts at once: larger tiles gain little."""
 
 _PATCHES = 256
+_PATCHES_BYTES = 2**28  # that the layers of neighborhoods predicted at once may take
+_LAYERS_AT_ONCE = 3  # input and output of a layer, and a copy in the order of oneDNN
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class Predictor:
 
     def seconds_per_cell(self, tile: int) -> float:
         """Return the seconds that a cell takes, from the better of two timed tiles of zeros."""
-        side = tile if self.network.has_dense_form else 4
+        side = tile if self.network.has_dense_form else 2
         width = side + 2 * self.radius
         zeros = np.zeros((self.network.channels, width, width, width), np.float32)
         seconds = []
@@ -241,8 +243,9 @@ class Predictor:
     ) -> NDArray[np.float32]:
         cells = Region((self.radius,) * 3, shape)
         out = np.empty(cells.n_cells, np.float32)
-        for first in range(0, cells.n_cells, _PATCHES):
-            centers = cells.cells(np.arange(first, min(first + _PATCHES, cells.n_cells)))
+        n = patches_at_once(self.network)
+        for first in range(0, cells.n_cells, n):
+            centers = cells.cells(np.arange(first, min(first + n, cells.n_cells)))
             patches = gather_neighborhoods(block, centers, self.radius)
             out[first : first + len(centers)] = self._run(self.network, patches)
             on_cells(first + len(centers))
@@ -253,6 +256,22 @@ class Predictor:
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
+
+
+def layer_bytes(network: PatchNetwork, width: int) -> int:
+    """Return about how many bytes the widest layer takes on a cube of so many cells a side."""
+    features = [network.channels]
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d):
+            features.append(layer.out_channels)
+        elif isinstance(layer, nn.Linear) and network.has_dense_form:
+            features.append(layer.out_features)
+    return 4 * _LAYERS_AT_ONCE * max(features) * width**3
+
+
+def patches_at_once(network: PatchNetwork) -> int:
+    """Return how many neighborhoods are predicted together where there is no dense form."""
+    return max(1, min(_PATCHES, _PATCHES_BYTES // layer_bytes(network, network.receptive_field)))
 
 
 def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Predictor:
@@ -337,7 +356,7 @@ def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields
         np.arange(first - radius, first + length + radius) % n
         for first, length in zip(start, shape, strict=True)
     )
-    cut: Fields = fields[:, x[:, None, None], y[:, None], z]
+    cut: Fields = np.ascontiguousarray(fields[:, x[:, None, None], y[:, None], z])
     return cut
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from ionmodel.channels.cache import smoothing_bytes
 from ionmodel.networks.base import PatchNetwork
-from ionmodel.prediction import TILE_CELLS, Predictor
+from ionmodel.prediction import TILE_CELLS, Predictor, layer_bytes, patches_at_once
 from ionstore.errors import MemoryBudgetError
 from ionstore.fields import PREDICTED
 from ionstore.layout import Part, plan_parts
@@ -16,7 +14,6 @@ from ionstore.store import CubeStore
 DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 _SMALLEST_TILE = 8
-_LAYERS_AT_ONCE = 3  # input and output of a layer, and the copy in oneDNN's own order
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +118,13 @@ def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
 
 
 def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return about how many bytes the layers of a network take for one tile.
+    """Return about how many bytes the layers of a network take for what is predicted at once.
 
     Notes
     -----
-    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN.
+    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN; of one tile,
+    or of the neighborhoods that are predicted together where there is no dense form.
     """
-    width = max(
-        (layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv3d)),
-        default=1,
-    )
-    return 4 * _LAYERS_AT_ONCE * width * (tile + network.receptive_field - 1) ** 3
+    if not network.has_dense_form:
+        return patches_at_once(network) * layer_bytes(network, network.receptive_field)
+    return layer_bytes(network, tile + network.receptive_field - 1)

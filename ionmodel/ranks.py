@@ -4,11 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from ionstore.errors import UserError
+
 Result = TypeVar("Result")
+
+_LONGEST_WAIT = timedelta(days=30)  # for the last of the others, which may predict for hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,25 @@ class Ranks:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """Return what the first process makes, in all of them."""
+        """Return what the first process makes, in all of them.
+
+        Raises
+        ------
+        UserError
+            If the first process raises it, in all of them.
+        """
         if self.world == 1:
             return make()
-        made = [make() if self.is_first else None]
+        made: list[object] = [None, None]
+        if self.is_first:
+            try:
+                made = [make(), None]
+            except UserError as error:
+                made = [None, error]
         dist.broadcast_object_list(made, src=0)
-        (result,) = made
+        result, refused = made
+        if isinstance(refused, UserError):
+            raise refused
         return result  # type: ignore[return-value]
 
     def wait_for_all(self) -> None:
@@ -55,11 +73,11 @@ def joined_ranks() -> Iterator[Ranks]:
     Ranks
         They talk over gloo, whatever device each computes on.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
     if world == 1:
         yield Ranks()
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), world)
     finally:

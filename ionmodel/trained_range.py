@@ -123,7 +123,10 @@ def check_store(
         for what, values in _moments_of(config, name, cubes).items():
             low, high = known[what]
             for value, (_, redshift) in zip(values, cubes, strict=True):
-                if not low / _FAR <= value <= high * _FAR:
+                # Bounds may be negative: each moves outwards by a part of itself.
+                least = low - (1 - 1 / _FAR) * abs(low)
+                most = high + (_FAR - 1) * abs(high)
+                if not least <= value <= most:
                     warnings.append(
                         f"the {what.replace('_', ' ')} of {name} at redshift {redshift:g} is "
                         f"{value:.3g}, in training it was {_range(low, high)}"

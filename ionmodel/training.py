@@ -1,5 +1,6 @@
 """Training a network on neighborhoods, from the stores to the run folder."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -152,6 +153,8 @@ def choose_device(name: str, *, recompute: bool = False) -> torch.device:
         name = next((device for device, there in available.items() if there), "cpu")
     elif not available.get(name, True):
         raise ConfigError(f"device {name} is not available here; use -o device=cpu")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of the processes of torchrun
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 

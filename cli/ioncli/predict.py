@@ -84,7 +84,7 @@ def predict(
     Examples:
       ionmodel predict --run runs/first --store cubes.zarr
       ionmodel predict --run runs/first --store other.zarr --out other_predicted.zarr --redshift 8
-      torchrun --nproc-per-node 4 $(which ionmodel) predict --run runs/first --store cubes.zarr
+      torchrun --nproc-per-node 4 -- $(which ionmodel) predict --run runs/first --store cubes.zarr
     """
     with options.errors_as_messages():
         from ionmodel.predicted_store import predict_store

@@ -33,7 +33,7 @@ _LONG_BATCH_S = 5.0
     help="Folder of the run  [default: a new runs/<date>-<preset>]",
 )  # fmt: skip
 @click.option(
-    "--preset", help="Where the keys start from: dense, multiscale, small (default) or week3."
+    "--preset", help="Where the keys start from: dense (default), multiscale, small or week3."
 )
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -129,6 +129,8 @@ def _resolve(
             f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
             f"mesh of {min(s.mesh.cells_per_side for s in stores)} cells a side."
         )
+    if fitted.tile != config.tile:
+        click.echo(f"Tiles lowered from {config.tile} to {fitted.tile} cells a side, as fit.")
     if fitted.scales != config.scales:
         kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
         click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept}.")
@@ -149,7 +151,8 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
 
     def on_progress(progress: "Progress") -> None:
         if progress.cells_per_s > 0:
-            stop.batch_seconds = config.batch_size / progress.cells_per_s
+            cells = config.batch_size * (config.tile or 1) ** 3
+            stop.batch_seconds = cells / progress.cells_per_s
         display.batch(progress)
 
     named = [word for store in stores for word in ("--store", str(store.path))]

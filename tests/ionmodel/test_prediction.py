@@ -174,6 +174,38 @@ def test_arrays_in_array_out(
         predict({"n_igm": fields["n_igm"], "n_src": fields["n_src"][1:]})
 
 
+@pytest.mark.parametrize("family", ["padded", "valid"])
+def test_pooled_networks_take_arrays(
+    family: str, runs: Callable[[str], RunFolder], odd_store: CubeStore
+) -> None:
+    predict = load(runs(family), device="cpu")
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    xhii = predict(fields)
+    shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
+    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()})
+    np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-5)
+    np.testing.assert_allclose(xhii, cell_by_cell(predict, odd_store, 7.5), atol=0.05)
+
+
+def test_the_store_that_is_predicted_from_is_never_replaced(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    (tmp_path / "link.zarr").symlink_to(odd_store.path)
+    predictor = load(runs("residual"), device="cpu")
+    for target in (Path(odd_store.path), tmp_path / "link.zarr"):
+        with pytest.raises(StoreExistsError, match="the store that is predicted from"):
+            predict_store(predictor, odd_store, target, overwrite=True)
+    assert "n_igm" in CubeStore.open(odd_store.path).field_names
+
+
+def test_a_folder_of_channels_that_was_not_made_here_stays(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    (tmp_path / "predicted.zarr.channels").mkdir()
+    predict_store(load(runs("residual"), device="cpu"), odd_store, tmp_path / "predicted.zarr")
+    assert (tmp_path / "predicted.zarr.channels").exists()
+
+
 def test_arrays_are_averaged_in_memory(
     runs: Callable[[str], RunFolder], odd_store: CubeStore
 ) -> None:
@@ -352,6 +384,17 @@ def test_ranks_share_out_the_shards(
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Wrote") == 1
+    refused = subprocess.run(
+        [*shared, "--", str(script), *command, "--out", str(tmp_path / "two.zarr")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert refused.returncode != 0
+    assert "two.zarr: already exists" in refused.stderr
+    assert "broadcast_object_list" not in refused.stderr  # no rank waits in vain for the first
     predict_store(load(runs("wide"), device="cpu"), odd_store, tmp_path / "one.zarr")
     for redshift in REDSHIFTS:
         one, two = (
