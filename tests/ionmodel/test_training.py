@@ -12,6 +12,8 @@ import torch
 
 from ionmodel import trainer, training
 from ionmodel.checkpoint import load_checkpoint
+from ionmodel.config import make_config
+from ionmodel.config_keys import DEFAULT_PRESET, read_preset
 from ionmodel.datasets import fit_to_mesh, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
@@ -402,12 +404,10 @@ def test_the_validation_set_is_fixed_and_guarded(
     assert int(torch.minimum(distance % 16, -distance % 16).min()) > 2
 
 
-def test_small_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [DEFAULT_PRESET, "small"])
+def test_a_preset_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path, name: str) -> None:
     store = write_store(tmp_path / "cubes.zarr", cubes_at(32, (8.0,)), (8.0,))
-    from ionmodel.config import make_config
-    from ionmodel.config_keys import read_preset
-
-    preset = make_config({**read_preset("small"), "device": "cpu"})
+    preset = make_config({**read_preset(name), "device": "cpu"})
     config = fit_to_mesh(preset, [store]).model_copy(
         update={"epochs": 1, "samples_per_epoch": 512, "validation_samples": 100}
     )
