@@ -422,8 +422,9 @@ def test_a_store_in_a_bucket_is_not_edited(store: CubeStore) -> None:
 
 
 def test_a_network_is_trained_on_a_store_in_a_bucket(store: CubeStore, tmp_path: Path) -> None:
-    settings = ["radius=1", "channels=[2]", "batch_size=50", "samples_per_epoch=200", "epochs=1"]
-    settings += ["validation_samples=50", "device=cpu", "num_workers=0", "split=random"]
+    settings = ["preset=small", "radius=1", "channels=[2]", "batch_size=50", "epochs=1"]
+    settings += ["samples_per_epoch=200", "validation_samples=50", "num_workers=0"]
+    settings += ["device=cpu", "split=random"]
     options = [word for setting in settings for word in ("-o", setting)]
     command = ["train", "--store", str(store.path), "--run", str(tmp_path / "run"), *options]
     result = CliRunner().invoke(ionmodel, command)
