@@ -60,7 +60,7 @@ bench: bench/box300.zarr bench/box768.zarr
 	$(BIN)/python benchmarks/ingest.py bench/box300 speed
 	$(BIN)/python benchmarks/ingest.py bench/box256 memory --times 4
 	$(BIN)/python benchmarks/dense.py train
-	$(BIN)/python benchmarks/dense.py predict bench/box300.zarr --radius 4 --rounds 3
+	$(BIN)/python benchmarks/dense.py predict bench/box300.zarr --radius default 4 --rounds 3
 
 clean:
 	rm -rf $(VENV) demo bench build *.egg-info

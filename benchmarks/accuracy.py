@@ -20,11 +20,12 @@ from result import print_result
 
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, parse_options, read_preset
-from ionmodel.datasets import fit_to_mesh, open_training_data
+from ionmodel.datasets import open_training_data
 from ionmodel.evaluation import predict_cells, r_squared
 from ionmodel.events import Plan
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
+from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
 from ionstore.store import CubeStore
 

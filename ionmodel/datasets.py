@@ -1,4 +1,4 @@
-"""The training and validation samples of a run: splits, normalization, loaders."""
+"""The training and validation samples of a run: normalization and loaders."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,109 +8,20 @@ from typing import Any, Self
 
 import numpy as np
 
-from ionmodel.channels.base import LARGEST_SHARE
 from ionmodel.channels.cache import with_channels
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
+from ionmodel.splits import split_cells
 from ionmodel.trained_range import trained_range
 from ionstore.cube import Cells
 from ionstore.loader_settings import LoaderOptions, SettingsOptions
 from ionstore.loading import NeighborhoodLoader, TileLoader
 from ionstore.normalize import Normalization, fit_normalization
 from ionstore.samples import tile_starts
-from ionstore.split import Region, Split, block_split, largest_radius, random_split
+from ionstore.split import Region, Split
 from ionstore.store import CubeStore
 
 Loader = NeighborhoodLoader | TileLoader
-
-
-def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
-    """Return the configuration with radius, tile and scales that every mesh can hold.
-
-    Radius and tile are lowered; of the scales, those above a quarter of a box are left out.
-
-    Raises
-    ------
-    ConfigError
-        If a mesh has no room at any radius.
-    """
-    cells = min(store.mesh.cells_per_side for store in stores)
-    fits = _largest_radius(config, cells)
-    if fits < 0:
-        raise ConfigError(
-            f"a mesh of {cells} cells a side is too small for split {config.split!r}; use a "
-            "larger box or -o split=random"
-        )
-    radius = min(config.radius, fits)
-    room = block_split(cells, radius).train.shape if config.split == "blocks" else (cells,)
-    tile = config.tile and min(config.tile, *room)
-    largest = LARGEST_SHARE * min(
-        store.mesh.cells_per_side * (store.mesh.cell_size_cmpc or 1.0) for store in stores
-    )
-    scales = tuple(scale for scale in config.scales or () if scale <= largest) or None
-    return config.model_copy(update={"radius": radius, "tile": tile, "scales": scales})
-
-
-def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
-    """Return the split of every store's mesh.
-
-    Raises
-    ------
-    ConfigError
-        If a mesh cannot be split as configured, or there is one store where another is to be held
-        out.
-    """
-    if config.split == "store":
-        return _split_by_store(config, stores)
-    splits = []
-    for store in stores:
-        cells = store.mesh.cells_per_side
-        try:
-            if config.split == "random":
-                _check_radius(config, store)
-            if config.split == "blocks":
-                splits.append(block_split(cells, config.radius))
-            else:
-                splits.append(random_split(cells, config.random_cells, config.seed))
-        except ValueError as error:
-            message = str(error).replace("n_cells", "random_cells")
-            raise ConfigError(f"{store.path}: {message}") from error
-    return splits
-
-
-def _split_by_store(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
-    """Return splits that train on all boxes but the last one, which validates."""
-    if len(stores) < 2:
-        raise ConfigError(
-            "split 'store' trains on all stores but the last one, which validates, got one store; "
-            "give --store once more, or use split 'blocks'"
-        )
-    if stores[-1].uuid in {store.uuid for store in stores[:-1]}:
-        raise ConfigError(
-            f"split 'store' validates on the last store, {stores[-1].path}, which is trained on "
-            "too; give another box as the last --store"
-        )
-    for store in stores:
-        try:
-            _check_radius(config, store)
-        except ValueError as error:
-            raise ConfigError(f"{store.path}: {error}") from error
-    boxes = [Region((0, 0, 0), store.mesh.shape) for store in stores]
-    none = np.empty((0, 3), np.int64)
-    return [
-        *(Split(train=box, validation=none, test=None, leaks=False) for box in boxes[:-1]),
-        Split(train=none, validation=boxes[-1], test=None, leaks=False),
-    ]
-
-
-def _check_radius(config: TrainingConfig, store: CubeStore) -> None:
-    cells = store.mesh.cells_per_side
-    fits = _largest_radius(config, cells)
-    if config.radius > fits:
-        raise ValueError(
-            f"radius {config.radius} needs {2 * config.radius + 1} cells a side, the mesh "
-            f"has {cells}; the largest radius that fits is {fits}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,12 +239,7 @@ def _open_tiles(
         regions = [split.validation for split in splits if isinstance(split.validation, Region)]
         tile = min(config.tile, *(min(region.shape) for region in regions))
         starts = [
-            _some(
-                _tiles_beside(cells, tile) if isinstance(cells, Region) else cells,
-                per_cube,
-                config.seed,
-            )
-            for cells in (split.validation for split in splits)
+            _some(_tiles_beside(split.validation, tile), per_cube, config.seed) for split in splits
         ]
         return train, train.sibling(starts, tile=tile, **_SIBLING), tile
 
@@ -348,16 +254,12 @@ def _closed_on_error(loader: Loader) -> Iterator[None]:
         raise
 
 
-def _tiles_beside(region: Region, tile: int) -> Cells:
+def _tiles_beside(cells: Region | Cells, tile: int) -> Cells:
     """Return the first cells of the tiles that lie in a region beside each other: no cell twice."""
-    x, y, z = (length // tile * tile for length in region.shape)
-    return tile_starts(Region(region.start, (x, y, z)), tile)
-
-
-def _largest_radius(config: TrainingConfig, cells_per_side: int) -> int:
-    if config.split == "blocks":
-        return largest_radius(cells_per_side)
-    return (cells_per_side - 1) // 2
+    if not isinstance(cells, Region):
+        return cells  # none: of a box that is trained on alone
+    x, y, z = (length // tile * tile for length in cells.shape)
+    return tile_starts(Region(cells.start, (x, y, z)), tile)
 
 
 def _count(cells: Region | Cells) -> int:

@@ -1,7 +1,6 @@
 """`predict_store`: whole boxes, block by block, from one store into another."""
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -14,16 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ionmodel.channels.cache import boxes_of, cache_path, with_channels
 from ionmodel.errors import ConfigError
 from ionmodel.prediction import Predictor
+from ionmodel.prediction_channels import remove_channels, with_channels_of_run
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
 from ionmodel.ranks import Ranks, joined_ranks
-from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionstore.attributes import ROOT_METADATA, SourceFile
 from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
-from ionstore.cube import REDSHIFT_TOLERANCE, Fields
+from ionstore.cube import Fields
 from ionstore.digest import in_words, start_digest
 from ionstore.errors import StoreExistsError
 from ionstore.fields import PREDICTED
@@ -166,19 +164,16 @@ def predict_store(
             held.enter_context(full_disk_as_message(build.folder))
 
         ranks.from_first(enter)
-        given = store
-        store = ranks.from_first(
-            lambda: _with_channels(
-                predictor,
-                given,
-                plan,
-                build=build,
-                memory_bytes=memory_bytes,
-                held=held,
-                on_note=on_note,
+        if isinstance(build, StoreBuild):
+            folder = build.place.with_name(f"{build.place.name}.channels")
+        else:
+            folder = Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
+        with_inputs = ranks.from_first(
+            lambda: with_channels_of_run(
+                predictor, store, plan.redshifts, folder, memory_bytes=memory_bytes, on_note=on_note
             )
         )
-        task = _Task(predictor, store, plan)
+        task = _Task(predictor, with_inputs, plan)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
         _write_parts(task, work, ranks, on_progress)
         ranks.wait_for_all()
@@ -188,63 +183,14 @@ def predict_store(
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        if isinstance(build, StoreBuild) and predictor.config.derived_channels:
-            shutil.rmtree(_channels_folder(build), ignore_errors=True)
+        remove_channels(predictor, store, plan.redshifts, folder)
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
-
-
-def _with_channels(
-    predictor: Predictor,
-    store: CubeStore,
-    plan: PredictionPlan,
-    *,
-    build: StoreBuild | ObjectBuild,
-    memory_bytes: int,
-    held: ExitStack,
-    on_note: Callable[[str], None],
-) -> CubeStore:
-    """Return the store with its derived channels: those of the run, or made beside the target."""
-    config = predictor.config
-    channels = config.derived_channels
-    if not channels:
-        return store
-    of_run = RunFolder(predictor.path.parent).channels
-    for redshifts in (plan.redshifts, config.redshifts):
-        if _lacks(redshifts or store.redshifts, plan.redshifts) or _lacks(
-            store.redshifts, redshifts or ()
-        ):
-            continue
-        boxes = boxes_of(store, redshifts)
-        if cache_path(store, channels, boxes, of_run).exists():
-            return with_channels(store, channels, of_run, redshifts=redshifts)
-    if isinstance(build, StoreBuild):
-        folder = _channels_folder(build)
-    else:
-        folder = Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
-    on_note(
-        f"{len(channels)} averages over balls are computed first, in {folder}; they take up to "
-        f"{4e-6 * len(channels) * len(plan.redshifts) * store.mesh.n_cells:,.0f} MB there until "
-        "the prediction is done"
-    )
-    return with_channels(
-        store, channels, folder, redshifts=plan.redshifts, memory_bytes=memory_bytes
-    )
-
-
-def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
-    """Whether some of the redshifts that are wanted are not there."""
-    return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
 
 
 def _same_place(one: StorePath, other: StorePath) -> bool:
     if isinstance(one, Path) and isinstance(other, Path):
         return os.path.realpath(one) == os.path.realpath(other)
     return str(one) == str(other)
-
-
-def _channels_folder(build: StoreBuild) -> Path:
-    """Return where derived channels lie while a store is predicted from them."""
-    return build.place.with_name(f"{build.place.name}.channels")
 
 
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:

@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ionmodel.box_tiles import slices_of, tiles_of, wrapped
 from ionmodel.channels.base import Box, check_channels
 from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.dense import dense_form
 from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import redshift_value
 from ionmodel.run_folder import RunFolder
@@ -43,13 +44,6 @@ from ionstore.layout import Corner
 from ionstore.neighborhoods import gather_neighborhoods
 from ionstore.normalize import Normalization
 from ionstore.split import Region
-
-TILE_CELLS = 64
-"""Cells along a side of what a dense network predicts at once: larger tiles gain little."""
-
-_PATCHES = 256
-_PATCHES_BYTES = 2**28  # that the layers of neighborhoods predicted at once may take
-_LAYERS_AT_ONCE = 3  # input and output of a layer, and a copy in the order of oneDNN
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +127,7 @@ class Predictor:
         done = 0
         for start, shape in tiles_of((n, n, n), tile):
             block = wrapped(inputs, start, shape, self.radius)
-            out[_slices(start, shape)] = self.predict_block(block, tile=tile)
+            out[slices_of(start, shape)] = self.predict_block(block, tile=tile)
             done += prod(shape)
             on_progress(done, n**3)
         return out
@@ -221,7 +215,7 @@ class Predictor:
                 slice(first, first + length + 2 * r)
                 for first, length in zip(start, shape, strict=True)
             )
-            out[_slices(start, shape)] = self._run(dense, block[None, :, i, j, k])[0, 0]
+            out[slices_of(start, shape)] = self._run(dense, block[None, :, i, j, k])[0, 0]
             done += prod(shape)
             on_cells(done)
         return out
@@ -256,22 +250,6 @@ class Predictor:
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
-
-
-def layer_bytes(network: PatchNetwork, width: int) -> int:
-    """Return about how many bytes the widest layer takes on a cube of so many cells a side."""
-    features = [network.channels]
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv3d):
-            features.append(layer.out_channels)
-        elif isinstance(layer, nn.Linear) and network.has_dense_form:
-            features.append(layer.out_features)
-    return 4 * _LAYERS_AT_ONCE * max(features) * width**3
-
-
-def patches_at_once(network: PatchNetwork) -> int:
-    """Return how many neighborhoods are predicted together where there is no dense form."""
-    return max(1, min(_PATCHES, _PATCHES_BYTES // layer_bytes(network, network.receptive_field)))
 
 
 def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Predictor:
@@ -310,60 +288,3 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
         folder.best,
         checkpoint.get("trained"),
     )
-
-
-def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
-    """Return first cell and cells along each axis of the tiles of a block, in C order.
-
-    Parameters
-    ----------
-    shape : tuple of three int
-        Cells of the block along each axis.
-    tile : int
-        Cells along a side of a tile, at least 1; the last ones may be smaller.
-
-    Examples
-    --------
-    >>> tiles_of((3, 2, 2), 2)
-    [((0, 0, 0), (2, 2, 2)), ((2, 0, 0), (1, 2, 2))]
-    """
-    firsts = product(*(range(0, length, tile) for length in shape))
-    return [
-        (start, _corner(min(tile, n - first) for first, n in zip(start, shape, strict=True)))
-        for start in map(_corner, firsts)
-    ]
-
-
-def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:
-    """Cut a block with the cells around it out of periodic fields.
-
-    Parameters
-    ----------
-    fields : ndarray, shape (channel, n, n, n)
-        The fields.
-    start, shape : tuple of three int
-        First cell of the block, and its cells along each axis.
-    radius : int
-        Cells around it.
-
-    Returns
-    -------
-    ndarray of the same dtype, shape (channel, a + 2 radius, b + 2 radius, c + 2 radius)
-        New array.
-    """
-    n = fields.shape[1]
-    x, y, z = (
-        np.arange(first - radius, first + length + radius) % n
-        for first, length in zip(start, shape, strict=True)
-    )
-    cut: Fields = np.ascontiguousarray(fields[:, x[:, None, None], y[:, None], z])
-    return cut
-
-
-def _slices(start: Corner, shape: Corner) -> tuple[slice, ...]:
-    return tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
-
-
-def _corner(numbers: Any) -> Corner:
-    i, j, k = numbers
-    return i, j, k

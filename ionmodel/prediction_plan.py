@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ionmodel.channels.cache import smoothing_bytes
-from ionmodel.networks.base import PatchNetwork
-from ionmodel.prediction import TILE_CELLS, Predictor, layer_bytes, patches_at_once
+from ionmodel.network_memory import SMALLEST_TILE, largest_tile, tile_bytes
+from ionmodel.prediction import Predictor
 from ionstore.errors import MemoryBudgetError
 from ionstore.fields import PREDICTED
 from ionstore.layout import Part, plan_parts
 from ionstore.store import CubeStore
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
-
-_SMALLEST_TILE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def plan_prediction(
     block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
     tile = largest_tile(predictor.network, memory_bytes - block)
     if tile is None:
-        least = block + tile_bytes(predictor.network, _SMALLEST_TILE)
+        least = block + tile_bytes(predictor.network, SMALLEST_TILE)
         raise MemoryBudgetError(
             f"a prediction takes {least / 1e6:,.0f} MB at least, for the inputs of a shard of "
             f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
@@ -96,35 +94,3 @@ def plan_prediction(
         by_patches=not predictor.network.has_dense_form,
         cell_seconds=predictor.seconds_per_cell(tile),
     )
-
-
-def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
-    """Return the side of the largest tiles that fit a memory; None if none do.
-
-    Parameters
-    ----------
-    network : PatchNetwork
-        The network.
-    memory_bytes : int
-        Bytes that its layers may take.
-
-    Returns
-    -------
-    int or None
-        At most `TILE_CELLS`.
-    """
-    sides = range(TILE_CELLS, _SMALLEST_TILE - 1, -8)
-    return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
-
-
-def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return about how many bytes the layers of a network take for what is predicted at once.
-
-    Notes
-    -----
-    Its widest layer, thrice: its input, its output, and a copy in the order of oneDNN; of one tile,
-    or of the neighborhoods that are predicted together where there is no dense form.
-    """
-    if not network.has_dense_form:
-        return patches_at_once(network) * layer_bytes(network, network.receptive_field)
-    return layer_bytes(network, tile + network.receptive_field - 1)

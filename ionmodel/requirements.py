@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from ionmodel.channels.base import check_channels
 from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TARGET, TrainingConfig
-from ionmodel.datasets import split_cells
 from ionmodel.errors import ConfigError
+from ionmodel.splits import split_cells
 from ionstore.fields import N_IGM, N_SRC
 from ionstore.normalize import DEFAULT_TRANSFORMS
 from ionstore.places import StorePath

@@ -1,4 +1,4 @@
-"""Training a network on neighborhoods, from the stores to the run folder."""
+"""Training a network on neighborhoods or tiles, from the stores to the run folder."""
 
 import os
 import shutil

@@ -110,8 +110,8 @@ def _resolve(
     """Return the configuration: the run's own when it was begun, else a new one."""
     from ionmodel.config import make_config
     from ionmodel.config_keys import DEFAULT_PRESET, over_preset, read_preset
-    from ionmodel.datasets import fit_to_mesh
     from ionmodel.run_folder import begun_config, resumed_config
+    from ionmodel.splits import fit_to_mesh
 
     begun = begun_config(run)
     if begun is not None:

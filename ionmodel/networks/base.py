@@ -61,7 +61,7 @@ class PatchNetwork(nn.Module, ABC):
 
         Returns
         -------
-        Tensor of float32, shape (batch,); of a `DenseNetwork` (batch, T, T, T)
+        Tensor of float32, shape (batch,); of tiles (batch, T, T, T)
             Between 0 and 1 when `final_activation` is on; any real number otherwise.
 
         Raises
@@ -178,7 +178,7 @@ def flops_per_sample(network: PatchNetwork, tile: int = 1) -> int:
     network : PatchNetwork
         Left unchanged, on any device.
     tile : int
-        Cells along a side of a sample; other than 1 for a `DenseNetwork` only.
+        Cells along a side of a sample; other than 1 where there is a dense form only.
 
     Returns
     -------

@@ -11,11 +11,12 @@ import torch
 from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, read_preset, read_toml
-from ionmodel.datasets import fit_to_mesh, open_training_data
+from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.evaluation import predict_cells
 from ionmodel.redshift_input import redshift_value, with_redshift
 from ionmodel.run_folder import RunFolder
+from ionmodel.splits import fit_to_mesh
 from ionmodel.training import network_of, train
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store import CubeStore

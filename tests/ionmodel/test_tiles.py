@@ -10,10 +10,11 @@ import torch
 
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, read_preset
-from ionmodel.datasets import fit_to_mesh, open_training_data
+from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder
+from ionmodel.splits import fit_to_mesh
 from ionmodel.trained_range import trained_range
 from ionmodel.training import train
 from ionstore.loading import TileLoader

@@ -14,13 +14,14 @@ from ionmodel import trainer, training
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import make_config
 from ionmodel.config_keys import DEFAULT_PRESET, read_preset
-from ionmodel.datasets import fit_to_mesh, open_training_data
+from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan, Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder, resumed_config
+from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
 from ionstore.errors import UserError
 from ionstore.grid import Mesh

@@ -1,0 +1,89 @@
+"""Derived channels of a store that is predicted: those of the run, or made for the while."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+
+from ionmodel.channels.cache import boxes_of, cache_path, with_channels
+from ionmodel.prediction import Predictor
+from ionmodel.run_folder import RunFolder
+from ionstore.cube import REDSHIFT_TOLERANCE
+from ionstore.store import CubeStore
+
+
+def with_channels_of_run(
+    predictor: Predictor,
+    store: CubeStore,
+    redshifts: Sequence[float],
+    folder: Path,
+    *,
+    memory_bytes: int,
+    on_note: Callable[[str], None],
+) -> CubeStore:
+    """Return a store with the derived channels that a network sees beside its fields.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    store : CubeStore
+        Store with its inputs.
+    redshifts : sequence of float
+        Redshifts to predict.
+    folder : Path
+        Where channels are made that the folder of the run does not hold.
+    memory_bytes : int
+        Bound on the memory that this takes.
+    on_note : callable
+        Told what is made.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If a box does not fit the memory.
+    StoreExistsError
+        If another process makes the same channels.
+    StoreDamageError
+        If the store is damaged, or what was written reads back otherwise.
+    DiskSpaceError
+        If the disk is full.
+    OSError
+        If something cannot be read or written.
+    """
+    channels = predictor.config.derived_channels
+    if not channels:
+        return store
+    of_run = RunFolder(predictor.path.parent).channels
+    trained_on = predictor.config.redshifts or store.redshifts
+    for held in (redshifts, trained_on):
+        if _lacks(held, redshifts) or _lacks(store.redshifts, held):
+            continue
+        if cache_path(store, channels, boxes_of(store, held), of_run).exists():
+            return with_channels(store, channels, of_run, redshifts=held)
+    on_note(
+        f"{len(channels)} averages over balls are computed first, in {folder}; they take up to "
+        f"{4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB there until "
+        "the prediction is done"
+    )
+    return with_channels(store, channels, folder, redshifts=redshifts, memory_bytes=memory_bytes)
+
+
+def remove_channels(
+    predictor: Predictor, store: CubeStore, redshifts: Sequence[float], folder: Path
+) -> None:
+    """Remove the channels that `with_channels_of_run` made in a folder, and nothing else there."""
+    channels = predictor.config.derived_channels
+    if not channels:
+        return
+    made = cache_path(store, channels, boxes_of(store, redshifts), folder)
+    if made.exists():
+        shutil.rmtree(made)
+        with suppress(OSError):  # there is something else
+            folder.rmdir()
+
+
+def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
+    """Whether some of the redshifts that are wanted are not there."""
+    return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
