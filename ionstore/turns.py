@@ -1,8 +1,10 @@
 """Iterations over loaders: one at a time where they share memory, and told what ended them."""
 
+import atexit
 import inspect
 import weakref
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 BatchType = TypeVar("BatchType")
@@ -20,6 +22,7 @@ class Iteration(Iterator[BatchType]):
     def __init__(self, batches: Generator[BatchType]) -> None:
         self._batches = batches
         self._ended: str | None = None
+        _not_collected.add(self)
 
     def __next__(self) -> BatchType:
         if self._ended is not None:
@@ -53,6 +56,21 @@ class Iteration(Iterator[BatchType]):
         if inspect.getgeneratorstate(self._batches) != inspect.GEN_CLOSED:
             self.close()
             self._ended = reason
+
+
+_not_collected: weakref.WeakSet[Iteration[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads of what a script left half-way, while there is an interpreter to end them in.
+
+    A thread that wants it back later is torn down within compiled code, which can abort the
+    process.
+    """
+    for iteration in list(_not_collected):
+        with suppress(RuntimeError):  # another thread waits for its next batch
+            iteration.close()
 
 
 class Turn:

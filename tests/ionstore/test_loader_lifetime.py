@@ -149,10 +149,16 @@ def nothing_new_in_shared_memory() -> Iterator[None]:
 
 @contextmanager
 def script(
-    folder: Path, store: CubeStore, mode: str, num_workers: int, body: str = "pass"
+    folder: Path,
+    store: CubeStore,
+    mode: str,
+    num_workers: int,
+    body: str = "pass",
+    *,
+    before: str = "",
 ) -> Iterator[Script]:
     settings = {**MODES[mode], "num_workers": num_workers}
-    code = SCRIPT.format(store=str(store.path), settings=settings, mode=mode, body=body)
+    code = before + SCRIPT.format(store=str(store.path), settings=settings, mode=mode, body=body)
     path = folder / "script.py"
     path.write_text(code)
     started = Script([sys.executable, str(path)], folder)
@@ -282,6 +288,26 @@ def test_nothing_survives_a_process_that_does_not_close_its_loader(
             assert "Traceback" not in started.stderr
         else:
             assert started.stderr == ""
+
+
+REPORT = """
+import atexit, threading
+# What is registered first runs last.
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()], flush=True))
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_threads_end_before_the_interpreter_does(
+    tmp_path: Path, box23: CubeStore, mode: str
+) -> None:
+    body = "if number == 20: print(threading.active_count()); break"
+    with script(tmp_path, box23, mode, 0, body, before=REPORT) as started:
+        started.wait_until_running()
+        assert started.wait() == 0
+        _, n_running, at_the_end = started.stdout.splitlines()
+        assert int(n_running) > 1
+        assert at_the_end == "['MainThread']"
 
 
 @pytest.mark.parametrize(
