@@ -73,9 +73,7 @@ def main() -> None:
         seconds = SAFELY * theirs["seconds"]
         for place, preset in enumerate(compared):
             numbers = measure(preset, arguments.option if place == 0 else [])
-            reached = next(
-                (at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), math.inf
-            )
+            reached = next((at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), math.inf)
             print_result(
                 f"{store.path.stem} {preset} against {reference}",
                 unexplained_ratio=round((1 - numbers["r2"]) / (1 - theirs["r2"]), 3),
