@@ -16,7 +16,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from result import print_result
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, parse_options, read_preset
 from ionmodel.datasets import open_training_data
+from ionmodel.errors import Interrupted
 from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan
 from ionmodel.prediction import load
@@ -38,6 +39,8 @@ from ionstore.store import CubeStore
 N_CELLS = 20_000
 N_LOOKS = 20
 """Epochs after which the best checkpoint so far is looked at, which is not counted as training."""
+MANY = 10_000
+"""Epochs that no run here comes to the end of."""
 SAFELY = 0.93
 """Share of the reference's time that is planned for the others: machines are noisy."""
 
@@ -85,35 +88,58 @@ def main() -> None:
 def trained(
     config: TrainingConfig, store: CubeStore, run: RunFolder, seconds: float
 ) -> dict[str, Any]:
-    """Train for about that time, as an epoch tells; return what came of it."""
+    """Train for about that time; return what came of it.
+
+    A schedule that ends with the run needs to know the number of epochs: two tell how many fit.
+    Any other run is stopped when the time is up.
+    """
     test = block_split(store.mesh.cells_per_side, config.radius).test
     assert isinstance(test, Region)
-    with tempfile.TemporaryDirectory() as folder:
-        probe = RunFolder(Path(folder) / "probe")
-        once = Clock()
-        train(config.model_copy(update={"epochs": 2}), [store], probe, on_plan=once.plan)
-        per_epoch = (once.elapsed() - once.preparing) / 2
-    n_epochs = max(1, math.floor((seconds - once.preparing) / per_epoch))
-    config = config.model_copy(update={"epochs": n_epochs})
+    n_epochs = MANY
+    if config.scheduler == "one_cycle":
+        n_epochs = epochs_within(config, store, seconds)
+        seconds = math.inf
     curve: list[tuple[float, float]] = []
+    epochs: list[dict[str, Any]] = []
     clock = Clock()
 
-    def look(_: dict[str, Any]) -> None:
+    def look(entry: dict[str, Any]) -> None:
+        epochs.append(entry)
         if len(curve) < N_LOOKS:
             at = clock.elapsed()
             with clock.paused():
                 curve.append((round(at, 1), round(scored(run, store, test), 4)))
 
-    result = train(config, [store], run, on_plan=clock.plan, on_epoch=look)
+    with suppress(Interrupted):
+        train(
+            config.model_copy(update={"epochs": n_epochs}),
+            [store],
+            run,
+            on_plan=clock.plan,
+            on_epoch=look,
+            should_stop=lambda: clock.elapsed() > seconds,
+        )
+    took = clock.elapsed()
+    best = min(epochs, key=lambda entry: entry["validation_loss"])  # of the checkpoint
     return {
-        "seconds": round(clock.elapsed(), 1),
+        "seconds": round(took, 1),
         "r2": round(scored(run, store, test), 4),
-        "validation_r2": round(result.history[result.best_epoch - 1]["validation_r2"], 4),
-        "epochs": n_epochs,
-        "best_epoch": result.best_epoch,
-        "cells_in_millions": round(result.history[-1]["cells"] / 1e6, 2),
+        "validation_r2": round(best["validation_r2"], 4),
+        "epochs": len(epochs),
+        "best_epoch": best["epoch"],
+        "cells_in_millions": round(epochs[-1]["cells"] / 1e6, 2),
         "r2_by_time": curve,
     }
+
+
+def epochs_within(config: TrainingConfig, store: CubeStore, seconds: float) -> int:
+    """Return how many epochs, and what comes before the first, fit into a time."""
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "probe")
+        train(config.model_copy(update={"epochs": 2}), [store], run, on_plan=clock.plan)
+    per_epoch = (clock.elapsed() - clock.preparing) / 2
+    return max(1, math.floor((seconds - clock.preparing) / per_epoch))
 
 
 class Clock:
