@@ -68,6 +68,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if version <= 2:  # a sample was a cell
             entry["validation_cells"] = entry.pop("validation_samples")
             entry["cells"] = entry.pop("samples")
+        # Lines of the log did not say it at first.
+        entry.setdefault("leaks", any(split["leaks"] for split in content.get("split", ())))
     return content
 
 

@@ -201,7 +201,7 @@ class TrainingConfig(BaseModel):
     validation_samples: Count | None = None
     split: Literal["blocks", "store", "random"]
     random_cells: int = Field(ge=5)
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda", "mps"]
     num_workers: int = Field(ge=0)
     memory_budget: Size

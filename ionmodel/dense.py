@@ -163,6 +163,8 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     if isinstance(network, PatchNetwork):
         channels, final_activation = network.channels, network.final_activation
     if isinstance(network, DenseNetwork):
+        for path, layer in network.named_modules():
+            refuse_hooks(layer, path)
         return DenseForm(
             nn.Sequential(WithOutputAxis(twin(network))),
             receptive_field=width,

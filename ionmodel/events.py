@@ -21,6 +21,8 @@ class Progress:
         Mean training loss of this epoch so far.
     validation_r2 : float
         R² of the last finished epoch; nan before.
+    leaks : bool
+        Whether that leaks from the training cells.
     cells_per_s : float
         Training cells a second since this call began.
     """
@@ -32,6 +34,7 @@ class Progress:
     batches: int
     loss: float
     validation_r2: float
+    leaks: bool
     cells_per_s: float
 
 
@@ -88,6 +91,8 @@ class Result:
         Validation cells that the score is over.
     history : sequence of dict
         One entry per epoch.
+    leaks : bool
+        Whether that score leaks from the training cells.
     was_finished : bool
         Whether all epochs were done before, so that nothing was.
     """
@@ -96,4 +101,5 @@ class Result:
     best_epoch: int
     n_validation_cells: int
     history: Sequence[dict[str, Any]]
+    leaks: bool
     was_finished: bool = False

@@ -47,7 +47,8 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     right.plot(epochs, scores, "o-", ms=3, color=_VALIDATION)
     right.plot(epochs[best], scores[best], "o", ms=9, mfc="none", color="black")
     right.set(xlabel="epoch", ylabel="validation $R^2$")
-    right.set_title(f"best checkpoint: $R^2$ = {scores[best]:.3f}", fontsize=10)
+    score = _score(scores[best], leaks=history[best]["leaks"])
+    right.set_title(f"best checkpoint: {score}", fontsize=10)
     largest = max(max(entry["train_loss"], entry["validation_loss"]) for entry in history)
     _widen(left, _LEAST_LOSS_SPAN * largest)
     _widen(right, _LEAST_R2_SPAN)
@@ -58,7 +59,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     _save(figure, path)
 
 
-def draw_predictions(predictions: Predictions, path: Path) -> None:
+def draw_predictions(predictions: Predictions, path: Path, *, leaks: bool) -> None:
     """Draw predicted against true xHII, and both histograms.
 
     Parameters
@@ -67,6 +68,8 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
         Of a set of cells, at least one.
     path : Path
         PNG file to write.
+    leaks : bool
+        Whether the network was trained on inputs of these cells, which is said then.
     """
     from matplotlib.colors import LogNorm
 
@@ -83,7 +86,7 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
     figure.colorbar(shown, ax=left).ax.set_title("cells", fontsize=10)
     left.set(xlabel="true xHII", ylabel="predicted xHII", aspect="equal")
     cells = f"{len(target):,} validation cell{'s' * (len(target) > 1)}"
-    left.set_title(f"{cells}, $R^2$ = {predictions.r_squared:.3f}", fontsize=10)
+    left.set_title(f"{cells}, {_score(predictions.r_squared, leaks=leaks)}", fontsize=10)
     for values, label, color in (
         (target, "true", _TRAINING),
         (prediction, "predicted", _VALIDATION),
@@ -93,6 +96,10 @@ def draw_predictions(predictions: Predictions, path: Path) -> None:
     right.legend(frameon=False)
     right.grid(alpha=0.25)
     _save(figure, path)
+
+
+def _score(r2: float, *, leaks: bool) -> str:
+    return f"$R^2$ = {r2:.3f}" + (" (leaks: split random)" if leaks else "")
 
 
 def _widen(axes: "Axes", least_span: float) -> None:

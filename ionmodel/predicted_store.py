@@ -4,17 +4,16 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ionmodel.errors import ConfigError
-from ionmodel.prediction import Predictor
+from ionmodel.prediction import Predictor, check_numbers
 from ionmodel.prediction_channels import remove_channels, with_channels_of_run
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
 from ionmodel.ranks import Ranks, joined_ranks
@@ -47,9 +46,13 @@ class _Task:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what decides the values, so that two builds can be compared."""
+        store = self.store
         return {
             "network": _digest(self.predictor.path),
-            "store": self.store.uuid,
+            "store": store.uuid,
+            "box_length_cmpc": store.mesh.box_length_cmpc,
+            "units": {name: store.units(name) for name in self.predictor.config.inputs},
+            "cosmology": store.cosmology and asdict(store.cosmology),
             "redshifts": list(self.plan.redshifts),
         }
 
@@ -91,6 +94,7 @@ def predict_store(
     command_line: str | None = None,
     on_note: Callable[[str], None] = lambda line: None,
     on_plan: Callable[[PredictionPlan], None] = lambda plan: None,
+    on_averages: Callable[[int, int], None] = lambda done, total: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inventory | None:
     """Predict the boxes of a store into a new store, with the field `xhii_predicted`.
@@ -113,6 +117,8 @@ def predict_store(
         Told what is unlike training, in a sentence with the numbers.
     on_plan : callable
         Told what will be done.
+    on_averages : callable
+        Told how many averages over balls are done and how many there are, while they are computed.
     on_progress : callable
         Told the cells that are done and all there are, those of this process.
 
@@ -124,7 +130,8 @@ def predict_store(
     Raises
     ------
     ConfigError
-        If the store does not fit the network, or the network predicts what is no number.
+        If the store does not fit the network, the network predicts what is no number, or
+        processes on several machines cannot share the averages over balls.
     MemoryBudgetError
         If the memory is too small.
     NotInStoreError
@@ -147,7 +154,13 @@ def predict_store(
     prediction is done; those of the run are taken where it was trained on the same store.
     """
     with joined_ranks() as ranks, ExitStack() as held:
-        plan = plan_prediction(predictor, store, redshifts=redshifts, memory_bytes=memory_bytes)
+        plan = plan_prediction(
+            predictor,
+            store,
+            redshifts=redshifts,
+            memory_bytes=memory_bytes,
+            n_processes=ranks.world,
+        )
         unlike = check_store(predictor.config, predictor.trained, store, plan.redshifts)
         if _same_place(target, store.path):
             raise StoreExistsError(
@@ -157,20 +170,32 @@ def predict_store(
         build = start_build(target, overwrite=overwrite, on_note=on_note)
 
         def enter() -> None:
+            held.enter_context(build)
+            held.enter_context(full_disk_as_message(build.folder))
             for line in unlike:
                 on_note(line)
             on_plan(plan)
-            held.enter_context(build)
-            held.enter_context(full_disk_as_message(build.folder))
 
         ranks.from_first(enter)
         if isinstance(build, StoreBuild):
             folder = build.place.with_name(f"{build.place.name}.channels")
         else:
+            if ranks.n_machines > 1 and predictor.config.derived_channels:
+                raise ConfigError(
+                    f"{target}: averages over balls are kept in a temporary folder of one machine "
+                    f"while a bucket is written, got processes on {ranks.n_machines}; predict into "
+                    "a folder that all of them see, or on one machine"
+                )
             folder = Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
         with_inputs = ranks.from_first(
             lambda: with_channels_of_run(
-                predictor, store, plan.redshifts, folder, memory_bytes=memory_bytes, on_note=on_note
+                predictor,
+                store,
+                plan.redshifts,
+                folder,
+                memory_bytes=memory_bytes,
+                on_note=on_note,
+                on_averages=on_averages,
             )
         )
         task = _Task(predictor, with_inputs, plan)
@@ -201,8 +226,8 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
         if not build.overwrite:
             raise StoreExistsError(
                 f"{build.target}: another build of this store was not finished, of another "
-                "network, store or redshifts; finish it with the command that began it, or "
-                "discard it with --overwrite"
+                "network, store or redshifts, or before the store was edited; finish it with the "
+                "command that began it, or discard it with --overwrite"
             )
         before = None
     # Killed before its first part, a build may have no store yet.
@@ -247,7 +272,7 @@ def _write_parts(
             on_progress(before + n_cells, total)
 
         values = predictor.predict_block(block, tile=plan.tile, on_cells=report)
-        _check_numbers(values, redshift)
+        check_numbers(values, f"at redshift {redshift:g}")
         write_part(part, values, work.writer, work.books)
         done += cells[part]
 
@@ -290,14 +315,6 @@ def read_inputs(
         for place, corner in pieces_on_mesh(first, widths, store.mesh.cells_per_side):
             store.read_into(name, redshift, corner, block[channel][place], conversion=conversion)
     return block
-
-
-def _check_numbers(values: NDArray[np.float32], redshift: float) -> None:
-    if not np.isfinite(values).all():
-        raise ConfigError(
-            f"the network predicts what is no number at redshift {redshift:g}; the fields are far "
-            "from those of its training, or the training diverged"
-        )
 
 
 def _digest(path: StorePath) -> str:

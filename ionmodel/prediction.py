@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ionmodel.box_tiles import slices_of, tiles_of, wrapped
@@ -34,6 +34,7 @@ from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import redshift_value
+from ionmodel.requirements import is_overdensity
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import radii_in_cells
 from ionmodel.training import choose_device, network_of
@@ -81,7 +82,7 @@ class Predictor:
 
     def __call__(
         self,
-        fields: Mapping[str, Array],
+        fields: Mapping[str, ArrayLike],
         *,
         redshift: float | None = None,
         box_length_cmpc: float | None = None,
@@ -94,6 +95,7 @@ class Predictor:
         ----------
         fields : mapping of str to ndarray, shape (n, n, n)
             The inputs of the run by their names, indexed [x, y, z], in the units of training.
+            Anything that numpy makes such an array of is taken; other fields are left alone.
         redshift : float, optional
             Redshift of the box; needed where the network sees it, or the mean free path at it.
         box_length_cmpc : float, optional
@@ -112,15 +114,19 @@ class Predictor:
         Raises
         ------
         ConfigError
-            If an input is missing, they are no cubes of one mesh, or what the network must be told
-            of the box is not given.
+            If an input is missing, they are no cubes of one mesh, hold what is no finite real
+            number, or the box is empty where overdensities are asked for; if what the network must
+            be told of the box is not given, or the box is too small for its averages; or if the
+            network predicts what is no number.
+        ValueError
+            If `box_length_cmpc` is not positive.
 
         Notes
         -----
         Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
         where averages are inputs, about five more.
         """
-        inputs = self._normalized(fields, redshift, box_length_cmpc, cosmology)
+        inputs = self._normalized(self._cubes(fields), redshift, box_length_cmpc, cosmology)
         n = inputs.shape[1]
         out = np.empty((n, n, n), np.float32)
         tile = min(TILE_CELLS, n)
@@ -130,29 +136,45 @@ class Predictor:
             out[slices_of(start, shape)] = self.predict_block(block, tile=tile)
             done += prod(shape)
             on_progress(done, n**3)
+        check_numbers(out, "in this box")
         return out
 
-    def _normalized(
-        self,
-        fields: Mapping[str, Array],
-        redshift: float | None,
-        box_length_cmpc: float | None,
-        cosmology: Cosmology | None,
-    ) -> Fields:
+    def _cubes(self, fields: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Return the inputs of the network as arrays that are cubes of one mesh."""
         missing = [name for name in self.config.inputs if name not in fields]
         if missing:
             raise ConfigError(
                 f"the network needs the fields {', '.join(self.config.inputs)}, got "
                 f"{', '.join(fields) or 'none'}; give {', '.join(missing)} too"
             )
-        shapes = {name: fields[name].shape for name in self.config.inputs}
-        (first, *others) = shapes.values()
-        if len(first) != 3 or len({*first, *(n for shape in others for n in shape)}) != 1:
+        cubes = {name: np.asarray(fields[name]) for name in self.config.inputs}
+        shapes = {name: cube.shape for name, cube in cubes.items()}
+        n = max((0, *shapes[self.config.inputs[0]]))
+        if not n or set(shapes.values()) != {(n, n, n)}:
             raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
+        for name, cube in cubes.items():
+            if cube.dtype.kind not in "iuf":
+                raise ConfigError(f"{name} must hold real numbers, got {cube.dtype}; convert it")
+            n_wrong = cube.size - np.count_nonzero(np.isfinite(cube))
+            if n_wrong:
+                raise ConfigError(
+                    f"{name} must be finite everywhere, got {n_wrong:,} of {cube.size:,} cells "
+                    "that are not; fill them first"
+                )
+        return cubes
+
+    def _normalized(
+        self,
+        cubes: Mapping[str, Array],
+        redshift: float | None,
+        box_length_cmpc: float | None,
+        cosmology: Cosmology | None,
+    ) -> Fields:
+        shape = cubes[self.config.inputs[0]].shape
         if self.config.redshift_input and redshift is None:
             raise ConfigError("the network sees the redshift, got none; give redshift=")
         known = None if radii_in_cells(self.trained) else box_length_cmpc
-        box = Box(Mesh(first[0], known), redshift, cosmology)
+        box = Box(Mesh(shape[0], known), redshift, cosmology)
         derived = self.config.derived_channels
         if derived and known is None and not radii_in_cells(self.trained):
             raise ConfigError(
@@ -160,13 +182,18 @@ class Predictor:
                 "depends on the length of the box, got none; give box_length_cmpc="
             )
         check_channels(derived, [box])
-        inputs = np.empty((self.config.n_channels, *first), np.float32)
+        inputs = np.empty((self.config.n_channels, *shape), np.float32)
         place = {name: inputs[channel] for channel, name in enumerate(self.config.channel_names)}
-        for name in shapes:
-            mean = float(fields[name].mean(dtype=np.float64))
-            place[name][...] = self.normalization.fields[name].apply(fields[name], mean)
+        for name, cube in cubes.items():
+            mean = float(cube.mean(dtype=np.float64))
+            if mean == 0 and is_overdensity(self.config, name):
+                raise ConfigError(
+                    f"{name} must not be 0 on average, for the network sees it relative to its "
+                    "mean; give a box with gas"
+                )
+            place[name][...] = self.normalization.fields[name].apply(cube, mean)
             children = [channel for channel in derived if channel.parent == name]
-            whole = PeriodicField(fields[name]) if children else None
+            whole = PeriodicField(cube) if children else None
             for channel in children:
                 assert whole is not None
                 normalized = self.normalization.fields[channel.name]
@@ -252,6 +279,15 @@ class Predictor:
         return predicted
 
 
+def check_numbers(predicted: NDArray[np.float32], where: str) -> None:
+    """Raise ConfigError where a network predicted what is no number."""
+    if not np.isfinite(predicted).all():
+        raise ConfigError(
+            f"the network predicts what is no number {where}; the fields are far from those of its "
+            "training, or the training diverged"
+        )
+
+
 def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Predictor:
     """Return the best network of a run, ready to predict.
 
@@ -267,7 +303,8 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     RunFolderError
         If there is no checkpoint, or it is damaged.
     ConfigError
-        If this machine has no such device.
+        If this machine has no such device, or the checkpoint was made with keys that are not known
+        here.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
     if not folder.best.exists():

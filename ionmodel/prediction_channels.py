@@ -1,5 +1,6 @@
 """Derived channels of a store that is predicted: those of the run, or made for the while."""
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ def with_channels_of_run(
     *,
     memory_bytes: int,
     on_note: Callable[[str], None],
+    on_averages: Callable[[int, int], None],
 ) -> CubeStore:
     """Return a store with the derived channels that a network sees beside its fields.
 
@@ -38,9 +40,13 @@ def with_channels_of_run(
         Bound on the memory that this takes.
     on_note : callable
         Told what is made.
+    on_averages : callable
+        Told how many channels are done and how many there are, while they are made.
 
     Raises
     ------
+    ConfigError
+        If a channel cannot be computed of a box.
     MemoryBudgetError
         If a box does not fit the memory.
     StoreExistsError
@@ -67,7 +73,22 @@ def with_channels_of_run(
         f"{4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB there until "
         "the prediction is done"
     )
-    return with_channels(store, channels, folder, redshifts=redshifts, memory_bytes=memory_bytes)
+    total = len(channels) * len(redshifts)
+    begun = itertools.count()
+
+    def on_channel(name: str, redshift: float) -> None:
+        on_averages(next(begun), total)
+
+    made = with_channels(
+        store,
+        channels,
+        folder,
+        redshifts=redshifts,
+        memory_bytes=memory_bytes,
+        on_channel=on_channel,
+    )
+    on_averages(total, total)
+    return made
 
 
 def remove_channels(

@@ -30,8 +30,9 @@ class PredictionPlan:
         About what a process takes, beside Python and torch themselves.
     by_patches : bool
         Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
-    cell_seconds : float
-        Estimated seconds a cell, from one timed tile; decoding and encoding are left out.
+    seconds : float
+        Estimated duration, from one timed tile; averages over balls, decoding and encoding are
+        left out.
     """
 
     redshifts: tuple[float, ...]
@@ -39,7 +40,7 @@ class PredictionPlan:
     tile: int
     memory_bytes: int
     by_patches: bool
-    cell_seconds: float
+    seconds: float
 
 
 def plan_prediction(
@@ -48,6 +49,7 @@ def plan_prediction(
     *,
     redshifts: Sequence[float] = (),
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    n_processes: int = 1,
 ) -> PredictionPlan:
     """Decide how a store is predicted within a memory.
 
@@ -61,6 +63,8 @@ def plan_prediction(
         Redshifts to predict, in any order; all by default.
     memory_bytes : int
         Bound on the memory of a process, beside Python and torch themselves.
+    n_processes : int
+        Processes that share out the shards.
 
     Raises
     ------
@@ -83,14 +87,17 @@ def plan_prediction(
             f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
             "MB; raise the memory"
         )
+    parts = plan_parts([PREDICTED.name], len(taken), layout)
+    share = -(-len(parts) // n_processes) / len(parts)  # of the shards, of the busiest process
+    n_cells = len(taken) * store.mesh.n_cells
     return PredictionPlan(
         taken,
-        plan_parts([PREDICTED.name], len(taken), layout),
+        parts,
         tile,
         max(
             block + tile_bytes(predictor.network, tile),
             smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
         ),
         by_patches=not predictor.network.has_dense_form,
-        cell_seconds=predictor.seconds_per_cell(tile),
+        seconds=share * n_cells * predictor.seconds_per_cell(tile),
     )

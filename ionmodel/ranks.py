@@ -26,10 +26,13 @@ class Ranks:
         Its number, from 0.
     world : int
         How many there are.
+    n_machines : int
+        How many machines they run on.
     """
 
     rank: int = 0
     world: int = 1
+    n_machines: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -79,6 +82,6 @@ def joined_ranks() -> Iterator[Ranks]:
         return
     dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     try:
-        yield Ranks(dist.get_rank(), world)
+        yield Ranks(dist.get_rank(), world, int(os.environ["GROUP_WORLD_SIZE"]))
     finally:
         dist.destroy_process_group()

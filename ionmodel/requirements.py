@@ -33,9 +33,10 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
     Raises
     ------
     ConfigError
-        If a store is given twice, lacks a field or room for the neighborhoods, disagrees with
-        another in the unit or frame of an input that is not divided by its own mean, or does not
-        tell what a derived channel depends on.
+        If a store is given twice, lacks a field or room for the neighborhoods, holds an empty box
+        of which overdensities are asked for, disagrees with another in the unit or frame of an
+        input that is not divided by its own mean, or does not tell what a derived channel depends
+        on.
     NotInStoreError
         If a store does not hold a redshift.
     """
@@ -54,16 +55,41 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
             )
         for redshift in config.redshifts or ():
             store.redshift_index(redshift)
+        refuse_empty(config, store, config.redshifts or store.redshifts)
     split_cells(config, stores)
     boxes = [box for store in stores for box in boxes_of(store, config.redshifts)]
     check_channels(config.derived_channels, boxes)
-    transforms = {**DEFAULT_TRANSFORMS, **config.transforms}
     for name in config.inputs:
-        if transforms.get(name) == "overdensity":  # the same number in every unit and frame
+        if is_overdensity(config, name):  # the same number in every unit and frame
             continue
         _check_agreement(name, "unit", {store.path: store.units(name) for store in stores})
         if name == N_IGM.name:
             _check_agreement(name, "frame", {store.path: store.frame for store in stores})
+
+
+def is_overdensity(config: TrainingConfig, name: str) -> bool:
+    """Whether a network sees a field relative to the mean of its box."""
+    return {**DEFAULT_TRANSFORMS, **config.transforms}.get(name) == "overdensity"
+
+
+def refuse_empty(config: TrainingConfig, store: CubeStore, redshifts: Sequence[float]) -> None:
+    """Check that every box has the overdensities that a network sees.
+
+    Raises
+    ------
+    ConfigError
+        If the mean of such a field is 0.
+    NotInStoreError
+        If the store does not hold a redshift.
+    """
+    for name in config.inputs:
+        for redshift in redshifts:
+            if is_overdensity(config, name) and store.statistics(name, redshift).mean == 0:
+                raise ConfigError(
+                    f"{store.path}: {name} must not be 0 on average, for the network sees it "
+                    f"relative to its mean, got an empty box at redshift {redshift:g}; take other "
+                    "redshifts, or ingest the box anew"
+                )
 
 
 def _check_agreement(field: str, what: str, told: Mapping[StorePath, str]) -> None:

@@ -44,25 +44,35 @@ def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Spl
     Raises
     ------
     ConfigError
-        If a mesh cannot be split as configured, or there is one store where another is to be held
-        out.
+        If a mesh cannot be split as configured or has no room for a tile, or there is one store
+        where another is to be held out.
     """
     if config.split == "store":
-        return _split_by_store(config, stores)
-    splits = []
-    for store in stores:
-        cells = store.mesh.cells_per_side
-        if config.split == "random":
-            _check_radius(config, store)
-        try:
-            if config.split == "blocks":
-                splits.append(block_split(cells, config.radius))
-            else:
-                splits.append(random_split(cells, config.random_cells, config.seed))
-        except ValueError as error:
-            message = str(error).replace("n_cells", "random_cells")
-            raise ConfigError(f"{store.path}: {message}") from error
+        splits = _split_by_store(config, stores)
+    else:
+        splits = [_split_of(config, store) for store in stores]
+    for store, split in zip(stores, splits, strict=True):
+        if config.tile is not None and isinstance(split.train, Region):
+            room = min(split.train.shape)
+            if config.tile > room:
+                raise ConfigError(
+                    f"{store.path}: tile must be at most {room}, the shortest side of what is "
+                    f"trained on, got {config.tile}; choose a smaller tile or a larger box"
+                )
     return splits
+
+
+def _split_of(config: TrainingConfig, store: CubeStore) -> Split:
+    cells = store.mesh.cells_per_side
+    if config.split == "random":
+        _check_radius(config, store)
+    try:
+        if config.split == "blocks":
+            return block_split(cells, config.radius)
+        return random_split(cells, config.random_cells, config.seed)
+    except ValueError as error:
+        message = str(error).replace("n_cells", "random_cells")
+        raise ConfigError(f"{store.path}: {message}") from error
 
 
 def _split_by_store(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:

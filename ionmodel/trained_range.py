@@ -8,8 +8,8 @@ from ionmodel.channels.base import check_channels
 from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
+from ionmodel.requirements import is_overdensity, refuse_empty
 from ionstore.fields import N_IGM
-from ionstore.normalize import DEFAULT_TRANSFORMS
 from ionstore.store import CubeStore
 
 _SAME_CELL = 0.01  # relative
@@ -92,8 +92,9 @@ def check_store(
     Raises
     ------
     ConfigError
-        If an input is missing, or stored in another unit or frame where that matters, or a derived
-        channel cannot be computed of a box or would mean another thing in it.
+        If an input is missing, is stored in another unit or frame where that matters, or is empty
+        where overdensities are asked for; or if a derived channel cannot be computed of a box or
+        would mean another thing in it.
     NotInStoreError
         If the store does not hold a redshift.
     """
@@ -107,6 +108,7 @@ def check_store(
         _check_units(config, trained, store)
         _check_radii(config, trained, store)
     check_channels(config.derived_channels, boxes_of(store, redshifts))
+    refuse_empty(config, store, redshifts)
     if trained is None:
         return ["the run does not say what its network was trained on; train it anew to be warned"]
     warnings = [*_cell_size(trained, store)]
@@ -145,7 +147,7 @@ def _moments_of(
 ) -> dict[str, list[float]]:
     found = [store.statistics(name, redshift) for store, redshift in cubes]
     stds = [math.sqrt(statistics.variance) for statistics in found]
-    if _is_overdensity(config, name):
+    if is_overdensity(config, name):
         return {
             "relative_scatter": [
                 std / statistics.mean if statistics.mean else 0.0
@@ -155,13 +157,9 @@ def _moments_of(
     return {"mean": [statistics.mean for statistics in found], "scatter": stds}
 
 
-def _is_overdensity(config: TrainingConfig, name: str) -> bool:
-    return {**DEFAULT_TRANSFORMS, **config.transforms}.get(name) == "overdensity"
-
-
 def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: CubeStore) -> None:
     for name in config.inputs:
-        if _is_overdensity(config, name):
+        if is_overdensity(config, name):
             continue  # the same number in every unit and frame
         known = trained["fields"][name]
         frame = store.frame if name == N_IGM.name else ""

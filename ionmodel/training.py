@@ -126,7 +126,7 @@ def train(
             finally:
                 if trainer.history:
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)
-        draw_predictions(trainer.best_predictions(), run.prediction_figure)
+        draw_predictions(trainer.best_predictions(), run.prediction_figure, leaks=data.leaks)
     return _result(trainer.history)
 
 
@@ -250,5 +250,10 @@ def _claim(run: RunFolder, held: ExitStack) -> None:
 def _result(history: Sequence[dict[str, Any]], *, was_finished: bool = False) -> Result:
     best = min(history, key=lambda entry: entry["validation_loss"])
     return Result(
-        best["validation_r2"], best["epoch"], best["validation_cells"], history, was_finished
+        best["validation_r2"],
+        best["epoch"],
+        best["validation_cells"],
+        history,
+        best["leaks"],
+        was_finished,
     )

@@ -66,6 +66,7 @@ class EpochDisplay:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
+        r2 += " (leaks)" if progress.leaks else ""
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.cells_per_s)} cells/s"
         share = progress.batch / progress.batches
         if self._console.is_terminal:
@@ -87,6 +88,7 @@ class EpochDisplay:
         self._said = time.monotonic()
         self.say(
             f"epoch {entry['epoch']:3d}  training loss {entry['train_loss']:.4f}  "
-            f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}  "
+            f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}"
+            f"{' (leaks)' if entry['leaks'] else ''}  "
             f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s"
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ioncli import options
-from ioncli.progress import progress_bar
+from ioncli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ionmodel.prediction_plan import PredictionPlan
@@ -95,7 +95,8 @@ def predict(
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
         try:
-            with PeakMemory() as peak, progress_bar("Predicting") as report:
+            bars = progress_bars("Predicting", "Averaging over balls")
+            with PeakMemory() as peak, bars as (report, report_averages):
                 inventory = predict_store(
                     predictor,
                     cubes,
@@ -106,6 +107,7 @@ def predict(
                     command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
                     on_note=options.echo_note,
                     on_plan=lambda plan: _announce(plan, cubes.mesh.n_cells, predictor.device.type),
+                    on_averages=report_averages,
                     on_progress=report,
                 )
         except KeyboardInterrupt:
@@ -136,7 +138,7 @@ def _announce(plan: "PredictionPlan", n_cells: int, device: str) -> None:
     )
     click.echo(
         f"{n_cells:,} cells at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
-        f"{device}: about {options.seconds_in_words(plan.cell_seconds * n_cells)} and "
+        f"{device}: about {options.seconds_in_words(plan.seconds)} and "
         f"{options.bytes_in_words(plan.memory_bytes)} beside Python and torch.",
         file=sys.stderr,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ioncli import options
+from ionmodel.config_keys import DEFAULT_PRESET, preset_names
 
 if TYPE_CHECKING:
     from ionmodel.config import TrainingConfig
@@ -33,7 +34,8 @@ _LONG_BATCH_S = 5.0
     help="Folder of the run  [default: a new runs/<date>-<preset>]",
 )  # fmt: skip
 @click.option(
-    "--preset", help="Where the keys start from: dense (default), multiscale, small or week3."
+    "--preset",
+    help=f"Where the keys start from: {' or '.join(preset_names())}.  [default: {DEFAULT_PRESET}]",
 )
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -77,7 +79,6 @@ def train(
     # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
-        from ionmodel.config_keys import DEFAULT_PRESET
         from ionmodel.run_folder import RunFolder, check_begun, check_new, default_run_folder
         from ionstore.store import CubeStore
 
@@ -109,7 +110,7 @@ def _resolve(
 ) -> "TrainingConfig":
     """Return the configuration: the run's own when it was begun, else a new one."""
     from ionmodel.config import make_config
-    from ionmodel.config_keys import DEFAULT_PRESET, over_preset, read_preset
+    from ionmodel.config_keys import over_preset, read_preset
     from ionmodel.run_folder import begun_config, resumed_config
     from ionmodel.splits import fit_to_mesh
 
@@ -121,7 +122,7 @@ def _resolve(
     config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
     # A preset gives way to the mesh; what the user gives is refused where it does not fit.
     explicit: dict[str, Any] = {
-        key: getattr(config, key) for key in ("radius", "scales") if key in given
+        key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given
     }
     fitted = fit_to_mesh(config, stores).model_copy(update=explicit)
     if fitted.radius < config.radius:
@@ -215,10 +216,11 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
     if math.isnan(result.best_r2):
         click.echo("Validation R² is undefined: xHII is the same in all validation cells")
     else:
+        leaks = "; it leaks: split random" if result.leaks else ""
         click.echo(
             f"Validation R² {result.best_r2:.4f} over "
             f"{options.counted(result.n_validation_cells, 'cell')} "
-            f"(epoch {result.best_epoch} of {len(result.history)})"
+            f"(epoch {result.best_epoch} of {len(result.history)}){leaks}"
         )
     click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
     click.echo(f"Checkpoint   {run.best}")

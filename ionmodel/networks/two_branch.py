@@ -191,7 +191,8 @@ class TwoBranch(PatchNetwork):
         ValueError
             If `x` has another number of channels, or is narrower than the receptive field.
         """
-        if self.has_dense_form and x.ndim == 5 and min(x.shape[2:]) > self.receptive_field:
+        is_tile = x.ndim == 5 and max(x.shape[2:]) > self.receptive_field <= min(x.shape[2:])
+        if self.has_dense_form and is_tile:
             return self._logits_of_tiles(x)
         return super().logits(x)
 

@@ -69,3 +69,18 @@ def test_lines_hold_the_whole_title_unwrapped_and_uncolored(
 
 def test_a_bar_shows_an_odd_title_as_it_is() -> None:
     assert ODD in run_in_terminal(SHOW, ODD)
+
+
+def test_later_bars_show_once_they_are_reported_to() -> None:
+    code = """
+import sys
+from ioncli.progress import progress_bars
+with progress_bars("First", "Never", "Later") as (first, never, later):
+    for done in range(3):
+        later(done, 2)
+    first(1, 1)
+"""
+    output = run_in_terminal(code)
+    assert "First" in output
+    assert "Later" in output
+    assert "Never" not in output

@@ -218,6 +218,8 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
     assert result.exit_code == 0, result.output
     assert "Radius lowered from 24 to 7" in result.output
     assert "R² leaks" in result.output
+    assert "(leaks)  learning rate" in result.output
+    assert "(epoch 1 of 1); it leaks: split random" in result.output
     assert "feature_dropout = 0.8" in (run / "config.toml").read_text()
     contradiction = train(store, "--preset", "small", options=options)
     assert_one_sentence(contradiction, "small", "'week3'")

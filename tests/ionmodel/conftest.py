@@ -1,4 +1,4 @@
-"""A run that takes a second."""
+"""Runs that take a second."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import read_preset
+from ionmodel.config_keys import over_preset, read_preset
+from ionmodel.run_folder import RunFolder
+from ionmodel.training import train
+from ionstore.layout import Layout
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
+from tests.ionmodel.predicted_runs import FAMILIES, REDSHIFTS
 
 ConfigMaker = Callable[..., TrainingConfig]
 
@@ -52,3 +56,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
     redshifts = (9.0, 7.5)
     path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
     return write_store(path, cubes_at(16, redshifts, seed=3), redshifts)
+
+
+@pytest.fixture(scope="session")
+def odd_store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """A store whose mesh is no multiple of chunks, shards or tiles."""
+    path = tmp_path_factory.mktemp("odd") / "cubes.zarr"
+    cubes = cubes_at(19, REDSHIFTS, seed=5)
+    return write_store(path, cubes, REDSHIFTS, layout=Layout(19, 4, 12))
+
+
+@pytest.fixture(scope="session")
+def runs(
+    odd_store: CubeStore, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], RunFolder]:
+    """A short run of a family."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(family: str) -> RunFolder:
+        made = RunFolder(folder / family)
+        if not made.best.exists():
+            keys = {"epochs": 1, "device": "cpu", "scales": "none", "samples_per_epoch": 64}
+            config = make_config(over_preset(read_preset("dense"), {**keys, **FAMILIES[family]}))
+            train(config, [odd_store], made)
+        return made
+
+    return run

@@ -464,6 +464,11 @@ def hooked(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def with_hooked_stem(network: Residual) -> nn.Module:
+    hooked(network.stem)
+    return network
+
+
 class Shifted(nn.Conv3d):
     """A convolution that does something else."""
 
@@ -504,6 +509,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "unknown family": (lambda: nn.LSTM(3, 3), r"^network \(LSTM\) is not a layer whose dense"),
     "hooks": (lambda: ended(hooked(nn.Conv3d(1, 1, 5))), r"^0\.0 \(Conv3d\) has hooks.* by patch$"),
     "hooks of a family": (lambda: hooked(TwoBranch(2, **VALID)), r"^network \(TwoBranch\) has hoo"),
+    "hooks of a dense family": (lambda: hooked(Residual(2)), r"^network \(Residual\) has hooks"),
+    "hooks within a dense family": (
+        lambda: with_hooked_stem(Residual(2)),
+        r"^stem \(Conv3d\) has hooks",
+    ),
     "partial flatten": (
         lambda: nn.Sequential(nn.Flatten(2), nn.Linear(125, 1)),
         r"^0 \(Flatten\) flattens axes 2 to -1, not all but the batch; predict it",

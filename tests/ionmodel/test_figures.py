@@ -24,9 +24,17 @@ def predictions(target: Any, prediction: Any) -> Predictions:
     return Predictions(target.astype("f4"), wide, wide)
 
 
-def history(validation_losses: list[float], scores: list[float]) -> list[dict[str, Any]]:
+def history(
+    validation_losses: list[float], scores: list[float], *, leaks: bool = False
+) -> list[dict[str, Any]]:
     return [
-        {"epoch": epoch, "train_loss": loss + 0.1, "validation_loss": loss, "validation_r2": score}
+        {
+            "epoch": epoch,
+            "train_loss": loss + 0.1,
+            "validation_loss": loss,
+            "validation_r2": score,
+            "leaks": leaks,
+        }
         for epoch, (loss, score) in enumerate(zip(validation_losses, scores, strict=True), 1)
     ]
 
@@ -129,7 +137,7 @@ def test_predictions_are_drawn_whole_and_no_cell_is_left_out(
     tmp_path: Path, drawn: list[Figure], target: Any, prediction: Any
 ) -> None:
     cells = predictions(target, prediction)
-    draw_predictions(cells, tmp_path / "predicted_vs_true.png")
+    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=False)
     assert_whole_png(tmp_path / "predicted_vs_true.png")
     left = drawn[0].axes[0]
     shown = next(artist for artist in left.collections if isinstance(artist, QuadMesh))
@@ -141,7 +149,8 @@ def test_predictions_are_drawn_whole_and_no_cell_is_left_out(
 def test_true_values_run_to_the_right_and_predicted_ones_up(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    draw_predictions(predictions([0.1, 0.1], [0.9, 0.9]), tmp_path / "predicted_vs_true.png")
+    cells = predictions([0.1, 0.1], [0.9, 0.9])
+    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=False)
     shown = drawn[0].axes[0].collections[0]
     counts = np.ma.filled(shown.get_array(), 0).reshape(50, 50)
     row, column = np.unravel_index(counts.argmax(), counts.shape)
@@ -150,7 +159,7 @@ def test_true_values_run_to_the_right_and_predicted_ones_up(
 
 
 def test_no_two_labels_stand_between_the_panels(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted_vs_true.png")
+    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted_vs_true.png", leaks=False)
     left, right, colors = drawn[0].axes
     assert [axes.get_ylabel() for axes in (left, right, colors)] == ["predicted xHII", "cells", ""]
     assert colors.get_title() == "cells"
@@ -172,3 +181,11 @@ def test_a_figure_that_cannot_be_saved_leaves_the_old_one(
         draw_losses(history([0.5, 0.4], [0.3, 0.4]), path, loss="mse")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_scores_that_leak_are_marked(tmp_path: Path, drawn: list[Figure], leaks: bool) -> None:
+    draw_losses(history([0.5], [0.4], leaks=leaks), tmp_path / "loss.png", loss="mse")
+    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted.png", leaks=leaks)
+    titles = [drawn[0].axes[1].get_title(), drawn[1].axes[0].get_title()]
+    assert [title.endswith(" (leaks: split random)") for title in titles] == [leaks, leaks]

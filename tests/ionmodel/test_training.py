@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
 from ionstore.errors import UserError
-from ionstore.grid import Mesh
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
@@ -163,20 +161,6 @@ def test_fields_larger_than_the_memory_budget_train_region_by_region(
         train(config, [store], stopped, should_stop=lambda: next(asked) >= 7)
     train(config, [store], stopped)
     assert_same_numbers(undisturbed, stopped)
-
-
-def test_one_cycle_raises_the_rate_and_lowers_it_to_nearly_nothing(
-    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
-) -> None:
-    config = tiny_config(scheduler="one_cycle", learning_rate=0.02, epochs=4)  # 5 batches each
-    history = train(config, [store], RunFolder(tmp_path / "run")).history
-    rates = [entry["learning_rate"] for entry in history]
-    last_steps = (4, 9, 14, 19)
-    expected = [0.02 * (0.001 + 0.999 * (1 + math.cos(math.pi * (step / 20 - 0.1) / 0.9)) / 2)
-                for step in last_steps]  # fmt: skip
-    assert rates == pytest.approx(expected)
-    assert rates[0] > 0.018
-    assert rates[-1] < 0.0004
 
 
 def test_more_epochs_continue_a_finished_run(
@@ -326,21 +310,6 @@ def test_a_second_training_in_one_folder_is_refused(
     train(tiny_config(epochs=1), [store], run)
 
 
-@pytest.mark.parametrize("samples", [2, 31, 100, 161])
-def test_fewer_samples_than_a_batch_are_one_smaller_batch(
-    store: CubeStore, tiny_config: ConfigMaker, samples: int
-) -> None:
-    with open_training_data(tiny_config(samples_per_epoch=samples), [store]) as data:
-        sizes = [len(batch) for batch in data.train]
-    assert set(sizes) == {min(32, samples)}
-    assert sum(sizes) == samples // min(32, samples) * min(32, samples)
-
-
-def test_one_training_sample_is_too_few(store: CubeStore, tiny_config: ConfigMaker) -> None:
-    with pytest.raises(ConfigError, match="at least 2 training samples"):
-        open_training_data(tiny_config(samples_per_epoch=1), [store])
-
-
 def test_a_validation_region_without_variance_is_no_error(
     tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -392,19 +361,6 @@ def test_a_diverging_loss_stops_with_a_sentence(
         train(config, [store], RunFolder(tmp_path / "run"))
 
 
-def test_the_validation_set_is_fixed_and_guarded(
-    store: CubeStore, tiny_config: ConfigMaker
-) -> None:
-    with open_training_data(tiny_config(), [store]) as data:
-        first = [batch.centers.clone() for batch in data.validation]
-        again = [batch.centers.clone() for batch in data.validation]
-        x_train = torch.cat([batch.centers[:, 0].clone() for batch in data.train])
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert sum(map(len, first)) == 200
-    distance = torch.cat(first)[:, :1] - x_train
-    assert int(torch.minimum(distance % 16, -distance % 16).min()) > 2
-
-
 @pytest.mark.parametrize("name", [DEFAULT_PRESET, "small"])
 def test_a_preset_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path, name: str) -> None:
     store = write_store(tmp_path / "cubes.zarr", cubes_at(32, (8.0,)), (8.0,))
@@ -414,33 +370,6 @@ def test_a_preset_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path, name:
     )
     result = train(config, [store], RunFolder(tmp_path / "run"))
     assert np.isfinite(result.best_r2)
-
-
-def test_a_preset_radius_is_lowered_and_an_explicit_one_refused(
-    tiny_config: ConfigMaker, store: CubeStore
-) -> None:
-    assert store.mesh == Mesh(16, 20.0)
-    wide = tiny_config(radius=7)
-    fitted = fit_to_mesh(wide, [store])
-    assert fitted.radius == 2
-    with pytest.raises(ConfigError, match="largest radius that fits is 2"):
-        open_training_data(wide, [store])
-    assert fit_to_mesh(tiny_config(radius=9, split="random"), [store]).radius == 7
-    with pytest.raises(ConfigError, match="largest radius that fits is 7"):
-        open_training_data(tiny_config(radius=8, split="random", random_cells=50), [store])
-
-
-def test_a_random_split_says_that_it_leaks(
-    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
-) -> None:
-    plans = []
-    config = tiny_config(split="random", random_cells=100, epochs=1, validation_samples=None)
-    train(config, [store], RunFolder(tmp_path / "run"), on_plan=plans.append)
-    (plan,) = plans
-    assert plan.leaks
-    assert plan.n_validation_cells == 2 * 20
-    assert plan.n_training_cells == 160
-    assert plan.seconds > 0
 
 
 def test_an_absent_device_is_refused() -> None:

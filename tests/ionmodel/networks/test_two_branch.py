@@ -248,6 +248,8 @@ def test_without_padding_a_tile_is_as_good_as_its_neighborhoods(
     for i, j, k in np.ndindex(3, 3, 3):
         patch = tiles[:, :, i : i + width, j : j + width, k : k + width]
         torch.testing.assert_close(dense[:, i, j, k], network(patch), rtol=1e-12, atol=1e-12)
+    narrow = network(tiles[:, :, :width, :, :width])  # no wider than a neighborhood along two axes
+    torch.testing.assert_close(narrow, dense[:, :1, :, :1], rtol=1e-12, atol=1e-12)
     network.train()
     network(tiles, activate=False).square().mean().backward()
     for name, weights in network.named_parameters():

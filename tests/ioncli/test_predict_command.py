@@ -1,0 +1,95 @@
+"""``ionmodel predict`` as a user meets it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ioncli.main import ionmodel
+from ioncli.predict import predict
+from ionmodel.prediction import load
+from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+
+TINY = ["radius=1", "width=4", "tile=4", "samples_per_epoch=64", "epochs=1", "device=cpu"]
+SCALES = "scales=[2.0, 4.5]"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
+    return write_store(path, cubes_at(19, (9.0, 7.5), seed=3), (9.0, 7.5))
+
+
+@pytest.fixture(scope="module")
+def run(store: CubeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    options = [word for option in (*TINY, SCALES) for word in ("-o", option)]
+    trained = invoke("train", "--store", str(store.path), "--run", str(path), *options)
+    assert trained.exit_code == 0, trained.output
+    return path
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(ionmodel, arguments)
+
+
+def test_a_box_is_announced_predicted_and_summed_up(
+    run: Path, store: CubeStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "predicted.zarr"
+    arguments = ("predict", "--run", str(run), "--store", str(store.path), "--out", str(out))
+    result = invoke(*arguments, "--redshift", "7.5")
+    assert result.exit_code == 0, result.output
+    assert "6,859 cells at 1 redshift in tiles of 64³ cells, on cpu: about" in result.stderr
+    assert "Predicting: 100 %" in result.stderr
+    values = CubeStore.open(out).read_field("xhii_predicted", 7.5)
+    assert f"redshift 7.5: mean predicted xHII by volume {values.mean():.4f}" in result.stdout
+    assert f"Next: ionstore view {out} --field xhii_predicted" in result.stdout
+    again = invoke(*arguments)
+    assert again.exit_code == 1
+    assert again.stderr.startswith("Error: ")
+    assert "already exists" in again.stderr
+
+
+def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) -> None:
+    other = write_store(tmp_path / "other.zarr", cubes_at(19, (7.5,), seed=4), (7.5,))
+    out = tmp_path / "predicted.zarr"
+    result = invoke("predict", "--run", str(run), "--store", str(other.path), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert "Note: 4 averages over balls are computed first" in result.stderr
+    assert "Averaging over balls: 50 %" in result.stderr
+    assert list(tmp_path.glob("predicted.zarr?*")) == []
+    fields = {name: other.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    expected = load(run, device="cpu")(fields, box_length_cmpc=20.0)
+    values = CubeStore.open(out).read_field("xhii_predicted", 7.5)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--memory", "1kB"], "takes 1 MB at least"),
+        (["--redshift", "8"], "redshift"),
+        (["--run", "nothing"], "expected a run with at least one finished epoch"),
+        (["--store", "nothing.zarr"], "nothing.zarr"),
+        (["--memory", "much"], "expected a size such as 800MB or 2GiB, got 'much'"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    options: list[str], message: str, run: Path, store: CubeStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "predicted.zarr"
+    arguments = ["--run", str(run), "--store", str(store.path), "--out", str(out)]
+    result = invoke("predict", *arguments, *options)
+    assert result.exit_code in {1, 2}
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_memory_of_the_command_is_that_of_the_library() -> None:
+    context = predict.make_context("predict", ["--run", "runs/first"])
+    assert context.params["memory"] == DEFAULT_MEMORY_BYTES

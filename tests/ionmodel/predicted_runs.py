@@ -1,0 +1,92 @@
+"""Runs of every family, and their networks applied cell by cell."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ionmodel.channels.cache import with_channels
+from ionmodel.prediction import Predictor
+from ionmodel.redshift_input import with_redshift
+from ionmodel.run_folder import RunFolder
+from ionstore.loading import NeighborhoodLoader
+from ionstore.store import CubeStore
+
+REDSHIFTS = (9.0, 7.5)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "residual": {"network": "residual", "width": 5, "tile": 4, "radius": 2},
+    "pointwise": {"network": "pointwise", "tile": 4, "radius": 0, "head_widths": [4]},
+    "valid": {
+        "network": "two_branch",
+        "padding": False,
+        "channels": [3],
+        "kernel": 3,
+        "radius": 2,
+        "head_widths": [4],
+        "samples_per_epoch": 512,
+    },
+    "multiscale": {
+        "network": "pointwise",
+        "tile": 4,
+        "radius": 0,
+        "head_widths": [8],
+        "scales": [2.0, 4.5],
+        "mean_free_path": "constant",
+        "mean_free_path_cmpc": 3.0,
+        "redshift_input": True,
+    },
+    "wide": {
+        "network": "residual",
+        "width": 5,
+        "tile": 4,
+        "radius": 2,
+        "scales": [3.0],
+        "redshift_input": True,
+    },
+    "padded": {
+        "network": "two_branch",
+        "channels": [3],
+        "kernel": 3,
+        "radius": 2,
+        "head_widths": [4],
+        "samples_per_epoch": 512,
+    },
+}
+
+
+def lively(predictor: Predictor) -> Predictor:
+    """The same with weights that tell cells apart, and with the mean of the whole box for any."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weights in predictor.network.parameters():
+            weights.copy_(0.3 * torch.randn(weights.shape, generator=generator))
+    anywhere = replace(predictor.normalization, cube_means={})
+    return replace(predictor, normalization=anywhere)
+
+
+def cell_by_cell(predictor: Predictor, store: CubeStore, redshift: float) -> np.ndarray:
+    """The box as the loader of training cuts it, neighborhood by neighborhood."""
+    n = store.mesh.cells_per_side
+    out = np.empty((n, n, n), np.float32)
+    config = predictor.config
+    channels = RunFolder(predictor.path.parent).channels
+    with (
+        NeighborhoodLoader(
+            with_channels(store, config.derived_channels, channels),
+            inputs=config.channel_names,
+            redshifts=[redshift],
+            radius=predictor.radius,
+            batch_size=500,
+            normalization=predictor.normalization,
+            shuffle=False,
+        ) as loader,
+        torch.inference_mode(),
+    ):
+        for batch in loader:
+            x, y, z = batch.centers.T.numpy()
+            inputs = batch.inputs
+            if config.redshift_input:
+                inputs = with_redshift(inputs, batch.redshift)
+            out[x, y, z] = predictor.network(inputs).flatten().numpy()
+    return out

@@ -1,0 +1,50 @@
+"""Samples of an epoch: how many, and which."""
+
+import numpy as np
+import pytest
+
+from ionmodel.datasets import open_training_data
+from ionmodel.errors import ConfigError
+from ionstore.store import CubeStore
+from tests.ionmodel.conftest import ConfigMaker
+from tests.ionmodel.tiny_tiles import tiny
+
+
+def test_validation_tiles_hold_no_cell_twice(store: CubeStore) -> None:
+    with open_training_data(tiny(tile=3), [store]) as data:
+        seen = [
+            (float(redshift), *(np.array(start) + offset))
+            for batch in data.validation
+            for redshift, start in zip(batch.redshift, batch.starts.tolist(), strict=True)
+            for offset in np.ndindex(*batch.target.shape[1:])
+        ]
+        assert len(seen) == len(set(seen)) == data.n_validation_cells
+    with open_training_data(tiny(tile=3, validation_samples=4), [store]) as data:
+        assert data.validation.n_samples == 4
+
+
+def test_an_epoch_holds_as_many_cells_as_there_are_unless_told(store: CubeStore) -> None:
+    with open_training_data(tiny(), [store]) as data:
+        cells = 2 * data.splits[0].train.n_cells  # type: ignore[union-attr]
+        assert abs(data.n_training_cells - cells) < 4 * 4**3
+        starts = {tuple(start) for batch in data.train for start in batch.starts.tolist()}
+        again = {tuple(start) for batch in data.train for start in batch.starts.tolist()}
+    assert starts != again  # other tiles in the next epoch
+    with open_training_data(tiny(samples_per_epoch=24), [store]) as data:
+        assert data.train.n_samples == 24
+        assert data.n_training_cells == 24 * 4**3
+
+
+@pytest.mark.parametrize("samples", [2, 31, 100, 161])
+def test_fewer_samples_than_a_batch_are_one_smaller_batch(
+    store: CubeStore, tiny_config: ConfigMaker, samples: int
+) -> None:
+    with open_training_data(tiny_config(samples_per_epoch=samples), [store]) as data:
+        sizes = [len(batch) for batch in data.train]
+    assert set(sizes) == {min(32, samples)}
+    assert sum(sizes) == samples // min(32, samples) * min(32, samples)
+
+
+def test_one_training_sample_is_too_few(store: CubeStore, tiny_config: ConfigMaker) -> None:
+    with pytest.raises(ConfigError, match="at least 2 training samples"):
+        open_training_data(tiny_config(samples_per_epoch=1), [store])

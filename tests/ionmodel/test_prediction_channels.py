@@ -1,0 +1,102 @@
+"""Averages over balls that a prediction needs: those of the run, or made for the while."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionmodel.errors import ConfigError
+from ionmodel.predicted_store import predict_store
+from ionmodel.prediction import load
+from ionmodel.run_folder import RunFolder
+from ionmodel.trained_range import check_store
+from ionstore.errors import MemoryBudgetError
+from ionstore.layout import Layout
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+from tests.ionmodel.predicted_runs import REDSHIFTS, lively
+
+
+@pytest.mark.parametrize("family", ["residual", "multiscale"])
+def test_nothing_but_what_was_made_here_is_removed(
+    family: str, runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "same.zarr"
+    shutil.copytree(odd_store.path, path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace(odd_store.uuid, "another"))
+    mine = tmp_path / "predicted.zarr.channels" / "mine"
+    mine.mkdir(parents=True)
+    predictor = load(runs(family), device="cpu")
+    predict_store(predictor, CubeStore.open(path), tmp_path / "predicted.zarr")
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = lively(load(runs("multiscale"), device="cpu"))
+    notes: list[str] = []
+    predict_store(predictor, odd_store, tmp_path / "own.zarr", on_note=notes.append)
+    assert not any("averages" in note for note in notes)  # the run has them
+    path = tmp_path / "same.zarr"
+    shutil.copytree(odd_store.path, path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace(odd_store.uuid, "another"))
+    same = CubeStore.open(path)
+    target = tmp_path / "predicted.zarr"
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 3:
+            assert (tmp_path / "predicted.zarr.channels").is_dir()
+            raise KeyboardInterrupt
+
+    averaged: list[tuple[int, int]] = []
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(
+            predictor,
+            same,
+            target,
+            on_progress=stop,
+            on_note=notes.append,
+            on_averages=lambda *done: averaged.append(done),
+        )
+    assert averaged == [(done, 2 * 5) for done in range(11)]
+    assert any("5 averages over balls are computed first" in note for note in notes)
+    predict_store(predictor, same, target)
+    assert not (tmp_path / "predicted.zarr.channels").exists()
+    for redshift in REDSHIFTS:
+        one, other = (
+            CubeStore.open(place).read_field("xhii_predicted", redshift)
+            for place in (target, tmp_path / "own.zarr")
+        )
+        np.testing.assert_array_equal(one, other)
+    alone = tmp_path / "alone.zarr"
+    predict_store(predictor, same, alone, redshifts=[7.5])
+    np.testing.assert_array_equal(
+        CubeStore.open(alone).read_field("xhii_predicted", 7.5),
+        CubeStore.open(target).read_field("xhii_predicted", 7.5),
+    )
+
+
+def test_averages_need_a_box_of_known_length_as_in_training(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("wide"), device="cpu")
+    cubes = cubes_at(19, (7.5,), seed=5)
+    unknown = write_store(tmp_path / "unknown.zarr", cubes, (7.5,), box_length_cmpc=None)
+    with pytest.raises(ConfigError, match="in cMpc, but the length of this box is unknown; supply"):
+        predict_store(predictor, unknown, tmp_path / "predicted.zarr")
+    small = write_store(tmp_path / "small.zarr", cubes, (7.5,), box_length_cmpc=11.0)
+    with pytest.raises(ConfigError, match=r"at most a quarter of the box, 2\.75 cMpc, got 3 cMpc"):
+        predict_store(predictor, small, tmp_path / "predicted.zarr")
+    in_cells = {**(predictor.trained or {}), "cell_sizes_cmpc": [0.0]}
+    with pytest.raises(ConfigError, match="in cells, on boxes of unknown length"):
+        check_store(predictor.config, in_cells, odd_store, [7.5])
+    assert not (tmp_path / "predicted.zarr").exists()
+    fits = write_store(tmp_path / "fits.zarr", cubes, (7.5,), layout=Layout(19, 4, 12))
+    pointwise = load(runs("multiscale"), device="cpu")
+    with pytest.raises(MemoryBudgetError, match="smoothing a box of 19 cells"):
+        predict_store(pointwise, fits, tmp_path / "predicted.zarr", memory_bytes=130_000)

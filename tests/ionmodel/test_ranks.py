@@ -1,0 +1,107 @@
+"""Processes that share out work, started as users start them."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ionmodel.predicted_store import predict_store
+from ionmodel.prediction import load
+from ionmodel.run_folder import RunFolder
+from ionstore.store import CubeStore
+from tests.ionmodel.predicted_runs import REDSHIFTS
+
+ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]
+
+
+@pytest.fixture
+def torchrun(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start ``ionmodel`` with some arguments by torchrun with some options."""
+    script = tmp_path / "command.py"
+    script.write_text("from ioncli.main import ionmodel\nionmodel()\n")
+
+    def start(options: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *options,
+                "--",
+                str(script),
+                *arguments,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    return start
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Return status, output and errors."""
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=300)
+        finally:
+            process.kill()
+    return process.returncode, stdout, stderr
+
+
+def predict(run: RunFolder, store: CubeStore, out: str) -> list[str]:
+    return [
+        "predict", "--run", str(run.path), "--store", str(store.path), "--out", out,
+        "--device", "cpu",
+    ]  # fmt: skip
+
+
+def test_ranks_share_out_the_shards(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    tmp_path: Path,
+    torchrun: Callable[..., subprocess.Popen[str]],
+) -> None:
+    arguments = predict(runs("wide"), odd_store, str(tmp_path / "two.zarr"))
+    status, stdout, stderr = ended(torchrun(ON_ONE_MACHINE, arguments))
+    assert status == 0, stderr
+    assert stdout.count("Wrote") == 1
+    status, _, stderr = ended(torchrun(ON_ONE_MACHINE, arguments))
+    assert status != 0
+    assert "two.zarr: already exists" in stderr
+    assert "broadcast_object_list" not in stderr  # no rank waits in vain for the first
+    predict_store(load(runs("wide"), device="cpu"), odd_store, tmp_path / "one.zarr")
+    for redshift in REDSHIFTS:
+        one, two = (
+            CubeStore.open(tmp_path / f"{name}.zarr").read_field("xhii_predicted", redshift)
+            for name in ("one", "two")
+        )
+        np.testing.assert_allclose(two, one, atol=1e-6)
+
+
+@pytest.mark.usefixtures("server")
+def test_machines_that_share_no_folder_are_told_so(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    torchrun: Callable[..., subprocess.Popen[str]],
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = [
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
+    arguments = predict(runs("wide"), odd_store, "s3://box/two/predicted.zarr")
+    machines = [torchrun([*shared, f"--node-rank={rank}"], arguments) for rank in (0, 1)]
+    for status, _, stderr in map(ended, machines):
+        assert status != 0
+        assert "got processes on 2; predict into a folder that all of them see" in stderr

@@ -1,0 +1,48 @@
+"""What is unlike training is told, or refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ionmodel.errors import ConfigError
+from ionmodel.prediction import load
+from ionmodel.requirements import check_stores
+from ionmodel.run_folder import RunFolder
+from ionmodel.trained_range import check_store
+from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
+from tests.ionmodel.predicted_runs import REDSHIFTS
+
+
+def test_what_is_unlike_training_is_told_with_numbers(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    assert check_store(predictor.config, predictor.trained, odd_store, REDSHIFTS) == []
+    cubes = cubes_at(19, (12.0,), seed=5)
+    cubes["n_src"] = (cubes["n_src"] * 4).astype(cubes["n_src"].dtype)
+    other = write_store(tmp_path / "other.zarr", cubes, (12.0,), box_length_cmpc=100.0)
+    told = check_store(predictor.config, predictor.trained, other, [12.0])
+    text = "\n".join(told)
+    assert "a cell is 5.263 cMpc; the network was trained with" in text
+    assert "redshift 12 lies outside of 7.5 to 9" in text
+    assert "the mean of n_src at redshift 12 is" in text
+    assert check_store(predictor.config, None, other, [12.0])[0].startswith("the run does not say")
+
+
+def test_an_empty_box_is_refused(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    cubes = cubes_at(19, REDSHIFTS, seed=5)
+    cubes["n_igm"][1] = 0
+    empty = write_store(tmp_path / "empty.zarr", cubes, REDSHIFTS)
+    check_store(predictor.config, predictor.trained, empty, REDSHIFTS[:1])
+    message = r"empty\.zarr: n_igm must not be 0 on average.* an empty box at redshift 7\.5; take"
+    with pytest.raises(ConfigError, match=message):
+        check_store(predictor.config, predictor.trained, empty, REDSHIFTS)
+    with pytest.raises(ConfigError, match=message):
+        check_stores(predictor.config, [empty])
+    seen_as_it_is = predictor.config.model_copy(update={"transforms": {"n_igm": "identity"}})
+    check_stores(seen_as_it_is, [empty])
