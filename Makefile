@@ -59,6 +59,8 @@ bench: bench/box300.zarr bench/box768.zarr
 	$(BIN)/python benchmarks/codecs.py bench/box300 --redshift 8.397
 	$(BIN)/python benchmarks/ingest.py bench/box300 speed
 	$(BIN)/python benchmarks/ingest.py bench/box256 memory --times 4
+	$(BIN)/python benchmarks/convolution.py
+	$(BIN)/python benchmarks/accuracy.py bench/box300.zarr --minutes 3
 	$(BIN)/python benchmarks/dense.py train
 	$(BIN)/python benchmarks/dense.py predict bench/box300.zarr --radius default 4 --rounds 3
 
