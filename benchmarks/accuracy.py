@@ -1,8 +1,8 @@
 """What presets make of the same minutes: R² of held-out cells, and how soon it is reached.
 
 All presets train on the same split. The last one, the reference, goes first, for about the minutes
-that were asked for; the others get as many epochs as fit into the time that it took. Time is that of
-the processors, all cores together, so that others on the machine count for little. Of each, the
+that were asked for; the others get as many epochs as fit into the time that it took. Time is that
+of the processors, all cores together, so that others on the machine count for little. Of each, the
 checkpoint that is best in validation is scored over the same cells of the test block, which no
 decision has seen. The others are compared with the reference: unexplained variance (1 - R²), and
 the time, reading and smoothing included, after which they reach what it has in the end.
