@@ -30,10 +30,10 @@ Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
 _REQUIRED = {
-    "greater_than_equal": "at least {ge:g}",
-    "greater_than": "above {gt:g}",
-    "less_than_equal": "at most {le:g}",
-    "less_than": "below {lt:g}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
     "too_short": "a list of at least one value",
     "literal_error": "{expected}",
     "tuple": "a list",
@@ -122,8 +122,8 @@ class TrainingConfig(BaseModel):
         Adam's learning rate, above 0 and at most 1: the initial one, of "one_cycle" the highest.
     scheduler : {"one_cycle", "plateau", "none"}
         "one_cycle" raises the learning rate for a tenth of all epochs, then lowers it to nearly
-        nothing, also where a finished run is given more epochs; "plateau" lowers it when the
-        validation loss stalls.
+        nothing; a run that is given more epochs goes on with the rate that it would have there
+        had it been begun with as many. "plateau" lowers it when the validation loss stalls.
     scheduler_factor : float
         What "plateau" then multiplies the learning rate by, 0 to 1.
     scheduler_patience : int
@@ -144,7 +144,7 @@ class TrainingConfig(BaseModel):
     random_cells : int
         Cells that the "random" split draws, the same at every redshift.
     seed : int
-        Seed of weights, order, dropout and drawn cells.
+        Seed of weights, order, dropout and drawn cells, 0 to 2⁶³ - 1.
     device : {"auto", "cpu", "cuda", "mps"}
         Where to compute; "auto" takes an accelerator where there is one. "mps" does not go
         with recompute.
@@ -232,6 +232,12 @@ class TrainingConfig(BaseModel):
                 f"mean_free_path needs sources ({' or '.join(SOURCES)}) among the inputs, got "
                 f"{list(self.inputs)}; add them or leave mean_free_path out"
             )
+        unseen = [name for name in self.transforms if name not in self.channel_names]
+        if unseen:
+            raise ValueError(
+                f"transforms must be of what the network sees ({', '.join(self.channel_names)}), "
+                f"got one of {unseen[0]!r}; take it out or add it to the inputs"
+            )
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
         unheeded = [key for key in self._given_network_keys() if key not in self._heeded]
@@ -240,25 +246,30 @@ class TrainingConfig(BaseModel):
                 f"network {self.network!r} has no {unheeded[0]}; leave it out, or choose another "
                 f"network ({', '.join(name for name in OPTIONS if unheeded[0] in OPTIONS[name])})"
             )
-        predicts_tiles = self.network in PREDICTS_TILES or self.padding is False
-        if self.tile is not None and not predicts_tiles:
+        if self.loss == "bce" and not self.final_activation:
+            raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
+        return self
+
+    @model_validator(mode="after")
+    def _tiles_can_be_trained_on(self) -> Self:
+        if self.tile is None:
+            return self
+        if self.network not in PREDICTS_TILES and self.padding is not False:
             raise ValueError(
                 f"tile needs a network that predicts tiles ({', '.join(sorted(PREDICTS_TILES))}, "
                 f"or another one with padding = false), got {self.network!r}; give -o tile=none to "
                 "train on single cells"
             )
-        if self.tile is not None and self.recompute:
+        if self.recompute:
             raise ValueError(
                 "recompute is for neighborhoods, got a tile too; give -o tile=none or leave "
                 "recompute out"
             )
-        if self.tile is not None and self.split == "random":
+        if self.split == "random":
             raise ValueError(
                 "split 'random' draws single cells, got a tile too; give -o tile=none or use split "
                 "'blocks'"
             )
-        if self.loss == "bce" and not self.final_activation:
-            raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self
 
     @property
@@ -359,7 +370,11 @@ def _in_words(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key} must be given; {way_on}"
     where = str(key) + "".join(f"[{part!r}]" for part in inside)
-    kind, context = first["type"], first.get("ctx", {})
+    kind = first["type"]
+    context = {
+        name: f"{bound:g}" if isinstance(bound, float) else bound
+        for name, bound in first.get("ctx", {}).items()
+    }
     required = _REQUIRED.get(kind) or _REQUIRED.get(kind.partition("_")[0])
     required = required.format(**context) if required else f"otherwise ({first['msg']})"
     return f"{where} must be {required}, got {first['input']!r}; {way_on}"

@@ -67,6 +67,11 @@ class Ranks:
             dist.barrier()
 
 
+def n_processes() -> int:
+    """Return how many processes torchrun started, this one among them; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one; without it, there is only this one.
@@ -76,7 +81,7 @@ def joined_ranks() -> Iterator[Ranks]:
     Ranks
         They talk over gloo, whatever device each computes on.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
+    world = n_processes()
     if world == 1:
         yield Ranks()
         return

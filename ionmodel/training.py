@@ -16,6 +16,7 @@ from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
+from ionmodel.ranks import n_processes
 from ionmodel.requirements import check_stores
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.trainer import Trainer
@@ -61,7 +62,8 @@ def train(
     Interrupted
         If ``should_stop`` said so; the run folder can be resumed.
     ConfigError
-        If stores or device do not fit the configuration, or stores each other.
+        If stores or device do not fit the configuration, or stores each other, or torchrun started
+        several processes.
     NotInStoreError
         If a store does not hold a redshift.
     MemoryBudgetError
@@ -78,6 +80,11 @@ def train(
     Dropout draws from a seed made of (seed, batch), so that on a CPU a resumed run gives the same
     numbers as one that was never interrupted.
     """
+    if n_processes() > 1:
+        raise ConfigError(
+            f"training runs in one process, got {n_processes()} of torchrun; start it without "
+            "torchrun"
+        )
     with ExitStack() as held:
         if run.path.exists():
             held.enter_context(run.locked())
@@ -218,7 +225,7 @@ def _open_data(
         on_stage(f"computing {name} at redshift {redshift:g}")
 
     on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
-    is_new = not run.path.exists()
+    made, is_new = not run.path.exists(), not run.config.exists()
     if config.derived_channels:
         _claim(run, held)
         run.write_config(config)  # a run that is stopped now is resumed with it
@@ -232,8 +239,11 @@ def _open_data(
             on_channel=on_channel,
         )
     except UserError:
-        if is_new and run.path.exists():
-            shutil.rmtree(run.path)
+        if made:
+            shutil.rmtree(run.path, ignore_errors=True)
+        elif is_new:  # in an empty folder that was there
+            run.config.unlink(missing_ok=True)
+            shutil.rmtree(run.channels, ignore_errors=True)
         raise
     held.enter_context(data)
     _claim(run, held)

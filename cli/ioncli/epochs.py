@@ -27,6 +27,10 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
+def _score(r2: float, *, digits: int, leaks: bool) -> str:
+    return "-" if math.isnan(r2) else f"{r2:.{digits}f}{', leaks' * leaks}"
+
+
 class EpochDisplay:
     """Shows `ionmodel.events.Progress` on standard error while a block runs.
 
@@ -65,8 +69,7 @@ class EpochDisplay:
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
-        r2 = "-" if math.isnan(progress.validation_r2) else f"{progress.validation_r2:.3f}"
-        r2 += " (leaks)" if progress.leaks else ""
+        r2 = _score(progress.validation_r2, digits=3, leaks=progress.leaks)
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.cells_per_s)} cells/s"
         share = progress.batch / progress.batches
         if self._console.is_terminal:
@@ -88,7 +91,7 @@ class EpochDisplay:
         self._said = time.monotonic()
         self.say(
             f"epoch {entry['epoch']:3d}  training loss {entry['train_loss']:.4f}  "
-            f"validation loss {entry['validation_loss']:.4f}  R² {entry['validation_r2']:.4f}"
-            f"{' (leaks)' if entry['leaks'] else ''}  "
+            f"validation loss {entry['validation_loss']:.4f}  "
+            f"R² {_score(entry['validation_r2'], digits=4, leaks=entry['leaks'])}  "
             f"learning rate {entry['learning_rate']:.1e}  {entry['seconds']:.0f} s"
         )

@@ -45,7 +45,11 @@ _LONG_BATCH_S = 5.0
     "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE",
     help="One key that replaces both, such as epochs=3 or channels='[16, 32]'; may be repeated.",
 )  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on where the run folder stopped.")
+@click.option(
+    "--resume", is_flag=True,
+    help="Go on where the run folder stopped; with -o epochs=N up to N epochs, over all of which "
+    "scheduler one_cycle then extends.",
+)  # fmt: skip
 def train(
     stores: tuple[Path, ...],
     run_path: Path | None,
@@ -131,7 +135,9 @@ def _resolve(
             f"mesh of {min(s.mesh.cells_per_side for s in stores)} cells a side."
         )
     if fitted.tile != config.tile:
-        click.echo(f"Tiles lowered from {config.tile} to {fitted.tile} cells a side, as fit.")
+        click.echo(
+            f"Tiles lowered from {config.tile} to {fitted.tile} cells a side, the largest that fit."
+        )
     if fitted.scales != config.scales:
         kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
         click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept}.")
@@ -188,15 +194,20 @@ def _leave(what: str, way_on: str) -> NoReturn:
 def _announce(
     plan: "Plan", config: "TrainingConfig", run: "RunFolder", say: Callable[[str], None]
 ) -> None:
-    epochs = options.counted(config.epochs, "epoch")
+    from ionmodel.learning_rate import one_cycle
+
+    epochs = told = options.counted(config.epochs, "epoch")
     if plan.epochs_left != config.epochs:
         left = f"{plan.epochs_left:,.1f}".removesuffix(".0")
-        epochs = f"{left} of {epochs} left"
+        told = f"{left} of {epochs} left"
     say(
-        f"Run {run.path}: {plan.n_parameters:,} weights, {epochs}, "
+        f"Run {run.path}: {plan.n_parameters:,} weights, {told}, "
         f"{plan.n_training_cells:,} training and {plan.n_validation_cells:,} validation "
         f"cells per epoch, on {plan.device}."
     )
+    if plan.epochs_left != config.epochs and config.scheduler == "one_cycle":
+        rate = config.learning_rate * one_cycle(1 - plan.epochs_left / config.epochs)
+        say(f"One cycle of the learning rate extends over all {epochs}: it goes on at {rate:.1e}.")
     say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
     if plan.core is not None:
         say(

@@ -191,8 +191,9 @@ class TwoBranch(PatchNetwork):
         ValueError
             If `x` has another number of channels, or is narrower than the receptive field.
         """
-        is_tile = x.ndim == 5 and max(x.shape[2:]) > self.receptive_field <= min(x.shape[2:])
-        if self.has_dense_form and is_tile:
+        widths = x.shape[2:]
+        fits = x.ndim == 5 and x.shape[1] == self.channels and min(widths) >= self.receptive_field
+        if self.has_dense_form and fits and max(widths) > self.receptive_field:
             return self._logits_of_tiles(x)
         return super().logits(x)
 

@@ -20,7 +20,7 @@ with EpochDisplay() as display:
 """
 ENTRY = {
     "epoch": 1, "train_loss": 0.25, "validation_loss": 0.5, "validation_r2": 0.75,
-    "learning_rate": 1e-3, "seconds": 12.4,
+    "leaks": False, "learning_rate": 1e-3, "seconds": 12.4,
 }  # fmt: skip
 EPOCH_LINE = (
     "epoch   1  training loss 0.2500  validation loss 0.5000  R² 0.7500  "
@@ -41,9 +41,10 @@ def at(
     epoch: int = 1,
     epochs: int = 2,
     r2: float = math.nan,
+    leaks: bool = False,
     cells_per_s: float = 1234.4,
 ) -> Progress:
-    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, cells_per_s)
+    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, leaks, cells_per_s)
 
 
 def in_terminal(*events: tuple[str, Any], columns: int = 80) -> str:
@@ -64,11 +65,12 @@ def last_bar(output: str) -> str:
         (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 cells/s"]),
         (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 cells/s"]),
         (at(4, epoch=2, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
-        (at(1, cells_per_s=0.21), ["R² -  0.21 cells/s"]),
+        (at(4, epoch=2, r2=0.5, leaks=True), ["R² 0.500, leaks  1,234 cells/s"]),
+        (at(1, leaks=True, cells_per_s=0.21), ["R² -  0.21 cells/s"]),
         (at(1, cells_per_s=5.67), ["R² -  5.7 cells/s"]),
         (at(1, cells_per_s=math.nan), ["R² -  - cells/s"]),
     ],
-    ids=["first batch", "second epoch", "last batch", "slow", "few", "rate unknown"],
+    ids=["first batch", "second epoch", "last batch", "leaking", "slow", "few", "rate unknown"],
 )
 def test_a_terminal_shows_how_far_all_epochs_are(progress: Progress, texts: list[str]) -> None:
     bar = last_bar(in_terminal(("batch", progress)))
@@ -85,7 +87,7 @@ def test_a_terminal_shows_validation_without_moving_the_bar() -> None:
 
 def test_the_bar_fits_a_narrow_terminal_whole() -> None:
     for stage in ("training", "validation"):
-        progress = at(4, stage, epoch=100, epochs=100, r2=-0.123)
+        progress = at(4, stage, epoch=100, epochs=100, r2=-0.123, leaks=True)
         output = in_terminal(("batch", progress))
         assert "…" not in output
         assert output.count("\n") == 1
@@ -116,6 +118,15 @@ def test_other_outputs_get_a_line_an_epoch_and_no_bar(capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert captured.err.splitlines() == ["Reading n_igm ...", EPOCH_LINE]
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(("r2", "told"), [(0.75, "R² 0.7500, leaks  "), (math.nan, "R² -  ")])
+def test_a_score_that_leaks_is_marked(
+    capsys: pytest.CaptureFixture[str], r2: float, told: str
+) -> None:
+    with EpochDisplay() as display:
+        display.epoch({**ENTRY, "validation_r2": r2, "leaks": True})
+    assert capsys.readouterr().err.splitlines() == [EPOCH_LINE.replace("R² 0.7500  ", told)]
 
 
 def test_notes_elsewhere_are_whole_unwrapped_and_uncolored(

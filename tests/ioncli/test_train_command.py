@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionmodel
 from ioncli.train import _Stop
+from ionmodel.config_keys import preset_names
 from ionmodel.trainer import Trainer
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -188,6 +189,7 @@ def test_a_file_of_keys_stands_between_preset_and_options(store: CubeStore, tmp_
         ([*TINY, "radius"], ["key=value"]),
         (["loss=l1"], ["'mse' or 'bce'"]),
         (["radius=7"], ["largest radius that fits is 2"]),
+        (["tile=10"], ["tile must be at most 7", "got 10"]),
         (["scales=[60.0]"], ["at most a quarter of the box, 5 cMpc, got 60 cMpc"]),
         (["inputs=['n_igm', 'dust']"], ["dust", "n_igm"]),
         (["redshifts=[5.0]"], ["9, 7.5"]),
@@ -218,7 +220,7 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
     assert result.exit_code == 0, result.output
     assert "Radius lowered from 24 to 7" in result.output
     assert "R² leaks" in result.output
-    assert "(leaks)  learning rate" in result.output
+    assert ", leaks  learning rate" in result.output
     assert "(epoch 1 of 1); it leaks: split random" in result.output
     assert "feature_dropout = 0.8" in (run / "config.toml").read_text()
     contradiction = train(store, "--preset", "small", options=options)
@@ -365,6 +367,30 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "ionmodel train --store cubes.zarr" in shown.stdout
+    words = " ".join(shown.stdout.split())
+    assert f"Where the keys start from: {' or '.join(preset_names())}." in words
+
+
+def test_a_tile_of_a_preset_is_fitted_to_the_mesh(store: CubeStore, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["epochs=1", "device=cpu", "samples_per_epoch=32", "scales=none", "width=4"]
+    result = train(store, "--run", str(run), "--preset", "dense", options=options)
+    assert result.exit_code == 0, result.output
+    assert "Tiles lowered from 8 to 7 cells a side, the largest that fit." in result.output
+    assert "tile = 7" in (run / "config.toml").read_text()
+
+
+def test_a_cycle_of_more_epochs_is_announced(store: CubeStore, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    one_cycle = [*TINY, "scheduler=one_cycle", "learning_rate=0.02"]
+    began = train(store, "--run", run, options=one_cycle)
+    assert "One cycle" not in began.stderr
+    longer = train(store, "--run", run, "--resume", options=["epochs=11"])
+    assert (
+        "One cycle of the learning rate extends over all 11 epochs: it goes on at 2.0e-02."
+        in longer.stderr
+    )
+    assert "epoch   3  " in longer.stderr
 
 
 def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path: Path) -> None:

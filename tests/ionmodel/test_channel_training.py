@@ -153,13 +153,16 @@ def test_normalization_is_that_of_the_parent_with_numbers_of_its_own(
         ({"scales": [2.0], "memory_budget": "100kB", "batch_size": 500}, UserError, "memory"),
     ],
 )
-def test_what_does_not_fit_leaves_no_folder(
+def test_what_does_not_fit_leaves_nothing(
     store: CubeStore, tmp_path: Path, changes: dict[str, Any], error: type[UserError], told: str
 ) -> None:
-    run = RunFolder(tmp_path / "run")
-    with pytest.raises(error, match=told):
-        train(pointwise(**changes), [store], run)
+    run, empty = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "empty")
+    empty.path.mkdir()
+    for folder in (run, empty):
+        with pytest.raises(error, match=told):
+            train(pointwise(**changes), [store], folder)
     assert not run.path.exists()
+    assert list(empty.path.iterdir()) == []
 
 
 def test_channels_need_a_folder(store: CubeStore) -> None:

@@ -91,6 +91,11 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"loss": "bce", "final_activation": False}, "needs final_activation"),
         ({"learning_rate": float("nan")}, "learning_rate must be at most 1, got nan"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"seed": 2**63}, "seed must be below 9223372036854775808, got 9223372036854775808; give"),
+        (
+            {"transforms": {"n_gas": "log1p"}},
+            r"transforms must be of what the network sees \(n_igm, n_src\), got one of 'n_gas'",
+        ),
         ({"inputs": []}, r"inputs must be a list of at least one value, got \[\]; give"),
         ({"inputs": "n_igm"}, r"""a list, got 'n_igm'; .* -o inputs='\["n_igm", "n_src"\]'"""),
         ({"channels": [16, 0]}, r"channels\[1\] must be at least 1, got 0; .*'\[16, 32\]'"),

@@ -85,6 +85,17 @@ def test_ranks_share_out_the_shards(
         np.testing.assert_allclose(two, one, atol=1e-6)
 
 
+def test_training_takes_one_process(
+    store: CubeStore, tmp_path: Path, torchrun: Callable[..., subprocess.Popen[str]]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", "--store", str(store.path), "--run", str(run), "-o", "device=cpu"]
+    status, _, stderr = ended(torchrun(ON_ONE_MACHINE, arguments))
+    assert status != 0
+    assert "Error: training runs in one process, got 2 of torchrun; start it without" in stderr
+    assert not run.exists()
+
+
 @pytest.mark.usefixtures("server")
 def test_machines_that_share_no_folder_are_told_so(
     runs: Callable[[str], RunFolder],

@@ -14,7 +14,7 @@ from ionmodel.splits import fit_to_mesh, split_cells
 from ionmodel.trained_range import trained_range
 from ionmodel.training import train
 from ionstore.grid import Mesh
-from ionstore.loading import TileLoader
+from ionstore.loading import NeighborhoodLoader
 from ionstore.normalize import fit_normalization
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -22,12 +22,18 @@ from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.tiny_tiles import tiny
 
 
-@pytest.mark.parametrize(("mesh", "radius", "tile"), [(16, 1, 4), (17, 1, 5), (20, 2, 3)])
+@pytest.mark.parametrize(
+    ("mesh", "radius", "tile"),
+    [(16, 1, 4), (17, 1, 5), (20, 2, 3), (16, 2, None), (17, 1, None), (9, 0, None)],
+)
 def test_no_validation_or_test_input_is_a_training_input(
-    tmp_path: Path, mesh: int, radius: int, tile: int
+    tmp_path: Path, mesh: int, radius: int, tile: int | None
 ) -> None:
+    # Averages over balls see the whole box: derived channels are excepted.
     store = write_store(tmp_path / "cubes.zarr", cubes_at(mesh, (9.0,), seed=3), (9.0,))
-    config = fit_to_mesh(tiny(radius=radius, tile=tile, samples_per_epoch=4000), [store])
+    samples = None if tile is None else 4000
+    config = fit_to_mesh(tiny(radius=radius, tile=tile, samples_per_epoch=samples), [store])
+    assert (config.radius, config.tile) == (radius, tile)
     seen = {name: np.zeros((mesh,) * 3, bool) for name in ("train", "validation", "test")}
 
     def mark(name: str, start: tuple[int, ...], side: int) -> None:
@@ -36,10 +42,10 @@ def test_no_validation_or_test_input_is_a_training_input(
 
     with open_training_data(config, [store]) as data:
         for name, loader in (("train", data.train), ("validation", data.validation)):
-            assert isinstance(loader, TileLoader)
             for batch in loader:
-                for start in batch.starts.tolist():
-                    mark(name, start, batch.target.shape[-1])
+                corners = batch.centers if isinstance(loader, NeighborhoodLoader) else batch.starts
+                for corner in corners.tolist():
+                    mark(name, corner, 1 if tile is None else batch.target.shape[-1])
         (split,) = data.splits
         assert split.test is not None
         for cell in split.test.cells(np.arange(split.test.n_cells)).tolist():

@@ -250,6 +250,9 @@ def test_without_padding_a_tile_is_as_good_as_its_neighborhoods(
         torch.testing.assert_close(dense[:, i, j, k], network(patch), rtol=1e-12, atol=1e-12)
     narrow = network(tiles[:, :, :width, :, :width])  # no wider than a neighborhood along two axes
     torch.testing.assert_close(narrow, dense[:, :1, :, :1], rtol=1e-12, atol=1e-12)
+    for wrong in (tiles[:, :1], tiles[:, [0, 1, 1]], tiles[:, :, :, 3:]):
+        with pytest.raises(ValueError, match=r"must have shape \(batch, 2, "):
+            network(wrong)
     network.train()
     network(tiles, activate=False).square().mean().backward()
     for name, weights in network.named_parameters():
