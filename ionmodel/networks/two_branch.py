@@ -55,6 +55,8 @@ class TwoBranch(PatchNetwork):
     ----------
     has_dense_form : bool
         True without padding (`ionmodel.dense.dense_form`).
+    n_beside : int
+        Features of all fields, those of every cell that the last pooling leaves.
     n_features : int
         Values that enter the head.
 
@@ -162,7 +164,8 @@ class TwoBranch(PatchNetwork):
             )
 
         self.pooled = pooled
-        self.n_features = channels * block_channels[-1] * pooled**3
+        self.n_beside = channels * block_channels[-1]
+        self.n_features = self.n_beside * pooled**3
         n_branches = 1 if shared_branches else channels
         self.branches = FieldBranches(channels, (branch() for _ in range(n_branches)))
         self.head = nn.Sequential(
