@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ionmodel.ranks import n_processes
 from ionmodel.requirements import check_stores
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.trainer import Trainer
-from ionstore.errors import UserError
+from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.normalize import Normalization
 from ionstore.store import CubeStore
 
@@ -67,7 +67,7 @@ def train(
     NotInStoreError
         If a store does not hold a redshift.
     MemoryBudgetError
-        If fields and batches do not fit the memory budget.
+        If fields and batches do not fit the memory budget, or a batch not the device.
     RunFolderError
         If another process trains in the run folder, or it was begun with other stores or another
         configuration (except ``epochs``, which may not be fewer than are trained), or its
@@ -122,6 +122,7 @@ def train(
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
+        held.enter_context(_full_device_in_words(config, device))
         on_stage("timing a step")
         on_plan(trainer.plan())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -183,6 +184,19 @@ def network_of(config: TrainingConfig) -> PatchNetwork:
         )
     except ValueError as error:
         raise ConfigError(f"network {config.network!r}: {error}") from error
+
+
+@contextmanager
+def _full_device_in_words(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Say what an accelerator has no memory for."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        samples, smaller = ("tiles", " or tile") if config.tile else ("neighborhoods", "")
+        raise MemoryBudgetError(
+            f"a batch must fit the memory of device {device.type}, got {config.batch_size} "
+            f"{samples} a step, which do not; start a run with a smaller batch_size{smaller}"
+        ) from error
 
 
 def _check_resumable(

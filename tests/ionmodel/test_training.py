@@ -19,10 +19,11 @@ from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan, Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
+from ionmodel.networks.two_branch import TwoBranch
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
-from ionstore.errors import UserError
+from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
@@ -370,6 +371,27 @@ def test_a_preset_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path, name:
     )
     result = train(config, [store], RunFolder(tmp_path / "run"))
     assert np.isfinite(result.best_r2)
+
+
+@pytest.mark.parametrize("n_steps", [0, 9])
+def test_a_batch_that_does_not_fit_the_device_is_one_sentence(
+    store: CubeStore,
+    tiny_config: ConfigMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n_steps: int,
+) -> None:
+    steps = iter(range(n_steps))
+    forward = TwoBranch.forward
+
+    def of_a_full_device(self: TwoBranch, x: torch.Tensor, **options: bool) -> torch.Tensor:
+        if next(steps, None) is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return forward(self, x, **options)
+
+    monkeypatch.setattr(TwoBranch, "forward", of_a_full_device)
+    with pytest.raises(MemoryBudgetError, match=r"got 32 neighborhoods a step, .*er batch_size$"):
+        train(tiny_config(), [store], RunFolder(tmp_path / "run"))
 
 
 def test_an_absent_device_is_refused() -> None:
