@@ -42,6 +42,14 @@ def test_every_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
+@pytest.mark.parametrize("leaks", [False, True])
+def test_scores_that_were_not_marked_leak_as_their_split_does(tmp_path: Path, leaks: bool) -> None:
+    path = tmp_path / "last.pt"
+    splits = [{"leaks": False}, {"leaks": leaks}]
+    save_checkpoint(path, {"split": splits, "history": [{"epoch": 1}, {"epoch": 2}]})
+    assert [entry["leaks"] for entry in load_checkpoint(path)["history"]] == [leaks, leaks]
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "last.pt"
