@@ -235,8 +235,8 @@ class TrainingConfig(BaseModel):
         unseen = [name for name in self.transforms if name not in self.channel_names]
         if unseen:
             raise ValueError(
-                f"transforms must be of what the network sees ({', '.join(self.channel_names)}), "
-                f"got one of {unseen[0]!r}; take it out or add it to the inputs"
+                f"transforms must be of inputs ({', '.join(self.inputs)}) or their averages, got "
+                f"one of {unseen[0]!r}; take it out or add it to the inputs"
             )
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")

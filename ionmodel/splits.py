@@ -35,7 +35,13 @@ def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> Training
         store.mesh.cells_per_side * (store.mesh.cell_size_cmpc or 1.0) for store in stores
     )
     scales = tuple(scale for scale in config.scales or () if scale <= largest) or None
-    return config.model_copy(update={"radius": radius, "tile": tile, "scales": scales})
+    fitted = config.model_copy(update={"radius": radius, "tile": tile, "scales": scales})
+    transforms = {
+        name: transform
+        for name, transform in config.transforms.items()
+        if name in fitted.channel_names
+    }
+    return fitted.model_copy(update={"transforms": transforms})
 
 
 def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:

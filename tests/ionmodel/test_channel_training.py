@@ -188,5 +188,9 @@ def test_the_multiscale_preset_trains_on_a_box_of_32_cells(tmp_path: Path) -> No
     assert config.scales == (2.4, 3.4, 4.8, 6.8, 9.6, 13.6)
     result = train(config, [store], RunFolder(tmp_path / "run"))
     assert result.n_validation_cells > 0
+    transforms = {f"n_igm_top_hat_{scale:g}": "log1p" for scale in (2.4, 54.4)}
+    fitted = fit_to_mesh(make_config({**keys, "transforms": transforms}), [store])
+    assert fitted.transforms == {"n_igm_top_hat_2.4": "log1p"}
+    assert make_config(fitted.model_dump(exclude_none=True)) == fitted
     no_room = fit_to_mesh(make_config({**keys, "scales": [50.0]}), [store])
     assert no_room.scales is None

@@ -94,7 +94,7 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"seed": 2**63}, "seed must be below 9223372036854775808, got 9223372036854775808; give"),
         (
             {"transforms": {"n_gas": "log1p"}},
-            r"transforms must be of what the network sees \(n_igm, n_src\), got one of 'n_gas'",
+            r"transforms must be of inputs \(n_igm, n_src\) or their averages, got one of 'n_gas'",
         ),
         ({"inputs": []}, r"inputs must be a list of at least one value, got \[\]; give"),
         ({"inputs": "n_igm"}, r"""a list, got 'n_igm'; .* -o inputs='\["n_igm", "n_src"\]'"""),
