@@ -114,15 +114,18 @@ class Predictor:
         Raises
         ------
         ConfigError
-            If an input is missing, they are no cubes of one mesh, hold what is no finite real
-            number, or the box is empty where overdensities are asked for; if what the network must
-            be told of the box is not given, or the box is too small for its averages; or if the
-            network predicts what is no number.
+            If they are not given by name, an input is missing, they are no cubes of one mesh, hold
+            what is no finite real number, or the box is empty where overdensities are asked for; if
+            what the network must be told of the box is not given, or the box is too small for its
+            averages; or if the network predicts what is no number.
         ValueError
             If `box_length_cmpc` is not positive.
 
         Notes
         -----
+        Densities are seen relative to the mean of the whole box. `predict_store` takes that of the
+        training cells for a cube that was trained on, so that the two differ a little there.
+
         Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
         where averages are inputs, about five more.
         """
@@ -141,6 +144,11 @@ class Predictor:
 
     def _cubes(self, fields: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Return the inputs of the network as arrays that are cubes of one mesh."""
+        if not isinstance(fields, Mapping):
+            raise ConfigError(
+                f"fields must be cubes by their names, got {type(fields).__name__}; give "
+                f"{{{', '.join(f'{name!r}: ...' for name in self.config.inputs)}}}"
+            )
         missing = [name for name in self.config.inputs if name not in fields]
         if missing:
             raise ConfigError(

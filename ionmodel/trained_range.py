@@ -168,9 +168,12 @@ def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
             ("frame", known["frame"], frame),
         ):
             if before != now:
+                way_on = "supply it with `ionstore edit`, or ingest it so"
+                if before == "unknown":
+                    way_on = "supply it for the stores of the training, and train anew"
                 raise ConfigError(
                     f"{store.path}: {name} must have the {what} {before!r} that the network was "
-                    f"trained with, got {now!r}; supply it with `ionstore edit`, or ingest it so"
+                    f"trained with, got {now!r}; {way_on}"
                 )
 
 

@@ -131,3 +131,9 @@ def test_predictions_that_are_no_numbers_are_refused(
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
     with pytest.raises(ConfigError, match="predicts what is no number in this box; the fields are"):
         predict(fields)
+
+
+def test_fields_come_by_name(runs: Callable[[str], RunFolder]) -> None:
+    predict = load(runs("residual"), device="cpu")
+    with pytest.raises(ConfigError, match=r"got list; give \{'n_igm': \.\.\., 'n_src': \.\.\.\}"):
+        predict([np.ones((8, 8, 8))] * 2)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """What is unlike training is told, or refused."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,3 +47,26 @@ def test_an_empty_box_is_refused(
         check_stores(predictor.config, [empty])
     seen_as_it_is = predictor.config.model_copy(update={"transforms": {"n_igm": "identity"}})
     check_stores(seen_as_it_is, [empty])
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "way_on"),
+    [
+        ("Msun", "got '1'; supply it with `ionstore edit`, or ingest it so"),
+        ("unknown", "got '1'; supply it for the stores of the training, and train anew"),
+    ],
+)
+def test_sources_in_another_unit_are_refused(
+    trained_with: str, way_on: str, runs: Callable[[str], RunFolder], odd_store: CubeStore
+) -> None:
+    predictor = load(runs("residual"), device="cpu")
+    trained = copy.deepcopy(dict(predictor.trained or {}))
+    for name in ("n_igm", "n_src"):
+        trained["fields"][name]["units"] = trained_with
+    with pytest.raises(ConfigError, match=f"n_src must have the unit '{trained_with}' .*{way_on}"):
+        check_store(predictor.config, trained, odd_store, REDSHIFTS)
+    seen_as_it_is = predictor.config.model_copy(update={"transforms": {"n_igm": "identity"}})
+    trained["fields"]["n_src"]["units"] = "1"
+    check_store(predictor.config, trained, odd_store, REDSHIFTS)  # overdensities have no unit
+    with pytest.raises(ConfigError, match=f"n_igm must have the unit '{trained_with}'"):
+        check_store(seen_as_it_is, trained, odd_store, REDSHIFTS)
