@@ -96,7 +96,7 @@ def test_averages_need_a_box_of_known_length_as_in_training(
     with pytest.raises(ConfigError, match="in cells, on boxes of unknown length"):
         check_store(predictor.config, in_cells, odd_store, [7.5])
     assert not (tmp_path / "predicted.zarr").exists()
-    fits = write_store(tmp_path / "fits.zarr", cubes, (7.5,), layout=Layout(19, 4, 12))
+    fits = write_store(tmp_path / "fits.zarr", cubes, (7.5,), layout=Layout(19, 4, 4))
     pointwise = load(runs("multiscale"), device="cpu")
     with pytest.raises(MemoryBudgetError, match="smoothing a box of 19 cells"):
         predict_store(pointwise, fits, tmp_path / "predicted.zarr", memory_bytes=130_000)
