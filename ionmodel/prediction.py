@@ -123,8 +123,7 @@ class Predictor:
 
         Notes
         -----
-        Densities are seen relative to the mean of the whole box. `predict_store` takes that of the
-        training cells for a cube that was trained on, so that the two differ a little there.
+        Densities are seen relative to the mean of the box.
 
         Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
         where averages are inputs, about five more.

@@ -1,7 +1,11 @@
-"""Fields as a network sees them: named transforms with statistics of the training cells."""
+"""Fields as a network sees them: named transforms with statistics of the training cells.
+
+A density is seen relative to the mean of its own box at its redshift, which is what an overdensity
+is; everything else that a transform needs comes from the training cells.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -49,7 +53,7 @@ class FieldNormalization:
         Parameters
         ----------
         cube_mean : float
-            Mean density of the cube that the values come from, in the unit of the field; used by
+            Mean density of the box that the values come from, in the unit of the field; used by
             "overdensity" only.
 
         Returns
@@ -104,18 +108,12 @@ class Normalization:
     ----------
     fields : mapping of str to FieldNormalization
         By the name of the field.
-    cube_means : mapping of str to float
-        Mean of a field over the training cells of one cube, by `cube_key`.
     """
 
     fields: Mapping[str, FieldNormalization]
-    cube_means: Mapping[str, float] = field(default_factory=dict)
 
     def conversion(self, store: CubeStore, name: str, redshift: float) -> Conversion:
         """Return what normalizes the values of a field of a store, for `CubeStore.read_into`.
-
-        The mean density of a cube is that of its training cells where the cube was trained on,
-        that of the whole box elsewhere.
 
         Raises
         ------
@@ -124,7 +122,7 @@ class Normalization:
         NotInStoreError
             If the store does not hold the field or the redshift.
         """
-        return self._field(name).conversion(self._cube_mean(store, name, redshift))
+        return self._field(name).conversion(store.statistics(name, redshift).mean)
 
     def apply(self, store: CubeStore, name: str, redshift: float, values: Array) -> Fields:
         """Return normalized values of a field of a store.
@@ -136,16 +134,12 @@ class Normalization:
         NotInStoreError
             If the store does not hold the field or the redshift.
         """
-        return self._field(name).apply(values, self._cube_mean(store, name, redshift))
+        return self._field(name).apply(values, store.statistics(name, redshift).mean)
 
     def _field(self, name: str) -> FieldNormalization:
         if name not in self.fields:
             raise ValueError(f"field {name!r} is not among the normalized {sorted(self.fields)}")
         return self.fields[name]
-
-    def _cube_mean(self, store: CubeStore, name: str, redshift: float) -> float:
-        cube_mean = self.cube_means.get(cube_key(store, name, redshift))
-        return store.statistics(name, redshift).mean if cube_mean is None else cube_mean
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, strings and numbers."""
@@ -154,13 +148,7 @@ class Normalization:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Return the normalization that `to_dict` described."""
-        fields = {name: FieldNormalization(**entry) for name, entry in plain["fields"].items()}
-        return cls(fields, dict(plain["cube_means"]))
-
-
-def cube_key(store: CubeStore, name: str, redshift: float) -> str:
-    """Return the key of one field of one cube in `Normalization.cube_means`."""
-    return f"{store.uuid} {name} {redshift:.6f}"
+        return cls({name: FieldNormalization(**entry) for name, entry in plain["fields"].items()})
 
 
 def fit_normalization(
@@ -171,7 +159,7 @@ def fit_normalization(
     redshifts: Sequence[float] | None = None,
     transforms: Mapping[str, Transform] | None = None,
 ) -> Normalization:
-    """Find the normalization of the input fields from the training cells alone.
+    """Find the normalization of the input fields from the training cells.
 
     Parameters
     ----------
@@ -206,29 +194,29 @@ def fit_normalization(
         for store, region in zip(stores, centers, strict=True)
         for redshift in (store.redshifts if redshifts is None else redshifts)
     ]
-    fields, cube_means = {}, {}
+    fields = {}
     for name in inputs:
         transform = named.get(name, "identity")
-        raw = {}
-        for store, region, redshift in cubes:
-            blocks = _values(store, name, redshift, region)
-            raw[cube_key(store, name, redshift)] = _statistics(blocks)
-        reference = _merged(list(raw.values())).mean
-        transformed = []
-        for store, region, redshift in cubes:
-            cube_mean = raw[cube_key(store, name, redshift)].mean
-            blocks = _values(store, name, redshift, region)
-            transformed.append(
-                _statistics(_transform(block, transform, reference, cube_mean) for block in blocks)
-            )
-        total = _merged(transformed)
+        reference = _merged(
+            [
+                _statistics(_values(store, name, redshift, region))
+                for store, region, redshift in cubes
+            ]
+        ).mean
+        total = _merged(
+            [
+                _statistics(
+                    _transform(block, transform, reference, store.statistics(name, redshift).mean)
+                    for block in _values(store, name, redshift, region)
+                )
+                for store, region, redshift in cubes
+            ]
+        )
         std = float(np.sqrt(total.variance))
         if std <= _ROUNDING * max(1.0, abs(total.mean)):
             std = 1.0  # a constant field carries no information: it becomes zero, not noise
         fields[name] = FieldNormalization(transform, reference, total.mean, std)
-        if transform == "overdensity":
-            cube_means.update({key: statistics.mean for key, statistics in raw.items()})
-    return Normalization(fields, cube_means)
+    return Normalization(fields)
 
 
 def _reference(mean: float) -> float:
