@@ -11,6 +11,8 @@ from ionstore.cosmology import Cosmology
 from ionstore.cube import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.description import SimulationDescription, is_same
 from ionstore.errors import SourceDataError
+from ionstore.fields import INPUTS, REQUIRED
+from ionstore.file_selection import FileSelection
 from ionstore.grid import Mesh
 from ionstore.ingest_outline import IngestOutline
 from ionstore.ingest_plan import IngestPlan, OnNote
@@ -62,6 +64,39 @@ def known_of(store: CubeStore) -> SimulationDescription:
         cosmology=store.cosmology,
         n_box=store.attributes.n_box,
     )
+
+
+def select_for(store: CubeStore, files: FileSelection) -> FileSelection:
+    """Return which files give new redshifts the fields of a store.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store that is there.
+    files : FileSelection
+        Which files the user asks for.
+
+    Raises
+    ------
+    SourceDataError
+        If a field of the store is to be left out, or one that it lacks is mapped.
+    """
+    for name in files.without:
+        if name in store.field_names:
+            raise SourceDataError(
+                f"{store.path} holds {name} at its other redshifts, so new ones cannot lack it; "
+                f"leave --without {name} out, or make a store of their own"
+            )
+    if not any(one.name in store.field_names for one in INPUTS):
+        return files  # no store that redshifts of a simulation can be added to
+    lacking = [one.name for one in REQUIRED if one.name not in store.field_names]
+    for name in lacking:
+        if name in files.maps:
+            raise SourceDataError(
+                f"{store.path} lacks {name} at its other redshifts, so new ones cannot have it; "
+                f"leave --map {name} out, or make a store of their own"
+            )
+    return dataclasses.replace(files, without=lacking)
 
 
 def check_append(store: CubeStore, outline: IngestOutline) -> None:

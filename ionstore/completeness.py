@@ -11,7 +11,8 @@ import numpy as np
 
 from ionstore.candidates import Candidate, Damage, FoundFiles, ignored_in_words, listed
 from ionstore.cube import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
-from ionstore.fields import EXTRA, FIELDS, REQUIRED
+from ionstore.fields import EXTRA, FIELDS, INPUTS, WITHOUT
+from ionstore.file_selection import FileSelection
 from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
@@ -68,12 +69,25 @@ def choose_redshifts(
     return {name: of_field for name, of_field in kept.items() if of_field}, problems
 
 
+def leave_out(
+    candidates: Iterable[Candidate], fields: Collection[str]
+) -> tuple[list[Candidate], list[str]]:
+    """Return the candidates of other fields, and a note for each field with what is passed by."""
+    kept: list[Candidate] = []
+    passed: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.field in fields:
+            passed.setdefault(one.field, []).append(one.name)
+        else:
+            kept.append(one)
+    return kept, [
+        f"{name} is left out, although it is there: {listed(list(dict.fromkeys(files)))}"
+        for name, files in passed.items()
+    ]
+
+
 def sort_damage(
-    damaged: Iterable[Damage],
-    candidates: Candidates,
-    *,
-    maps: Collection[str],
-    wanted: Sequence[float],
+    damaged: Iterable[Damage], candidates: Candidates, files: FileSelection
 ) -> tuple[list[str], list[str]]:
     """Return what is wrong with damaged files that are needed, and a note for each of the others.
 
@@ -83,28 +97,33 @@ def sort_damage(
         Files that cannot be read.
     candidates : mapping
         Other files by field and redshift, at the wanted redshifts.
-    maps : collection of str
-        Fields that the user names files for.
-    wanted : sequence of float
-        Redshifts that the user asks for; all where there is none.
+    files : FileSelection
+        Which files, fields and redshifts the user asks for.
 
     Notes
     -----
     A file is needed unless its name tells a redshift that is not wanted, or a field that is mapped
-    elsewhere. One whose name does not tell is needed unless all that is wanted is there without it:
-    a store never holds fewer redshifts than the files would have given, or fewer than asked for.
+    elsewhere or left out. One whose name does not tell is needed unless all
+    that is wanted is there without it: a store never holds fewer redshifts than the files would
+    have given, or fewer than asked for.
     """
+    wanted, required = files.redshifts, files.required
     lacking = [redshift for redshift in wanted if not _near(all_redshifts(candidates), redshift)]
     complete = (
         bool(wanted)
         and not lacking
-        and all(_is_complete(candidates, redshift) for redshift in all_redshifts(candidates))
+        and all(
+            _is_complete(candidates, redshift, required) for redshift in all_redshifts(candidates)
+        )
     )
-    all_mapped = all(field.name in maps for field in REQUIRED)
+    unneeded = {*files.maps, *files.without}
+    all_mapped = all(name in files.maps for name in required)
     needed, notes = [], []
     for one in damaged:
         unwanted = wanted and one.redshift is not None and not _near(wanted, one.redshift)
-        elsewhere = not one.is_mapped and (one.field in maps or (all_mapped and one.field is None))
+        elsewhere = not one.is_mapped and (
+            one.field in unneeded or (all_mapped and one.field is None)
+        )
         told = one.field is not None and one.redshift is not None
         if unwanted or elsewhere or (complete and not told):
             notes.append(f"left out: {one.sentence}")
@@ -196,7 +215,9 @@ def of_different_runs(candidates: Candidates) -> Iterator[str]:
                         return
 
 
-def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> Iterator[str]:
+def missing_fields(
+    folder: Path, candidates: Candidates, found: FoundFiles, required: Sequence[str]
+) -> Iterator[str]:
     """Yield a sentence for every required field that is missing at a redshift.
 
     Parameters
@@ -207,10 +228,12 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
         Files by field and redshift.
     found : FoundFiles
         What else was found.
+    required : sequence of str
+        Names of the fields that must be there.
     """
     redshifts = all_redshifts(candidates)
-    of_required = {field.name: candidates.get(field.name, {}) for field in REQUIRED}
-    complete = [redshift for redshift in redshifts if _is_complete(candidates, redshift)]
+    of_required = {name: candidates.get(name, {}) for name in required}
+    complete = [redshift for redshift in redshifts if _is_complete(candidates, redshift, required)]
     for name, of_field in of_required.items():
         lacking = [redshift for redshift in redshifts if redshift not in of_field]
         if not lacking:
@@ -248,9 +271,12 @@ def missing_fields(folder: Path, candidates: Candidates, found: FoundFiles) -> I
         if any("--map" in line for line in said):  # they say how to go on
             way_on, ignored = "", {}
         listed_as_ignored = [ignored_in_words(ignored)] if ignored else []
+        without = []
+        if not of_field and any(of_required.get(one.name) for one in INPUTS):
+            without = [f"--without {name} makes a store that {WITHOUT[name]}"]
         yield (
             f"{folder}: {_what_is_missing(name, lacking, of_field, expected)} is required at every "
-            f"redshift; {'; '.join(filter(None, [way_on, *said, *listed_as_ignored]))}"
+            f"redshift; {'; '.join(filter(None, [way_on, *said, *listed_as_ignored, *without]))}"
         )
 
 
@@ -267,8 +293,8 @@ def _near(redshifts: Iterable[float], redshift: float) -> list[float]:
     ]
 
 
-def _is_complete(candidates: Candidates, redshift: float) -> bool:
-    return all(redshift in candidates.get(field.name, {}) for field in REQUIRED)
+def _is_complete(candidates: Candidates, redshift: float, required: Sequence[str]) -> bool:
+    return all(redshift in candidates.get(name, {}) for name in required)
 
 
 def _what_is_missing(

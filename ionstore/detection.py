@@ -13,6 +13,7 @@ from ionstore.completeness import (
     Candidates,
     choose_redshifts,
     group_by_cube,
+    leave_out,
     leave_out_extras,
     missing_fields,
     of_different_runs,
@@ -156,8 +157,8 @@ class Detection:
             cubes,
             box_length_cmpc=self.known.box_length_cmpc,
             cosmology=self.known.cosmology,
-            density_frame=stored["n_igm"][1],
-            n_src_units=stored["n_src"][0],
+            density_frame=stored["n_igm"][1] if "n_igm" in stored else None,
+            n_src_units=stored["n_src"][0] if "n_src" in stored else None,
         )
 
     def file_names(self) -> Mapping[Path, str]:
@@ -226,8 +227,9 @@ def detect(
             for reader in readers
         ]
     found = find_candidates(folder, maps, format_name=files.format_name, readers=readers)
-    chosen, unfound = choose_redshifts(group_by_cube(found.candidates), redshifts)
-    needed, unneeded = sort_damage(found.damaged, chosen, maps=maps, wanted=redshifts)
+    kept, unwanted = leave_out(found.candidates, files.without)
+    chosen, unfound = choose_redshifts(group_by_cube(kept), redshifts)
+    needed, unneeded = sort_damage(found.damaged, chosen, files)
     if needed:
         raise SourceDataError(needed[0])
     candidates, left_out = leave_out_extras(chosen, maps)
@@ -236,10 +238,15 @@ def detect(
         problems.append(_nothing(folder, found))
     problems += there_twice(folder, candidates)
     problems += redshifts_too_close(folder, candidates)
-    problems += missing_fields(folder, candidates, found)
+    problems += missing_fields(folder, candidates, found, files.required)
     if not problems:
         problems += of_different_runs(candidates)
-    notes = [*unneeded, *left_out, *_said(found, candidates, problems), *found.notes]
+    if not problems and all(isinstance(one.source, PointList) for one in _each(candidates)):
+        problems.append(
+            f"{folder}: n_src alone must be given on a mesh, which lists of sources do not tell; "
+            "give n_igm or xhii as well"
+        )
+    notes = [*unwanted, *unneeded, *left_out, *_said(found, candidates, problems), *found.notes]
     given = given or SimulationDescription()
     known = given
     try:

@@ -1,5 +1,6 @@
 """The fields of a coeval cube: their names on disk, units and CF attributes."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -32,7 +33,19 @@ N_IGM = Field("n_igm", "rho", "gas density", "g cm-3")
 N_SRC = Field("n_src", "nsrc", "ionizing sources", "unknown")
 XHII = Field("xhii", "xHII", "ionized hydrogen fraction", "1")
 
-REQUIRED = (N_IGM, N_SRC, XHII)
+INPUTS = (N_IGM, N_SRC)
+"""What a network predicts from: a simulation holds one of these at least."""
+
+REQUIRED = (*INPUTS, XHII)
+"""What a simulation holds at every redshift, unless the user says that it lacks some of it."""
+
+WITHOUT = {
+    N_IGM.name: "serves networks that do not see it",
+    N_SRC.name: "serves networks that do not see it",
+    XHII.name: "can be predicted, not trained on",
+}
+"""What can be said of a store that lacks a required field, as the predicate of a sentence."""
+
 EXTRA = (
     Field("src_mass", "srcmass", "halo mass of the ionizing sources", "Msun"),
     Field("ionization_rate", "irate", "hydrogen photoionization rate", "s-1"),
@@ -46,3 +59,8 @@ IONIZED_FRACTIONS = (XHII.name, PREDICTED.name)
 """Fields that are shown and exported alike, so that they can be compared."""
 
 FIELDS = {field.name: field for field in (*REQUIRED, *EXTRA, PREDICTED)}
+
+
+def ionized_fraction_among(names: Collection[str]) -> str | None:
+    """Return the ionized fraction among fields, the simulated one first, None without one."""
+    return next((name for name in IONIZED_FRACTIONS if name in names), None)

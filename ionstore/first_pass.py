@@ -112,23 +112,24 @@ def _each_source(simulation: Simulation) -> list[tuple[str, float, FieldSource]]
 
 
 class _Evidence:
-    """Weighs the required fields of a cube against each other as soon as all of them were read."""
+    """Weighs the required fields of a cube against each other as soon as all were read."""
 
     def __init__(self, simulation: Simulation, trust: Collection[str]) -> None:
         self._simulation = simulation
+        # Those that are there: some can be left out of all cubes.
+        self._weighed = {field.name for field in REQUIRED} & simulation.cubes.keys()
         self._trust = set(trust)
         self._waiting: dict[float, dict[str, CoarseField]] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, redshift: float, means: CoarseField) -> None:
         """Take in a field; raise what speaks against one of its cube."""
-        required = {field.name for field in REQUIRED}
-        if name not in required:
+        if name not in self._weighed:
             return
         with self._lock:
             cube = self._waiting.setdefault(redshift, {})
             cube[name] = means
-            if cube.keys() != required:
+            if cube.keys() != self._weighed:
                 return
             del self._waiting[redshift]
         for found in find_contradictions(cube):

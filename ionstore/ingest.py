@@ -1,14 +1,21 @@
 """`ingest_cubes`: copy the coeval cubes of a simulation into a store."""
 
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ionstore.attributes import partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
-from ionstore.build_plan import BuildPlan, by_redshift, check_append, known_of, plan_append
+from ionstore.build_plan import (
+    BuildPlan,
+    by_redshift,
+    check_append,
+    known_of,
+    plan_append,
+    select_for,
+)
 from ionstore.cluster import check_scheduler, run_on_cluster
 from ionstore.description import SimulationDescription
 from ionstore.detection import Detection, detect
@@ -46,7 +53,7 @@ from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoreWriter, create_store
 from ionstore.stored_source import StoredSource
-from ionstore.survey import check_shapes
+from ionstore.survey import SourceSurvey, check_shapes
 from ionstore.surveyed_source import SurveyedSource
 from ionstore.threads import Progress, run_in_threads
 
@@ -143,6 +150,8 @@ def ingest_cubes(
         full_disk_as_message(build.folder),
     ):
         old = _opened(build) if append else None
+        if old is not None:
+            files = select_for(old, files)
         detection = detect(
             folder, files, given=given, otherwise=None if old is None else known_of(old)
         )
@@ -303,19 +312,25 @@ def _finalize(
 ) -> None:
     """Complete the store with what is known of old and new redshifts."""
     place_of = {redshift: place for place, redshift in enumerate(plan.store.redshifts)}
-    none = (0,) * len(plan.old_places)
     said = old.attributes if old is not None else None
-    old_clipped = said.n_clipped.get("xhii", none) if said is not None else none
-    old_zeros = said.n_zeros.get("n_igm", none) if said is not None else none
-    new_clipped = {place_of[at]: survey.n_clipped for at, survey in surveys["xhii"].items()}
-    new_zeros = {place_of[at]: survey.n_zeros for at, survey in surveys["n_igm"].items()}
+
+    def counts(
+        name: str, before: Mapping[str, Sequence[int]], now: Callable[[SourceSurvey], int]
+    ) -> dict[str, Sequence[int]]:
+        if name not in statistics:
+            return {}
+        new = {place_of[redshift]: now(survey) for redshift, survey in surveys[name].items()}
+        return {name: by_redshift(plan, before.get(name, (0,) * len(plan.old_places)), new)}
+
     writer.finalize(
         {
             name: by_redshift(plan, said.statistics[name] if said is not None else (), new)
             for name, new in statistics.items()
         },
-        n_clipped={"xhii": by_redshift(plan, old_clipped, new_clipped)},
-        n_zeros={"n_igm": by_redshift(plan, old_zeros, new_zeros)},
+        n_clipped=counts(
+            "xhii", said.n_clipped if said is not None else {}, lambda one: one.n_clipped
+        ),
+        n_zeros=counts("n_igm", said.n_zeros if said is not None else {}, lambda one: one.n_zeros),
     )
 
 
@@ -357,9 +372,11 @@ def _check_unfinished(
     is_of_plan = all(ingest.get(key) == value for key, value in plan.items())
     if not (is_of_plan or overwrite):
         command = recorded.get("command_line")
+        what = "an ingest of other files or with other options"
+        if "prediction" in recorded:
+            what = "a prediction"
         raise StoreExistsError(
-            f"{partial_folder(build.target)}: an ingest of other files or with other options "
-            "was not finished; "
+            f"{partial_folder(build.target)}: {what} was not finished; "
             f"finish it with the command that began it{f' ({command})' if command else ''}, "
             "or discard it with --overwrite"
         )

@@ -128,7 +128,7 @@ def plan_ingest(
         If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits, or
         gas given in grid masses is not as much as there is in the cosmos.
     """
-    if "n_igm" not in trust:
+    if "n_igm" in surveys and "n_igm" not in trust:
         _check_grid_masses(surveys["n_igm"], outline)
     keep_bits = outline.keep_bits
     fields = []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ioncli.inventory_text import lacking_lines
 from ioncli.options import table_lines
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def detection_lines(detection: Detection) -> Iterator[str]:
     if rows:
         head = ("field", "redshifts", "format", "files", "shape", "dtype", "holds", "stored in")
         yield from table_lines(head, rows)
+    if not detection.problems:
+        yield from lacking_lines(detection.candidates)
     known = detection.known.values()
     words = {
         "box_length_cmpc": "box {:g} cMpc",

@@ -107,6 +107,12 @@ class Folder(click.Path):
     metavar="K",
     help="Column of masses in text lists of sources, 4 by default. Repeatable: columns are summed.",
 )
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(("n_igm", "n_src", "xhii")),
+    help="Make a store without this field, such as without xhii to predict it. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what was found; read and write no cubes.")
 @options.box_length
 @options.hubble_constant
@@ -141,6 +147,7 @@ def ingest(
     maps: tuple[tuple[str, Path], ...],
     redshifts: tuple[float, ...],
     source_columns: tuple[int, ...],
+    without: tuple[str, ...],
     dry_run: bool,
     box_length: float | options.LengthPerH | None,
     h: float | None,
@@ -157,9 +164,9 @@ def ingest(
     """Copy the coeval cubes in the folder SIM into one compressed, chunked STORE.
 
     SIM holds, for every redshift, gas density, sources and ionized fraction on one cubic mesh, in
-    any of the formats that `ionstore formats` lists. The files directly in SIM are taken, or all
-    below it when those are no cubes. What they do not say is read from simulation.json in SIM, if
-    there is one; options given here win over both.
+    any of the formats that `ionstore formats` lists; one that --without names may be missing. The
+    files directly in SIM are taken, or all below it when those are no cubes. What they do not say
+    is read from simulation.json in SIM, if there is one; options given here win over both.
 
     \b
     Keys of simulation.json, each of which may be missing:
@@ -179,6 +186,7 @@ def ingest(
       ionstore ingest sim/ cubes.zarr --box-length 714.3 --h 0.7
       ionstore ingest sim/ cubes.zarr --box-length 500/h --h 0.7
       ionstore ingest later_redshifts/ cubes.zarr --append
+      ionstore ingest nbody/ boxes.zarr --without xhii    # boxes for `ionmodel predict`
     \b
       # C2-Ray: each field in a folder of its own, masses in grid masses
       ionstore ingest sim/ cubes.zarr --dry-run --map n_igm=sim/density \\
@@ -186,7 +194,7 @@ def ingest(
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
     from ioncli.inventory_text import inventory_lines
-    from ionstore.build_plan import known_of
+    from ionstore.build_plan import known_of, select_for
     from ionstore.description import from_values
     from ionstore.detection import detect
     from ionstore.file_selection import FileSelection
@@ -199,16 +207,18 @@ def ingest(
     paths: dict[str, list[Path]] = {}
     for field, path in maps:
         paths.setdefault(field, []).append(path)
-    files = FileSelection(format_name, paths, redshifts, source_columns)
     given = from_values(
         {"h": h, "omega_m": omega_m, "omega_b": omega_b, "n_box": n_box, "n_src_units": n_src_unit}
     )
     with options.errors_as_messages():
+        files = FileSelection(format_name, paths, redshifts, source_columns, without)
 
         def found() -> "tuple[Detection, CubeStore | None]":
-            old = CubeStore.open(store) if append else None
-            otherwise = None if old is None else known_of(old)
-            return detect(sim, files, given=given, otherwise=otherwise), old
+            if not append:
+                return detect(sim, files, given=given), None
+            old = CubeStore.open(store)
+            chosen = select_for(old, files)
+            return detect(sim, chosen, given=given, otherwise=known_of(old)), old
 
         h_known = h
         if h is None and isinstance(box_length, options.LengthPerH):

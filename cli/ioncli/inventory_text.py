@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ioncli.options import bytes_in_words, table_lines
@@ -31,6 +31,7 @@ def inventory_lines(inventory: Inventory) -> Iterator[str]:
             for name, field in inventory.fields.items()
         ],
     )
+    yield from lacking_lines(inventory.fields)
     xhii = inventory.fields.get("xhii")
     if xhii is not None:
         yield "mean xHII by volume: " + ", ".join(
@@ -49,6 +50,19 @@ def inventory_lines(inventory: Inventory) -> Iterator[str]:
         f"({bytes_in_words(source_bytes)} of source files) take "
         f"{bytes_in_words(inventory.stored_bytes)} on disk, {inventory.ratio:.2f} times less"
     )
+
+
+def lacking_lines(fields: Collection[str]) -> Iterator[str]:
+    """Yield which required fields are not there, and what that means.
+
+    Of what a network predicted nothing is lacking.
+    """
+    from ionstore.fields import INPUTS, WITHOUT
+
+    if any(one.name in fields for one in INPUTS):
+        yield from (
+            f"no {name}: {what_for}" for name, what_for in WITHOUT.items() if name not in fields
+        )
 
 
 def statistics_lines(inventory: Inventory) -> Iterator[str]:

@@ -10,6 +10,7 @@ from ionstore.completeness import (
     Candidates,
     choose_redshifts,
     group_by_cube,
+    leave_out,
     leave_out_extras,
     missing_fields,
     of_different_runs,
@@ -17,6 +18,7 @@ from ionstore.completeness import (
     sort_damage,
     there_twice,
 )
+from ionstore.file_selection import FileSelection
 from tests.toy_format import UniformCube
 
 FOLDER = Path("sim")
@@ -131,9 +133,58 @@ def test_a_damaged_file_is_needed_unless_nothing_is_lost_without_it(
     field, redshift, *is_mapped = damage
     one = Damage(field, redshift, "a.dat: it is truncated", *is_mapped)
     grouped, _ = choose_redshifts(_grouped(*_complete(9.0), ("n_igm", 8.0)), wanted)
-    needed, notes = sort_damage([one], grouped, maps=maps, wanted=wanted)
+    files = FileSelection(maps={name: [FOLDER] for name in maps}, redshifts=wanted)
+    needed, notes = sort_damage([one], grouped, files)
     assert needed == (["a.dat: it is truncated"] if is_needed else [])
     assert notes == ([] if is_needed else ["left out: a.dat: it is truncated"])
+
+
+@pytest.mark.parametrize(
+    ("field", "redshift", "maps", "wanted", "is_needed"),
+    [
+        ("xhii", 9.0, (), (), False),
+        ("xhii", None, (), (), False),
+        ("n_src", 9.0, (), (), True),
+        # A file of no name can be a field that is wanted, unless all are there or mapped.
+        (None, 9.0, (), (), True),
+        (None, None, (), (9.0,), False),
+        (None, None, (), (9.0, 8.0), True),
+        (None, None, ("n_igm", "n_src"), (), False),
+        (None, None, ("n_igm",), (), True),
+    ],
+)
+def test_a_damaged_file_of_a_field_that_is_left_out_is_not_needed(
+    field: str | None,
+    redshift: float | None,
+    maps: tuple[str, ...],
+    wanted: tuple[float, ...],
+    is_needed: bool,
+) -> None:
+    one = Damage(field, redshift, "a.dat: it is truncated")
+    found = _grouped(("n_igm", 9.0), ("n_src", 9.0), ("n_igm", 8.0))
+    grouped, _ = choose_redshifts(found, wanted)
+    files = FileSelection(
+        maps={name: [FOLDER] for name in maps}, redshifts=wanted, without=["xhii"]
+    )
+    needed, notes = sort_damage([one], grouped, files)
+    assert needed == (["a.dat: it is truncated"] if is_needed else [])
+    assert notes == ([] if is_needed else ["left out: a.dat: it is truncated"])
+
+
+def test_what_is_left_out_is_named_with_its_files() -> None:
+    found = [_candidate(name, z, f"{name}_{z:.0f}.dat") for name, z in _complete(9.0, 8.0)]
+    assert leave_out(found, ()) == (found, [])
+    kept, notes = leave_out(found, ["xhii"])
+    assert kept == found[:4]
+    assert notes == ["xhii is left out, although it is there: xhii_9.dat, xhii_8.dat"]
+    # A file with several fields, each at two redshifts.
+    together = [_candidate(name, z, "all.h5") for name, z in _complete(9.0, 8.0)]
+    kept, notes = leave_out(together, ["n_src", "xhii"])
+    assert kept == together[:2]
+    assert notes == [
+        "n_src is left out, although it is there: all.h5",
+        "xhii is left out, although it is there: all.h5",
+    ]
 
 
 def test_extra_fields_that_are_not_whole_are_left_out_with_the_reason() -> None:
@@ -217,9 +268,11 @@ def test_files_of_different_formats_can_be_chosen_by_format() -> None:
 
 
 def _missing(
-    *found: tuple[str, float] | tuple[str, float, str], more: FoundFiles | None = None
+    *found: tuple[str, float] | tuple[str, float, str],
+    more: FoundFiles | None = None,
+    required: tuple[str, ...] = ("n_igm", "n_src", "xhii"),
 ) -> list[str]:
-    return list(missing_fields(FOLDER, _grouped(*found), more or FoundFiles()))
+    return list(missing_fields(FOLDER, _grouped(*found), more or FoundFiles(), required))
 
 
 def test_nothing_is_missing_from_what_is_whole() -> None:
@@ -247,8 +300,27 @@ def test_a_field_that_is_nowhere_is_to_be_mapped() -> None:
         "sim: n_igm_8.000.dat is missing: n_igm is required at every redshift; add it, or move the "
         "other files of this redshift away",
         "sim: n_src is missing: it is required at every redshift; "
-        "add it, or say where it is with --map n_src=PATH",
+        "add it, or say where it is with --map n_src=PATH; --without n_src makes a store that "
+        "serves networks that do not see it",
     ]
+
+
+def test_what_a_field_that_is_nowhere_can_be_left_out_for_is_told() -> None:
+    n_src, xhii = _missing(("n_igm", 9.0), ("n_igm", 8.0))
+    assert n_src.endswith("; --without n_src makes a store that serves networks that do not see it")
+    assert xhii.endswith("; --without xhii makes a store that can be predicted, not trained on")
+    # One that is somewhere was forgotten elsewhere, and one input must be there.
+    (said,) = _missing(*_complete(9.0), ("n_igm", 8.0), ("n_src", 8.0))
+    assert "--without" not in said
+    assert not any("--without" in said for said in _missing(("xhii", 9.0)))
+
+
+def test_what_is_not_required_is_not_missed() -> None:
+    found = [("n_igm", 9.0), ("n_igm", 8.0), ("n_src", 9.0)]
+    assert _missing(*found, required=("n_igm",)) == []
+    (said,) = _missing(*found, required=("n_igm", "n_src"))
+    assert said.startswith("sim: n_src_8.000.dat is missing: n_src is required at every redshift; ")
+    assert said.endswith("or take what is complete alone: --redshift 9")
 
 
 def test_many_redshifts_are_named_in_short() -> None:
@@ -266,10 +338,12 @@ def test_what_readers_said_about_the_field_is_told() -> None:
     cube = "HaloBox is no n_src"
     more = FoundFiles(said={"a/HaloBox.h5": (cube,), "b/HaloBox.h5": (cube, "xhii is odd")})
     (said,) = _missing(("n_igm", 9.0), ("xhii", 9.0), more=more)
-    assert said.endswith("--map n_src=PATH; HaloBox is no n_src")
+    without = "; --without n_src makes a store that serves networks that do not see it"
+    assert said.endswith(f"--map n_src=PATH; HaloBox is no n_src{without}")
     how = FoundFiles(said={"a": ("no n_src here; compute it, or give --map n_src=PATH",)})
     (said,) = _missing(("n_igm", 9.0), ("xhii", 9.0), more=how)
-    assert said.endswith("every redshift; no n_src here; compute it, or give --map n_src=PATH")
+    way_on = "no n_src here; compute it, or give --map n_src=PATH"
+    assert said.endswith(f"every redshift; {way_on}{without}")
 
 
 def test_spare_files_of_a_like_name_are_pointed_out() -> None:
