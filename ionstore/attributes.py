@@ -21,6 +21,8 @@ FORMAT_VERSION = 1
 ROOT_METADATA = "zarr.json"
 BUILD_LOCK = "lock"
 """File by which the folder of a build is known."""
+PLAN = "plan.json"
+"""Name of what says which store a build is of."""
 
 _BUILD_SUFFIX = ".partial"
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -200,24 +202,35 @@ def read_root_metadata(path: StorePath) -> dict[str, Any]:
     return parsed
 
 
+def how_to_finish(building: StorePath) -> str:
+    """Return how an unfinished build goes on, as far as the plan in its folder tells what it is."""
+    try:
+        plan = json.loads((building / PLAN).read_text())
+    except (OSError, ValueError):
+        plan = {}
+    commands = {"ingest": "ingest", "prediction": "`ionmodel predict`"}
+    command = next((commands[key] for key in commands if key in plan), "ingest or edit")
+    return f"run the same {command} again"
+
+
 def _what_is_there(path: StorePath) -> str:
     """Return the second half of a sentence about a path that is no store."""
     if not path.exists():
         building = partial_folder(path)
         hint = (
-            f"its build in {building.name} is not finished, run the same ingest or edit again"
+            f"its build in {building.name} is not finished, {how_to_finish(building)}"
             if building.exists()
             else "check the path"
         )
         return f"expected an ionstore store, found nothing; {hint}"
     found, way_on = "none", "make one with `ionstore ingest SIM STORE`"
     if isinstance(path, ObjectPath):
-        if partial_folder(path).exists():
-            found, way_on = "one that is being built", "run the same ingest again to finish it"
+        if (building := partial_folder(path)).exists():
+            found, way_on = "one that is being built", how_to_finish(building)
     else:
         real = Path(os.path.realpath(path))
         if real.suffix == _BUILD_SUFFIX and (real / BUILD_LOCK).exists():
-            found, way_on = f"the unfinished build of {real.stem}", "run the same ingest again"
+            found, way_on = f"the unfinished build of {real.stem}", how_to_finish(real)
     return f"expected a store made by ionstore, found {found}; {way_on}"
 
 

@@ -15,6 +15,7 @@ from typing import IO, Any, Self
 from ionstore.atomic import put_back, swap_in, sync, write_json
 from ionstore.attributes import (
     BUILD_LOCK,
+    PLAN,
     ROOT_METADATA,
     parse_attributes,
     partial_folder,
@@ -24,8 +25,6 @@ from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
 from ionstore.layout import Part
 from ionstore.places import StorePath
 
-PLAN = "plan.json"
-"""Name of what says which store a build is of."""
 PARTS = "parts"
 """Name below which it is recorded which parts are done."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ionstore.atomic import link_or_copy
-from ionstore.attributes import ROOT_METADATA, partial_folder
+from ionstore.attributes import ROOT_METADATA, how_to_finish, partial_folder
 from ionstore.build import StoreBuild, full_disk_as_message
 from ionstore.cosmology import Cosmology
 from ionstore.description import check_known
@@ -70,7 +70,7 @@ def edit_store(
     NotInStoreError
         If the store does not hold the field.
     StoreExistsError
-        If the store is being built or edited, an ingest into it was not finished, or it is
+        If the store is being built or edited, a build of it was not finished, or it is
         write-protected.
     DiskSpaceError
         If the disk is full.
@@ -102,8 +102,8 @@ def edit_store(
         on_opened(store)
         if build.plan() is not None:
             raise StoreExistsError(
-                f"{build.folder}: an ingest into this store was not finished; "
-                "finish it, or remove the folder, before editing"
+                f"{build.folder}: a build of this store was not finished; "
+                f"{how_to_finish(build.folder)}, or remove the folder, before editing"
             )
         cosmology = store.cosmology
         if parameters:

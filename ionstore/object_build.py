@@ -19,12 +19,13 @@ from typing import Any, Self
 
 from ionstore.attributes import (
     BUILD_LOCK,
+    PLAN,
     ROOT_METADATA,
     parse_attributes,
     partial_folder,
     read_root_metadata,
 )
-from ionstore.build import PARTS, PLAN, StoreBuild, read_record
+from ionstore.build import PARTS, StoreBuild, read_record
 from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.layout import Part
 from ionstore.object_lock import LockClaim, ObjectLock

@@ -7,7 +7,12 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from ionstore.attributes import parse_attributes, read_root_metadata
+from ionstore.attributes import (
+    how_to_finish,
+    parse_attributes,
+    partial_folder,
+    read_root_metadata,
+)
 from ionstore.codecs import Compression, check_storage, stored_compression
 from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion
 from ionstore.cosmology import Cosmology
@@ -16,6 +21,7 @@ from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.fields import FIELDS
 from ionstore.grid import Mesh
 from ionstore.layout import Corner, Layout, check_region
+from ionstore.objects import ObjectPath
 from ionstore.places import StorePath, parse_place
 from ionstore.shards import ShardIndexes, plan_block, read_chunks
 from ionstore.statistics import FieldStatistics
@@ -81,9 +87,9 @@ class CubeStore:
         place = parse_place(path)
         root = read_root_metadata(place)
         if parse_attributes(place, root).status != "complete":
+            building = partial_folder(place) if isinstance(place, ObjectPath) else place.parent
             raise StoreFormatError(
-                f"{place}: this store is still being built; finish it by running the same "
-                "ingest again"
+                f"{place}: this store is still being built; {how_to_finish(building)} to finish it"
             )
         return cls(place, root)
 

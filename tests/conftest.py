@@ -54,8 +54,10 @@ def write_store(
     layout: Layout | None = None,
 ) -> CubeStore:
     """Write fields of shape (redshift, mesh, mesh, mesh) as a complete store."""
-    units = {"n_igm": "g cm-3", "n_src": "1", "xhii": "1"}
-    fields = [StoredField(name, str(cube.dtype), units[name]) for name, cube in cubes.items()]
+    units = {"n_igm": "g cm-3"}
+    fields = [
+        StoredField(name, str(cube.dtype), units.get(name, "1")) for name, cube in cubes.items()
+    ]
     mesh = Mesh(next(iter(cubes.values())).shape[1], box_length_cmpc)
     writer = create_store(path, mesh, redshifts, fields, layout=layout)
     shard = writer.shards.layout.shard_cells

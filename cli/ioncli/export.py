@@ -10,7 +10,10 @@ from ioncli.progress import progress_bar
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
-@click.option("--field", default="xhii", help="Field to write, as `ionstore info` names it.")
+@click.option(
+    "--field",
+    help="Field to write, as `ionstore info` names it.  [default: the ionized fraction]",
+)
 @click.option("--redshift", type=float, help="Redshift to write.  [default: the only one]")
 @click.option(
     "-o",
@@ -20,7 +23,9 @@ from ioncli.progress import progress_bar
     help="File to write; its suffix names the format.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file, if it exists.")
-def export(store: Path, field: str, redshift: float | None, output: Path, overwrite: bool) -> None:
+def export(
+    store: Path, field: str | None, redshift: float | None, output: Path, overwrite: bool
+) -> None:
     """Write a field of STORE at one redshift into a file that other codes read.
 
     \b
@@ -34,12 +39,19 @@ def export(store: Path, field: str, redshift: float | None, output: Path, overwr
     Example:
       ionstore export cubes.zarr --field xhii --redshift 8.397 -o xfrac3d_8.397.bin
     """
+    from ionstore.errors import NotInStoreError
     from ionstore.export import export_field
+    from ionstore.fields import ionized_fraction_among
     from ionstore.store import CubeStore
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
         redshift = options.only_redshift(cubes) if redshift is None else redshift
+        field = field or ionized_fraction_among(cubes.field_names)
+        if field is None:
+            raise NotInStoreError(
+                f"--field must be one of {', '.join(cubes.field_names)}, got none"
+            )
         with progress_bar(f"Writing {output.name}") as report:
             written = export_field(
                 cubes, field, redshift, output, overwrite=overwrite, on_progress=report

@@ -10,7 +10,10 @@ from ioncli import options
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
-@click.option("--field", default="xhii", help="Field to show, as `ionstore info` names it.")
+@click.option(
+    "--field",
+    help="Field to show, as `ionstore info` names it.  [default: xhii, or the first that is there]",
+)
 @click.option("--redshift", type=float, help="Redshift to show.  [default: the only one]")
 @click.option(
     "-o",
@@ -25,7 +28,7 @@ from ioncli import options
 @click.option("--index", type=int, help="Cell of the slice along that axis.  [default: the middle]")
 def view(
     store: Path,
-    field: str,
+    field: str | None,
     redshift: float | None,
     output: Path,
     axis: Literal["x", "y", "z"],
@@ -37,11 +40,13 @@ def view(
     Example:
       ionstore view cubes.zarr --field xhii --redshift 8.397 -o slice.png
     """
+    from ionstore.fields import ionized_fraction_among
     from ionstore.slice_figure import draw_slice
     from ionstore.store import CubeStore
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
         redshift = options.only_redshift(cubes) if redshift is None else redshift
-        draw_slice(cubes, field, redshift, output, axis=axis, index=index)
-    click.echo(f"Wrote {output}")
+        shown = field or ionized_fraction_among(cubes.field_names) or cubes.field_names[0]
+        draw_slice(cubes, shown, redshift, output, axis=axis, index=index)
+    click.echo(f"Wrote {output}" + ("" if field else f" ({shown})"))

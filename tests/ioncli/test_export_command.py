@@ -43,6 +43,20 @@ def test_the_only_redshift_need_not_be_said(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), store.read_field("n_src", 9.0))
 
 
+def test_only_an_ionized_fraction_need_not_be_said(tmp_path: Path) -> None:
+    cubes = cubes_at(8, [9.0])
+    predicted = write_store(tmp_path / "predicted.zarr", {"xhii_predicted": cubes["xhii"]}, [9.0])
+    result = _run(predicted.path, "-o", tmp_path / "x.npy")
+    assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), cubes["xhii"][0])
+    del cubes["xhii"]
+    inputs = write_store(tmp_path / "inputs.zarr", cubes, [9.0])
+    result = _run(inputs.path, "-o", tmp_path / "y.npy")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: --field must be one of n_igm, n_src, got none\n"
+    assert not (tmp_path / "y.npy").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -6,9 +6,14 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
+from ionstore.build import StoreBuild
 from ionstore.cube import Array
 from ionstore.description import SimulationDescription
+from ionstore.file_selection import FileSelection
+from ionstore.grid import Mesh
 from ionstore.ingest import ingest_cubes
+from ionstore.statistics import FieldStatistics
+from ionstore.store_writer import StoredField, create_store
 from tests.three_file_sets import write_set
 
 
@@ -68,6 +73,44 @@ def test_programs_read_json(tmp_path: Path) -> None:
     on_disk = sum(file.stat().st_size for file in (path / "xhii").rglob("*") if file.is_file())
     assert xhii["stored_bytes"] == on_disk
     assert len(told["sources"]) == 6
+
+
+def test_a_store_says_which_fields_it_lacks_and_what_that_means(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 8)
+    files = FileSelection(without=["n_src", "xhii"])
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", files)
+    out = _run(tmp_path / "cubes.zarr").stdout
+    assert "\nno n_src: serves networks that do not see it\nno xhii: can be predicted, not" in out
+    assert "no n_igm" not in out
+    whole, _ = _store(tmp_path / "whole")
+    assert "no " not in _run(whole).stdout
+
+
+def test_a_predicted_store_lacks_nothing(tmp_path: Path) -> None:
+    field = StoredField("xhii_predicted", "float32", "1")
+    writer = create_store(tmp_path / "predicted.zarr", Mesh(4), [9.0], [field])
+    values = np.full((4, 4, 4), 0.5, "f4")
+    writer.shards.write_block("xhii_predicted", 0, (0, 0, 0), values)
+    writer.finalize({"xhii_predicted": [FieldStatistics.of(values)]})
+    result = _run(tmp_path / "predicted.zarr")
+    assert result.exit_code == 0, result.output
+    assert "xhii_predicted" in result.stdout
+    assert "no xhii:" not in result.stdout
+
+
+def test_an_unfinished_build_says_which_command_goes_on(tmp_path: Path) -> None:
+    for plan, command in (
+        ({}, "ingest or edit"),
+        ({"ingest": {}}, "ingest"),
+        ({"prediction": {}}, "`ionmodel predict`"),
+    ):
+        with StoreBuild(tmp_path / "cubes.zarr") as build:
+            build.begin({"uuid": "some", **plan})
+            create_store(build.store_path, Mesh(4), [9.0], [StoredField("n_igm", "float32", "1")])
+        for path in (tmp_path / "cubes.zarr", build.folder, build.store_path):
+            result = _run(path)
+            assert result.exit_code == 1
+            assert f"run the same {command} again" in result.stderr, result.stderr
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:

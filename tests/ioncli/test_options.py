@@ -62,7 +62,7 @@ def test_an_unfinished_build_is_named_under_either_name(
         (
             tmp_path / "cubes.zarr",
             "found nothing; its build in cubes.zarr.partial is not finished, run the same ingest "
-            "or edit again",
+            "again",
         ),
         (build.folder, "found the unfinished build of cubes.zarr; run the same ingest again"),
         (Path(), ".: expected a store made by ionstore, found the unfinished build of cubes.zarr"),

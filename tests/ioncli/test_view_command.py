@@ -1,11 +1,13 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from matplotlib.image import imread
 
 from ioncli.main import ionstore
 from ionstore.store import CubeStore
+from tests.conftest import cubes_at, write_store
 
 
 def _run(*arguments: str | Path) -> Result:
@@ -21,6 +23,28 @@ def test_a_slice_is_drawn(tmp_path: Path, small_store: CubeStore, field: str) ->
     pixels = imread(image)
     assert min(pixels.shape[:2]) > 800
     assert pixels[..., :3].std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        (("n_igm", "n_src", "xhii"), "xhii"),
+        (("n_igm", "n_src"), "n_igm"),
+        (("n_src",), "n_src"),
+        (("xhii_predicted",), "xhii_predicted"),
+    ],
+)
+def test_without_a_name_the_ionized_fraction_or_what_there_is_is_shown(
+    tmp_path: Path, fields: tuple[str, ...], shown: str
+) -> None:
+    cubes = cubes_at(8, [9.0])
+    cubes["xhii_predicted"] = cubes["xhii"]
+    store = write_store(tmp_path / "cubes.zarr", {name: cubes[name] for name in fields}, [9.0])
+    result = _run(store.path, "-o", tmp_path / "default.png")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"Wrote {tmp_path / 'default.png'} ({shown})\n"
+    assert _run(store.path, "--field", shown, "-o", tmp_path / "named.png").exit_code == 0
+    np.testing.assert_array_equal(imread(tmp_path / "default.png"), imread(tmp_path / "named.png"))
 
 
 @pytest.mark.parametrize(

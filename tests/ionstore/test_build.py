@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ionstore import atomic
-from ionstore.build import PLAN, StoreBuild, read_record
+from ionstore.attributes import PLAN
+from ionstore.build import StoreBuild, read_record
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
 from ionstore.ingest import ingest_cubes
