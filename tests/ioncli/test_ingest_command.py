@@ -55,6 +55,35 @@ def test_a_summary_says_what_was_stored(tmp_path: Path) -> None:
     assert "Note" not in result.stderr
 
 
+def test_boxes_to_predict_are_ingested_when_it_is_said_what_they_lack(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 16)
+    for path in (tmp_path / "sim").glob("xHII_*"):
+        path.unlink()
+    store = tmp_path / "boxes.zarr"
+    refused = _run(tmp_path / "sim", store)
+    assert refused.exit_code == 1
+    assert "xhii is missing: it is required at every redshift; " in refused.stderr
+    meaning = "can be predicted, not trained on\n"
+    assert refused.stderr.endswith(f"; --without xhii makes a store that {meaning}")
+    assert "no xhii" not in _run(tmp_path / "sim", store, "--dry-run").stdout
+    shown = _run(tmp_path / "sim", store, "--dry-run", "--without", "xhii")
+    assert shown.exit_code == 0, shown.output
+    assert f"\nno xhii: {meaning}" in shown.stdout
+    assert not store.exists()
+    made = _run(tmp_path / "sim", store, "--without", "xhii")
+    assert made.exit_code == 0, made.output
+    assert f"\nno xhii: {meaning}" in made.stdout
+    assert "Note: xhii" not in made.stderr
+    assert CubeStore.open(store).field_names == ("n_igm", "n_src")
+    # A store lacks the same at all redshifts, without saying so again.
+    write_set(tmp_path / "later", 16, ("6.000",))
+    for arguments in (["--dry-run"], []):
+        added = _run(tmp_path / "later", store, "--append", *arguments)
+        assert added.exit_code == 0, added.output
+        said = "Note: xhii is left out, although it is there: xHII_z6.000.npy\n"
+        assert said in added.stderr
+
+
 def test_a_cosmology_without_name_and_h_is_not_mentioned(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
     SimulationDescription(cosmology=Cosmology(omega_m=0.3)).write(tmp_path / "sim")
@@ -175,6 +204,9 @@ def test_options_reach_the_store(tmp_path: Path) -> None:
         (["sim", "--h", "nan"], 2, "finite"),
         (["sim", "--keep-bits", "10"], 2, "n_igm=10"),
         (["sim", "--keep-bits", "n_src=10"], 1, "keep_bits must name a field stored as floats"),
+        (["sim", "--without", "xhii", "--map", "xhii=sim"], 1, "give one of them"),
+        (["sim", "--without", "n_src", "--without", "n_igm"], 1, "must hold n_igm or n_src"),
+        (["sim", "--without", "temperature"], 2, "'n_igm', 'n_src', 'xhii'"),
         (["sim", "sim"], 1, "sim: already exists and is no store of ionstore"),
         (["sim", "sim", "--append"], 1, "sim: already exists and is no store of ionstore"),
         (["sim", "sim", "--overwrite"], 1, "sim: already exists and is no store of ionstore"),

@@ -28,6 +28,7 @@ from ionstore.places import StorePath
 from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
 from ionstore.store_writer import write_attributes
+from tests.conftest import write_store
 from tests.three_file_sets import PREFIXES, files_of, write_set
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
@@ -82,6 +83,57 @@ def test_a_store_in_two_steps_is_the_store_in_one(
     assert not (tmp_path / "cubes.zarr.partial").exists()
     with xr.open_zarr(target) as dataset:
         assert dataset["redshift"].values.tolist() == [10.0, 9.0, 8.0, 7.5, 7.0]
+
+
+def test_a_store_without_a_field_takes_redshifts_without_it(tmp_path: Path) -> None:
+    old, new, everything = split_set(tmp_path)
+    target = tmp_path / "cubes.zarr"
+    files = FileSelection(without=["xhii"])
+    ingest_cubes(old, target, files, given=BOX, **CUT)
+    ingest_cubes(everything, tmp_path / "whole.zarr", files, given=BOX, **CUT)
+    shutil.copytree(target, tmp_path / "again.zarr")
+    notes: list[str] = []
+    # What the store does not hold is left out with a note, and need not be there.
+    ingest_cubes(new, target, append=True, on_note=notes.append)
+    (note,) = notes
+    assert note.startswith("xhii is left out, although it is there: xHII_z10.000.npy, ")
+    for path in new.glob("xHII_*"):
+        path.unlink()
+    ingest_cubes(new, tmp_path / "again.zarr", files, append=True)
+    for path in (target, tmp_path / "again.zarr"):
+        assert without_identity(path) == without_identity(tmp_path / "whole.zarr")
+    for path in new.glob("nsrc_*"):
+        path.unlink()
+    with pytest.raises(SourceDataError, match="n_src is missing"):
+        ingest_cubes(new, target, append=True)
+
+
+@pytest.mark.parametrize(
+    ("of_store", "of_append", "said"),
+    [
+        ((), {"without": ["xhii"]}, "holds xhii at its other redshifts, .* leave --without xhii"),
+        (["xhii"], {"without": ["n_src"]}, "holds n_src at its other redshifts"),
+        (["n_src"], {"maps": {"n_src": [Path()]}}, "lacks n_src at its other .* leave --map n_src"),
+    ],
+)
+def test_new_redshifts_cannot_have_other_fields_than_old_ones(
+    tmp_path: Path, of_store: list[str], of_append: dict[str, Any], said: str
+) -> None:
+    old, new, _ = split_set(tmp_path, 8)
+    target = tmp_path / "cubes.zarr"
+    ingest_cubes(old, target, FileSelection(without=of_store))
+    before = files_of(target)
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(new, target, FileSelection(**of_append), append=True)
+    assert files_of(target) == before
+
+
+def test_nothing_is_added_to_a_prediction(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim", 8, NEW)
+    cubes = {"xhii_predicted": np.zeros((2, 8, 8, 8), "f4")}
+    write_store(tmp_path / "predicted.zarr", cubes, (9.0, 7.5))
+    with pytest.raises(SourceDataError, match="holds xhii_predicted, which the new redshifts lack"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "predicted.zarr", append=True)
 
 
 def test_counts_that_no_longer_fit_are_written_anew(tmp_path: Path) -> None:

@@ -142,14 +142,18 @@ def resume_on_threads(sim: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("place", "without"),
     [
-        "sim/more",
-        "elsewhere",
+        ("sim/more", ()),
+        ("elsewhere", ("n_src",)),
     ],
 )
 def test_a_cluster_writes_the_store_that_threads_write(
-    two_workers: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    two_workers: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    without: tuple[str, ...],
 ) -> None:
     cubes = write_set(tmp_path / "sim", 16, ("9.000",))["9.000"]
     (tmp_path / "sim" / "rho_z9.000.npy").unlink()
@@ -157,15 +161,15 @@ def test_a_cluster_writes_the_store_that_threads_write(
     (tmp_path / place).mkdir()
     (tmp_path / "sim" / "xHII_z9.000.npy").rename(tmp_path / place / "fraction_z9.000.npy")
     monkeypatch.chdir(tmp_path)
-    maps = {"xhii": [Path(place, "fraction_z9.000.npy")]}
-    ingest_cubes(Path("sim"), Path("threads.zarr"), FileSelection(maps=maps), **CUT)
+    files = FileSelection(maps={"xhii": [Path(place, "fraction_z9.000.npy")]}, without=without)
+    ingest_cubes(Path("sim"), Path("threads.zarr"), files, **CUT)
     seen: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
         patch.delattr(ShardWriter, "write_block")  # here; the workers have it
         ingest_cubes(
             Path("sim"),
             Path("cluster.zarr"),
-            FileSelection(maps=maps),
+            files,
             scheduler=two_workers.address,
             on_progress=lambda *done: seen.append(done),
             **CUT,

@@ -632,6 +632,40 @@ def test_columns_that_are_left_out_are_noted(tmp_path: Path) -> None:
     assert detect(tmp_path, given=C2RAY, readers=readers).notes == ()
 
 
+def test_lists_of_sources_alone_tell_no_mesh(tmp_path: Path) -> None:
+    (tmp_path / "9.000-coarsest_sources.dat").write_text("2\n1 1 1 3.0\n4 4 4 5.0\n")
+    alone = FileSelection(without=["n_igm", "xhii"])
+    (problem,) = detect(tmp_path, alone, given=C2RAY).problems
+    assert problem.endswith("which lists of sources do not tell; give n_igm or xhii as well")
+    write_set(tmp_path, 4, ("9.000",))
+    (tmp_path / "nsrc_z9.000.npy").unlink()
+    for without in (["n_igm"], ["xhii"]):
+        detection = detect(tmp_path, FileSelection(without=without), given=C2RAY)
+        assert detection.problems == ()
+        assert _values(detection, "n_src", 9.0).shape == (64,)
+
+
+def test_redshifts_of_what_is_left_out_are_no_redshifts(tmp_path: Path) -> None:
+    write_set(tmp_path, 4, ("9.000", "8.000"))
+    for prefix in ("rho", "nsrc"):
+        (tmp_path / f"{prefix}_z8.000.npy").unlink()
+    (problem, _) = detect(tmp_path).problems
+    assert "rho_z8.000.npy is missing" in problem
+    detection = detect(tmp_path, FileSelection(without=["xhii"]))
+    assert detection.problems == ()
+    assert detection.simulation().redshifts == (9.0,)
+    wanted = detect(tmp_path, FileSelection(without=["xhii"], redshifts=[8.0]))
+    assert "redshift 8 is wanted, but nothing is there" in wanted.problems[0]
+
+
+def test_real_caches_are_taken_without_sources(shared_data: Path) -> None:
+    folder = shared_data / "dev" / "21cmfast_v4_cache"
+    detection = detect(folder, FileSelection(without=["n_src"]))
+    assert detection.problems == ()
+    assert {"n_igm", "xhii"} <= detection.simulation().cubes.keys()
+    assert any("HaloBox" in note for note in detection.notes)  # what is passed by
+
+
 def test_source_columns_that_nothing_has_are_noted(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0)
     (note,) = _toys(tmp_path, files=FileSelection(source_columns=[5])).notes

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
+from tests.three_file_sets import PREFIXES
 
 MESH, REDSHIFT = 32, "8.000"
 
@@ -35,7 +37,15 @@ def simulation(tmp_path: Path) -> Path:
 def changed(simulation: Path, prefix: str, how: str) -> None:
     path = simulation / f"{prefix}_z{REDSHIFT}.npy"
     values = np.load(path)
-    np.save(path, 1 - values if how == "neutral" else np.ascontiguousarray(values.T))
+    np.save(
+        path,
+        {
+            "neutral": 1 - values,
+            "relative": values / values.mean(),
+            "transposed": np.ascontiguousarray(values.T),
+            "turned": np.ascontiguousarray(values.transpose(1, 2, 0)),
+        }[how],
+    )
 
 
 def test_fields_that_agree_are_taken(simulation: Path, tmp_path: Path) -> None:
@@ -61,6 +71,35 @@ def test_a_field_that_contradicts_the_others_is_refused_unless_trusted(
     ingest_cubes(simulation, tmp_path / "cubes.zarr", trust=[field])
     stored = CubeStore.open(tmp_path / "cubes.zarr").read_field(field, 8.0)
     np.testing.assert_array_equal(stored, np.load(simulation / f"{prefix}_z{REDSHIFT}.npy"))
+
+
+@pytest.mark.parametrize(
+    ("without", "what", "said"),
+    [
+        (
+            ["xhii"],
+            ("rho", "turned"),
+            r"rho_z8\.000\.npy: .*axes.*--trust n_igm or --trust n_src",
+        ),
+        (["n_src"], ("xHII", "neutral"), r"xHII_z8\.000\.npy: .*neutral.*--trust xhii"),
+        (["n_igm"], ("xHII", "neutral"), r"xHII_z8\.000\.npy: .*neutral.*--trust xhii"),
+        (["n_src", "xhii"], ("rho", "relative"), r"rho_z8\.000\.npy: .*divided by its mean"),
+        (["n_src", "xhii"], ("rho", "turned"), None),
+    ],
+)
+def test_the_fields_that_there_are_are_weighed(
+    simulation: Path, tmp_path: Path, without: list[str], what: tuple[str, str], said: str | None
+) -> None:
+    for name in without:
+        (simulation / f"{PREFIXES[name]}_z{REDSHIFT}.npy").unlink()
+    files = FileSelection(without=without)
+    ingest_cubes(simulation, tmp_path / "agreeing.zarr", files)
+    changed(simulation, *what)
+    if said is None:  # there is nothing to weigh it against
+        ingest_cubes(simulation, tmp_path / "cubes.zarr", files)
+        return
+    with pytest.raises(SourceDataError, match=said):
+        ingest_cubes(simulation, tmp_path / "cubes.zarr", files)
 
 
 @pytest.mark.parametrize("others", [("9.000",), ("7.000",), ("9.000", "7.000")])

@@ -28,7 +28,8 @@ from ionstore.places import StorePath
 from ionstore.shard_writer import ShardWriter
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
-from tests.three_file_sets import files_of, random_cubes, write_set
+from ionstore.verify import verify_store
+from tests.three_file_sets import PREFIXES, files_of, random_cubes, write_set
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
 C2RAY = SimulationDescription(
@@ -409,6 +410,64 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
     one, other = files_of(tmp_path / "cubes.zarr"), files_of(tmp_path / "whole.zarr")
     assert _without_identity(dict(one)) == _without_identity(dict(other))
     assert not (tmp_path / "cubes.zarr.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "without", [["xhii"], ["n_src"], ["n_src", "xhii"], ["n_igm"], ["n_igm", "xhii"]], ids="-".join
+)
+def test_a_store_without_a_field_is_the_whole_one_but_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: list[str]
+) -> None:
+    cubes = write_set(tmp_path / "sim", 20)
+    cubes["9.000"]["n_igm"][3, 4, 5] = 0
+    cubes["7.500"]["xhii"][3, 4, 5] = 1 + 1e-7
+    for name in ("n_igm", "xhii"):
+        for redshift in cubes:
+            path = tmp_path / "sim" / f"{PREFIXES[name]}_z{redshift}.npy"
+            np.save(path, cubes[redshift][name])
+    options: dict[str, Any] = {"given": BOX, "max_shard_cells": 10, "chunk_cells": 5}
+    ingest_cubes(tmp_path / "sim", tmp_path / "whole.zarr", **options)
+    expected: dict[str, Any] = {
+        path: content
+        for path, content in files_of(tmp_path / "whole.zarr").items()
+        if path.partition("/")[0] not in without
+    }
+    whole = json.loads(expected.pop("zarr.json"))
+    for name in without:
+        del whole["consolidated_metadata"]["metadata"][name]
+        for of_fields in ("statistics", "n_clipped", "n_zeros"):
+            whole["attributes"]["ionstore"][of_fields].pop(name, None)
+    of_store = whole["attributes"]["ionstore"]
+    of_store["sources"] = [one for one in of_store["sources"] if one["fields"][0] not in without]
+    del of_store["uuid"]
+
+    files = FileSelection(without=without)
+    left_out: list[str] = []
+    ingest_cubes(
+        *(tmp_path / "sim", tmp_path / "left_out.zarr", files),
+        on_note=left_out.append,
+        **options,
+    )
+    for name in without:
+        assert any(note.startswith(f"{name} is left out, although it is") for note in left_out)
+        for path in (tmp_path / "sim").glob(f"{PREFIXES[name]}_*"):
+            path.unlink()
+    with monkeypatch.context() as patched:
+        _fail_after(patched, 7, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            ingest_cubes(tmp_path / "sim", tmp_path / "lacking.zarr", files, **options)
+    notes: list[str] = []
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "lacking.zarr", files, on_note=notes.append, **options
+    )
+    assert notes == [f"resuming: 7 of {16 * (3 - len(without))} parts are there already"]
+    for name in ("left_out", "lacking"):
+        store = CubeStore.open(tmp_path / f"{name}.zarr")
+        made: dict[str, Any] = dict(files_of(tmp_path / f"{name}.zarr"))
+        root = json.loads(made.pop("zarr.json"))
+        del root["attributes"]["ionstore"]["uuid"]
+        assert (made, root) == (expected, whole)
+        assert verify_store(store, sources=[tmp_path / "sim"]).is_intact
 
 
 def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(

@@ -28,6 +28,7 @@ from ionstore.errors import (
     StoreExistsError,
     StoreFormatError,
 )
+from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
 from ionstore.object_build import ObjectBooks, ObjectBuild
 from ionstore.object_lock import ObjectLock
@@ -110,6 +111,14 @@ def test_objects_hold_what_files_would(place: ObjectPath, sim: Path, expected: P
     for field in store.field_names:
         there = CubeStore.open(expected).read_field(field, 9.0)
         np.testing.assert_array_equal(store.read_field(field, 9.0), there)
+
+
+def test_a_field_can_be_lacking(place: ObjectPath, sim: Path, tmp_path: Path) -> None:
+    files = FileSelection(without=["n_src", "xhii"])
+    ingest_cubes(sim, Path(str(place)), files, **SIZES)
+    ingest_cubes(sim, tmp_path / "cubes.zarr", files, **SIZES)
+    check_same(place, tmp_path / "cubes.zarr")
+    assert CubeStore.open(place).field_names == ("n_igm",)
 
 
 def test_the_command_ingests_into_a_bucket(place: ObjectPath, sim: Path) -> None:
