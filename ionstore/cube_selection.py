@@ -82,7 +82,7 @@ def select_cubes(
         )
     store_of_cube, cubes = [], []
     for index, store in enumerate(stores):
-        _check_store(store, (*inputs, target), reach, halo_name)
+        _check_store(store, inputs, target, reach, halo_name)
         wanted = store.redshifts if redshifts is None else redshifts
         chosen = [store.redshifts[store.redshift_index(redshift)] for redshift in wanted]
         if len(set(chosen)) < len(chosen):
@@ -105,11 +105,20 @@ def select_cubes(
     return store_of_cube, cubes
 
 
-def _check_store(store: CubeStore, names: Sequence[str], reach: Reach, halo_name: str) -> None:
-    missing = [name for name in names if name not in store.field_names]
+def _check_store(
+    store: CubeStore, inputs: Sequence[str], target: str, reach: Reach, halo_name: str
+) -> None:
+    there = ", ".join(store.field_names)
+    missing = [name for name in inputs if name not in store.field_names]
     if missing:
         raise ValueError(
-            f"{store.path} must hold {', '.join(missing)}, it holds {', '.join(store.field_names)}"
+            f"{store.path} must hold the inputs {', '.join(missing)}, it holds {there}; give "
+            "inputs among these, or a store with them"
+        )
+    if target not in store.field_names:
+        raise ValueError(
+            f"{store.path} must hold the target {target}, it holds {there}; give a target among "
+            "these, or a store with it"
         )
     if 2 * reach.radius + 1 > store.mesh.cells_per_side:
         raise ValueError(

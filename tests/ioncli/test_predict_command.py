@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from ioncli.main import ionmodel
+from ioncli.main import ionmodel, ionstore
 from ioncli.predict import predict
 from ionmodel.prediction import load
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
+from tests.three_file_sets import PREFIXES, write_set
 
 TINY = ["radius=1", "width=4", "tile=4", "samples_per_epoch=64", "epochs=1", "device=cpu"]
 SCALES = "scales=[2.0, 4.5]"
@@ -32,8 +34,8 @@ def run(store: CubeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def invoke(*arguments: str) -> Result:
-    return CliRunner().invoke(ionmodel, arguments)
+def invoke(*arguments: str, program: click.Command = ionmodel) -> Result:
+    return CliRunner().invoke(program, arguments)
 
 
 def test_a_box_is_announced_predicted_and_summed_up(
@@ -93,3 +95,39 @@ def test_mistakes_are_one_sentence(
 def test_the_memory_of_the_command_is_that_of_the_library() -> None:
     context = predict.make_context("predict", ["--run", "runs/first"])
     assert context.params["memory"] == DEFAULT_MEMORY_BYTES
+
+
+@pytest.mark.parametrize("inputs", [["n_igm", "n_src"], ["n_igm"]], ids="-".join)
+def test_boxes_without_ionized_fractions_are_predicted_as_those_with_them(
+    tmp_path: Path, inputs: list[str]
+) -> None:
+    write_set(tmp_path / "sim", 19)
+    given = ("--box-length", "20", "--h", "0.7")
+    whole, boxes = tmp_path / "whole.zarr", tmp_path / "boxes.zarr"
+    ingest = ("ingest", str(tmp_path / "sim"))
+    assert invoke(*ingest, str(whole), *given, program=ionstore).exit_code == 0
+    lacking = {name: prefix for name, prefix in PREFIXES.items() if name not in inputs}
+    for prefix in lacking.values():
+        for path in (tmp_path / "sim").glob(f"{prefix}_*"):
+            path.unlink()
+    without = [word for name in lacking for word in ("--without", name)]
+    made = invoke(*ingest, str(boxes), *given, *without, program=ionstore)
+    assert made.exit_code == 0, made.output
+    assert CubeStore.open(boxes).field_names == tuple(inputs)
+
+    options = [word for one in (*TINY, SCALES, f"inputs={inputs}") for word in ("-o", one)]
+    run = tmp_path / "run"
+    refused = invoke("train", "--store", str(boxes), "--run", str(run), *options)
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("Error: ")
+    assert "xhii" in refused.stderr
+    trained = invoke("train", "--store", str(whole), "--run", str(run), *options)
+    assert trained.exit_code == 0, trained.output
+    predicted = []
+    for store in (whole, boxes):
+        out = store.with_suffix(".predicted")
+        result = invoke("predict", "--run", str(run), "--store", str(store), "--out", str(out))
+        assert result.exit_code == 0, result.output
+        predicted.append([CubeStore.open(out).read_field("xhii_predicted", z) for z in (9.0, 7.5)])
+    np.testing.assert_array_equal(predicted[0], predicted[1])
+    assert np.ptp(predicted[0]) > 0

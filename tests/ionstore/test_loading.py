@@ -785,7 +785,8 @@ def test_an_error_while_filling_reaches_the_consumer(
         ({"memory_budget": 100_000}, MemoryBudgetError, "all fields take .*raise memory_budget"),
         ({"memory_budget": 10_000}, MemoryBudgetError, "batches .* leaves .*raise memory_budget"),
         ({"radius": 6}, ValueError, "needs a mesh of 13 cells"),
-        ({"inputs": ["n_igm", "dust"]}, ValueError, "must hold dust"),
+        ({"inputs": ["n_igm", "dust"]}, ValueError, "must hold the inputs dust"),
+        ({"target": "dust"}, ValueError, "must hold the target dust"),
         ({"redshifts": [8.0]}, NotInStoreError, "9, 7.5"),
         ({"radius": -1}, ValueError, "radius must be a whole number, at least 0, got radius -1"),
         ({"radius": 1.5}, ValueError, "got radius 1.5"),
@@ -832,6 +833,17 @@ def test_what_cannot_be_loaded_is_refused(
     arguments: dict[str, object] = {"radius": 1, "batch_size": 64, **change}
     with pytest.raises(error, match=message):
         NeighborhoodLoader(small_store, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_store_without_the_target_is_told_from_one_without_inputs(tmp_path: Path) -> None:
+    cubes = cubes_at(8, [9.0])
+    del cubes["xhii"]
+    store = write_store(tmp_path / "cubes.zarr", cubes, [9.0])
+    with pytest.raises(ValueError, match=r"the target xhii, it holds n_igm, n_src; give a target"):
+        NeighborhoodLoader(store, radius=1, batch_size=64)
+    with NeighborhoodLoader(store, target="n_igm", radius=1, batch_size=64) as loader:
+        batch = next(iter(loader))
+    np.testing.assert_array_equal(batch.inputs[:, 0, 1, 1, 1], batch.target)
 
 
 @pytest.mark.parametrize(
