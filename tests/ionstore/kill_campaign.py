@@ -1,8 +1,9 @@
 """Kill builds at random moments: run as a script, it prints what came of each kill as JSON.
 
-    python kill_campaign.py SIM OTHER_REDSHIFTS FOLDER KILLS SEED
+    python kill_campaign.py KIND SIM OTHER_REDSHIFTS FOLDER KILLS SEED
 
-Processes are forked from one that has imported everything and has no threads: each begins at once.
+KIND is "ingest", of SIM, or "append", of OTHER_REDSHIFTS to it. Processes are forked from one that
+has imported and compiled everything and has no threads: each begins at once.
 Half are killed at a moment drawn from the time that a build takes, which often falls before or
 after the parts are written; half soon after a random number of parts is recorded. Every build that
 was killed is resumed and compared; every fourth is killed once more while it is resumed.
@@ -23,9 +24,13 @@ from pathlib import Path
 
 import xarray as xr
 
+from ionstore.coarse_field import BlockMeans
 from ionstore.description import SimulationDescription
+from ionstore.detection import detect
+from ionstore.evidence import find_contradictions
 from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
+from ionstore.survey import survey_source
 
 CUT = {"given": SimulationDescription(box_length_cmpc=20.0), "max_shard_cells": 8, "chunk_cells": 4}
 SOON_S = 0.01
@@ -71,7 +76,7 @@ def contents(store: Path) -> dict[str, object]:
 
 def redshifts_seen(store: Path) -> None:
     """Write down the redshifts that readers see; runs in a process of its own."""
-    with xr.open_zarr(store) as dataset:
+    with xr.open_zarr(store, chunks=None) as dataset:
         seen = dataset["redshift"].values.tolist()
         assert dataset["xhii"].isel(redshift=-1).values.max() <= 1
     assert list(CubeStore.open(store).redshifts) == seen
@@ -90,6 +95,18 @@ def import_what_builds_import(sim: Path, folder: Path) -> None:
     for name in json.loads((folder / "imported.json").read_text()):
         with suppress(ImportError):  # some packages name modules of theirs as no import finds them
             import_module(name)
+
+
+def compile_what_builds_compile(sim: Path) -> None:
+    """Load here what is compiled once and would be loaded by every build."""
+    simulation = detect(sim).simulation()
+    redshift = simulation.redshifts[0]
+    means = {}
+    for name, sources in simulation.cubes.items():
+        source = sources[redshift]
+        means[name] = BlockMeans(source.shape[0], fortran_order=source.fortran_order)
+        survey_source(name, source, on_values=means[name].add)
+    find_contradictions({name: of_field.of_blocks() for name, of_field in means.items()})
 
 
 def parts_recorded(parts: Path) -> int:
@@ -114,65 +131,66 @@ def moment(draw: random.Random, parts: Path, n_parts: int, takes_s: float) -> It
 
 
 def main() -> None:
-    sim, other, folder = map(Path, sys.argv[1:4])
-    n_kills, seed = map(int, sys.argv[4:])
+    kind = sys.argv[1]
+    sim, other, folder = map(Path, sys.argv[2:5])
+    n_kills, seed = map(int, sys.argv[5:])
     draw = random.Random(seed)
     import_what_builds_import(sim, folder)
+    compile_what_builds_compile(sim)
     first, target = folder / "first.zarr", folder / "cubes.zarr"
     partial_folder = target.with_name("cubes.zarr.partial")
     assert in_process(lambda: ingest_cubes(sim, first, **CUT)) == 0
-    builds: dict[str, Callable[[], object]] = {
-        "ingest": lambda: ingest_cubes(sim, target, **CUT),
-        "append": lambda: ingest_cubes(other, target, append=True),
-    }
-    n_old = len(list(first.glob("*/c/*/*/*/*")))
-    for kind, build in builds.items():
+    n_old = len(list(first.glob("*/c/*/*/*/*"))) if kind == "append" else 0
 
-        def begin(kind: str = kind) -> None:
-            for path in (target, partial_folder):
-                shutil.rmtree(path, ignore_errors=True)
-            if kind == "append":
-                shutil.copytree(first, target)
+    def build() -> object:
+        if kind == "append":
+            return ingest_cubes(other, target, append=True)
+        return ingest_cubes(sim, target, **CUT)
 
+    def begin() -> None:
+        for path in (target, partial_folder):
+            shutil.rmtree(path, ignore_errors=True)
+        if kind == "append":
+            shutil.copytree(first, target)
+
+    begin()
+    began = time.perf_counter()
+    assert in_process(build) == 0
+    takes_s = time.perf_counter() - began
+    whole = contents(target)
+    n_parts = len(list(target.glob("*/c/*/*/*/*"))) - n_old
+    parts = partial_folder / "parts"
+    n_killed = 0
+    while n_killed < n_kills:
         begin()
-        began = time.perf_counter()
-        assert in_process(build) == 0
-        takes_s = time.perf_counter() - began
-        whole = contents(target)
-        n_parts = len(list(target.glob("*/c/*/*/*/*"))) - (n_old if kind == "append" else 0)
-        parts = partial_folder / "parts"
-        n_killed = 0
-        while n_killed < n_kills:
-            begin()
-            kills: list[dict[str, object]] = []
-            for _ in range(2 if n_killed % 4 == 3 else 1):
-                until = partial(moment, draw, parts, n_parts, takes_s)
-                status = in_process(build, until=until)
-                seen: list[float] | None = None
-                if target.exists():
-                    assert in_process(partial(redshifts_seen, target)) == 0
-                    seen = json.loads(target.with_suffix(".seen").read_text())
-                kills.append({"status": status, "n_parts": parts_recorded(parts), "seen": seen})
-                is_in_place = target.exists() and contents(target) == whole
-                if is_in_place:
-                    break
-            n_killed += any(kill["status"] == KILLED for kill in kills)
-            # A build that was killed behind the swap is only cleared away.
-            resumed = in_process(build) if status == KILLED else 0
-            print(  # noqa: T201 - what came of it, for the test
-                json.dumps(
-                    {
-                        "kind": kind,
-                        "n_to_write": n_parts,
-                        "kills": kills,
-                        "resumed": resumed,
-                        "was_in_place": is_in_place,
-                        "same": contents(target) == whole,
-                        "left": sorted(path.name for path in partial_folder.glob("*")),
-                    }
-                ),
-                flush=True,
-            )
+        kills: list[dict[str, object]] = []
+        for _ in range(2 if n_killed % 4 == 3 else 1):
+            until = partial(moment, draw, parts, n_parts, takes_s)
+            status = in_process(build, until=until)
+            seen: list[float] | None = None
+            if target.exists():
+                assert in_process(partial(redshifts_seen, target)) == 0
+                seen = json.loads(target.with_suffix(".seen").read_text())
+            kills.append({"status": status, "n_parts": parts_recorded(parts), "seen": seen})
+            is_in_place = target.exists() and contents(target) == whole
+            if is_in_place:
+                break
+        n_killed += any(kill["status"] == KILLED for kill in kills)
+        # A build that was killed behind the swap is only cleared away.
+        resumed = in_process(build) if status == KILLED else 0
+        print(  # noqa: T201 - what came of it, for the test
+            json.dumps(
+                {
+                    "n_to_write": n_parts,
+                    "kills": kills,
+                    "resumed": resumed,
+                    "was_in_place": is_in_place,
+                    "same": contents(target) == whole,
+                    "left": sorted(path.name for path in partial_folder.glob("*")),
+                }
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

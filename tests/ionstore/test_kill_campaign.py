@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -32,31 +33,43 @@ def test_builds_killed_at_random_moments_are_whole_when_resumed(
 ) -> None:
     write_set(tmp_path / "sim", 16, OLD)
     write_set(tmp_path / "other", 16, NEW)
-    arguments = [tmp_path / "sim", tmp_path / "other", folder_in_memory, KILLS, 1]
-    shown = subprocess.run(
-        [sys.executable, str(CAMPAIGN), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert shown.returncode == 0, shown.stderr
-    builds = [json.loads(line) for line in shown.stdout.splitlines()]
-    for kind, before, after in (
-        ("ingest", None, [9.0, 8.0]),
-        ("append", [9.0, 8.0], [9.0, 8.5, 8.0]),
-    ):
-        of_kind = [build for build in builds if build["kind"] == kind]
-        assert [build for build in of_kind if not build["same"] or build["left"]] == []
-        for build in of_kind:
-            was_killed = build["kills"][-1]["status"] == KILLED
-            # What is there already is neither made nor added again.
-            assert build["resumed"] == (was_killed and build["was_in_place"]), build
-        runs = [run for build in of_kind for run in build["kills"]]
-        assert all(run["seen"] in (before, after) for run in runs), runs
-        kills = [run for run in runs if run["status"] == KILLED]
-        # Each was resumed and compared.
-        assert sum(any(run in kills for run in build["kills"]) for build in of_kind) >= KILLS
-        # Many are killed in the midst of the parts.
-        n_to_write = of_kind[0]["n_to_write"]
-        assert sum(0 < kill["n_parts"] < n_to_write for kill in kills) >= KILLS // 5
+    arguments = [tmp_path / "sim", tmp_path / "other"]
+    campaigns = {}
+    for kind in ("ingest", "append"):
+        (folder_in_memory / kind).mkdir()
+        words = [str(CAMPAIGN), kind, *arguments, folder_in_memory / kind, KILLS, 1]
+        campaigns[kind] = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    try:
+        for kind, before, after in (
+            ("ingest", None, [9.0, 8.0]),
+            ("append", [9.0, 8.0], [9.0, 8.5, 8.0]),
+        ):
+            shown, errors = campaigns[kind].communicate(timeout=600)
+            assert campaigns[kind].returncode == 0, errors
+            check([json.loads(line) for line in shown.splitlines()], before, after)
+    finally:
+        for campaign in campaigns.values():
+            campaign.kill()
+            campaign.communicate()
+
+
+def check(builds: list[dict[str, Any]], before: list[float] | None, after: list[float]) -> None:
+    """Check what came of the builds of one kind: the redshifts seen are those before or after."""
+    assert [build for build in builds if not build["same"] or build["left"]] == []
+    for build in builds:
+        was_killed = build["kills"][-1]["status"] == KILLED
+        # What is there already is neither made nor added again.
+        assert build["resumed"] == (was_killed and build["was_in_place"]), build
+    runs = [run for build in builds for run in build["kills"]]
+    assert all(run["seen"] in (before, after) for run in runs), runs
+    kills = [run for run in runs if run["status"] == KILLED]
+    # Each was resumed and compared.
+    assert sum(any(run in kills for run in build["kills"]) for build in builds) >= KILLS
+    # Many are killed in the midst of the parts.
+    n_to_write = builds[0]["n_to_write"]
+    assert sum(0 < kill["n_parts"] < n_to_write for kill in kills) >= KILLS // 5
