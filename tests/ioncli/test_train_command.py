@@ -230,13 +230,17 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
 def test_interrupted_while_starting_leaves_no_traceback(
     commands: CommandServer, store: CubeStore, tmp_path: Path
 ) -> None:
-    for delay in (0.0, 0.7, 1.4):  # around the moment when workers start
-        run = tmp_path / str(delay)
-        process = start(commands, store, run, options=[*LONG, "num_workers=1"])
+    # All at once: each waits for a worker that imports torch.
+    starting = [
+        start(commands, store, tmp_path / name, options=[*LONG, "num_workers=1"])
+        for name in ("first", "second", "third")
+    ]
+    for process, later_s in zip(starting, (0.0, 0.7, 0.7), strict=True):
         while not psutil.Process(process.pid).children():
             assert not process.has_ended(within_s=0.01), process.wait()
-        time.sleep(delay)
+        time.sleep(later_s)  # around the moment when workers start
         os.killpg(process.pid, signal.SIGINT)
+    for process in starting:
         exit_code, errors = process.wait()
         assert exit_code != 0
         assert "Traceback" not in errors, errors
