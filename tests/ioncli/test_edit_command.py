@@ -286,14 +286,17 @@ def test_what_is_no_store_gets_nothing_beside_it(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unfinished_ingest_is_not_thrown_away(store: Path) -> None:
+@pytest.mark.parametrize(
+    ("what", "command"), [("ingest", "ingest"), ("prediction", "`ionmodel predict`")]
+)
+def test_an_unfinished_build_is_not_thrown_away(store: Path, what: str, command: str) -> None:
     with StoreBuild(store, overwrite=True) as build:
-        build.begin({"uuid": "another", "ingest": {}})
+        build.begin({"uuid": "another", what: {}})
         busy = _run(store, "--h", "0.7")
     assert "another process" in busy.stderr
     result = _run(store, "--h", "0.7")
     assert result.exit_code == 1
-    assert "was not finished" in result.stderr
+    assert f"was not finished; run the same {command} again, or remove" in result.stderr
     assert (store.parent / "cubes.zarr.partial" / "plan.json").exists()
 
 

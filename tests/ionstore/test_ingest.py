@@ -497,6 +497,17 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
     assert (stored != before).any()
 
 
+def test_an_unfinished_prediction_is_kept_unless_overwritten(tmp_path: Path) -> None:
+    write_set(tmp_path / "sim")
+    with StoreBuild(tmp_path / "cubes.zarr") as build:
+        build.begin({"uuid": "some", "prediction": {}, "command_line": "ionmodel predict"})
+    with pytest.raises(StoreExistsError, match=r"a prediction was not .*\(ionmodel predict\)"):
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
+    assert (build.folder / "plan.json").exists()
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", overwrite=True)
+    assert CubeStore.open(tmp_path / "cubes.zarr").field_names == ("n_igm", "n_src", "xhii")
+
+
 def _write_c2ray_set(folder: Path) -> None:
     rng = np.random.default_rng(3)
     sizes = np.full(3, 6, "<i4").tobytes()
