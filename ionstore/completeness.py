@@ -103,9 +103,9 @@ def sort_damage(
     Notes
     -----
     A file is needed unless its name tells a redshift that is not wanted, or a field that is mapped
-    elsewhere or left out. One whose name does not tell is needed unless all
-    that is wanted is there without it: a store never holds fewer redshifts than the files would
-    have given, or fewer than asked for.
+    elsewhere or left out. One whose name does not tell is needed unless all that is wanted is there
+    without it: a store never holds fewer redshifts than the files would have given, or fewer than
+    asked for.
     """
     wanted, required = files.redshifts, files.required
     lacking = [redshift for redshift in wanted if not _near(all_redshifts(candidates), redshift)]
