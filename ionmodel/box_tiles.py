@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube import Fields
+from ionstore.cube import Cells, Fields
 from ionstore.layout import Corner
+from ionstore.split import Region
 
 
 def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
@@ -29,6 +30,35 @@ def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
         (start, _corner(min(tile, n - first) for first, n in zip(start, shape, strict=True)))
         for start in map(_corner, firsts)
     ]
+
+
+def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
+    """Return where in each tile those cells begin that no tile before it covers.
+
+    Parameters
+    ----------
+    starts : ndarray of int64, shape (n, 3)
+        First cells of tiles, of those that `ionstore.samples.tile_starts` covers the region with:
+        the last ones overlap those before.
+    region : Region
+        The region.
+    tile : int
+        Cells along a side of the tiles.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 3)
+        Cells of a tile count from here on along every axis: those of all tiles together are each
+        cell of the region once.
+
+    Examples
+    --------
+    >>> first_new_cells(np.array([[2, 0, 0], [5, 0, 0]]), Region((2, 0, 0), (5, 2, 2)), 2).tolist()
+    [[0, 0, 0], [1, 0, 0]]
+    """
+    offsets = starts - np.array(region.start)
+    new: Cells = -offsets % tile  # of the last one, which was moved back to end with the region
+    return new
 
 
 def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ionmodel.box_tiles import first_new_cells
 from ionmodel.channels.cache import with_channels
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
@@ -39,7 +41,7 @@ class TrainingData:
     train, validation : NeighborhoodLoader or TileLoader
         Shuffled training batches, all of one size; validation batches in a fixed order.
     n_training_cells, n_validation_cells : int
-        Cells that are predicted in an epoch of each.
+        Cells that are predicted in an epoch of each; of validation, each is counted once.
     trained : dict
         What is trained on, as `ionmodel.trained_range` describes it.
     """
@@ -174,7 +176,7 @@ def open_training_data(
     }
     per_cube = config.validation_samples and -(-config.validation_samples // n_validated)
     open_loaders = _open_cells if config.tile is None else _open_tiles
-    train, validation, validation_tile = open_loaders(
+    train, validation, n_validation_cells = open_loaders(
         config, stores, splits, batch_size=batch_size, per_cube=per_cube, chosen=chosen
     )
     return TrainingData(
@@ -184,7 +186,7 @@ def open_training_data(
         train,
         validation,
         train.n_samples * tile**3,
-        validation.n_samples * validation_tile**3,
+        n_validation_cells,
         trained_range(config, [stores[place] for place in trained_on]),
     )
 
@@ -207,7 +209,7 @@ def _open_cells(
     per_cube: int | None,
     chosen: LoaderOptions,
 ) -> tuple[NeighborhoodLoader, NeighborhoodLoader, int]:
-    """Return loaders of neighborhoods, for training and validation, and the cells of a target."""
+    """Return loaders of neighborhoods, for training and validation, and the cells of the latter."""
     train = NeighborhoodLoader(
         stores,
         centers=[split.train for split in splits],
@@ -217,7 +219,8 @@ def _open_cells(
     )
     with _closed_on_error(train):
         cells = [_some(split.validation, per_cube, config.seed) for split in splits]
-        return train, train.sibling(cells, **_SIBLING), 1
+        validation = train.sibling(cells, **_SIBLING)
+        return train, validation, validation.n_samples
 
 
 def _open_tiles(
@@ -229,7 +232,7 @@ def _open_tiles(
     per_cube: int | None,
     chosen: LoaderOptions,
 ) -> tuple[TileLoader, TileLoader, int]:
-    """Return loaders of tiles, for training and validation, and the side of the latter."""
+    """Return loaders of tiles, for training and validation, and the cells of the latter."""
     assert config.tile is not None
     train = TileLoader(
         stores,
@@ -243,10 +246,16 @@ def _open_tiles(
     with _closed_on_error(train):
         regions = [split.validation for split in splits if isinstance(split.validation, Region)]
         tile = min(config.tile, *(min(region.shape) for region in regions))
-        starts = [
-            _some(_tiles_beside(split.validation, tile), per_cube, config.seed) for split in splits
-        ]
-        return train, train.sibling(starts, tile=tile, **_SIBLING), tile
+        starts, n_cells = [], 0
+        for store, split in zip(stores, splits, strict=True):
+            here = np.empty((0, 3), np.int64)
+            if isinstance(split.validation, Region):  # else the box is trained on alone
+                tiles = tile_starts(split.validation, tile)
+                here = tiles[_drawn(len(tiles), per_cube, config.seed)]
+                new = tile - first_new_cells(here, split.validation, tile)
+                n_cells += int(new.prod(axis=1).sum()) * len(config.redshifts or store.redshifts)
+            starts.append(here)
+        return train, train.sibling(starts, tile=tile, **_SIBLING), n_cells
 
 
 @contextmanager
@@ -259,14 +268,6 @@ def _closed_on_error(loader: Loader) -> Iterator[None]:
         raise
 
 
-def _tiles_beside(cells: Region | Cells, tile: int) -> Cells:
-    """Return the first cells of the tiles that lie in a region beside each other: no cell twice."""
-    if not isinstance(cells, Region):
-        return cells  # none: of a box that is trained on alone
-    x, y, z = (length // tile * tile for length in cells.shape)
-    return tile_starts(Region(cells.start, (x, y, z)), tile)
-
-
 def _count(cells: Region | Cells) -> int:
     return cells.n_cells if isinstance(cells, Region) else len(cells)
 
@@ -276,8 +277,15 @@ def _some(cells: Region | Cells, n: int | None, seed: int) -> Region | Cells:
     total = _count(cells)
     if n is None or n >= total:
         return cells
-    drawn = np.sort(np.random.default_rng(seed).choice(total, n, replace=False))
+    drawn = _drawn(total, n, seed)
     return cells.cells(drawn) if isinstance(cells, Region) else cells[drawn]
+
+
+def _drawn(total: int, n: int | None, seed: int) -> NDArray[np.int64]:
+    """Return ``n`` places of so many, drawn with a seed, in order; all where there are no more."""
+    if n is None or n >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, n, replace=False))
 
 
 def _describe(split: Split) -> dict[str, Any]:

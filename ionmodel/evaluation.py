@@ -1,16 +1,19 @@
 """Predictions for a set of cells, and how good they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ionmodel.box_tiles import first_new_cells
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import with_redshift
-from ionstore.loading import NeighborhoodLoader, TileLoader
+from ionstore.cube import Cells
+from ionstore.loading import Batch, NeighborhoodLoader, TileBatch, TileLoader
+from ionstore.split import Region
 
 Floats = NDArray[np.float32]
 
@@ -62,11 +65,12 @@ def predict_cells(
     loader: NeighborhoodLoader | TileLoader,
     device: torch.device,
     *,
+    regions: Sequence[Region | Cells] = (),
     redshift_input: bool = False,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predict every cell of one epoch of a loader.
+    """Predict every cell of one epoch of a loader, each once.
 
     Parameters
     ----------
@@ -76,6 +80,9 @@ def predict_cells(
         Neighborhoods or tiles, normalized as in training; read from the start of its first epoch.
     device : torch.device
         Where the network is.
+    regions : sequence of Region
+        What the tiles cover in each store, as `ionstore.samples.tile_starts` says; needed of a
+        loader of tiles, which may overlap.
     redshift_input : bool
         Whether the network sees the redshift.
     on_batch : callable
@@ -99,8 +106,9 @@ def predict_cells(
                 if redshift_input:
                     inputs = with_redshift(inputs, batch.redshift)
                 logits = network(inputs.to(device, non_blocking=True), activate=False)
-                outputs.append(logits.cpu().flatten())
-                targets.append(batch.target.clone().flatten())
+                new = _new_cells(batch, regions)
+                outputs.append(logits.cpu().reshape(new.shape)[new])
+                targets.append(batch.target[new])
                 on_batch(len(outputs), len(loader))
                 if should_stop():
                     raise Interrupted("prediction stopped")
@@ -109,3 +117,19 @@ def predict_cells(
     logits = torch.cat(outputs)
     prediction = torch.sigmoid(logits) if network.final_activation else logits
     return Predictions(torch.cat(targets).numpy(), prediction.numpy(), logits.numpy())
+
+
+def _new_cells(batch: Batch | TileBatch, regions: Sequence[Region | Cells]) -> torch.Tensor:
+    """Return which cells of a batch no tile before covers, as a mask of its targets."""
+    if isinstance(batch, Batch):
+        return torch.ones_like(batch.target, dtype=torch.bool)
+    tile = batch.target.shape[-1]
+    new = np.empty(batch.target.shape, np.bool_)
+    starts, stores = batch.starts.numpy(), batch.store_index.numpy()
+    for store in np.unique(stores):
+        region, here = regions[store], stores == store
+        assert isinstance(region, Region)
+        first = first_new_cells(starts[here], region, tile)
+        x, y, z = (np.arange(tile) >= first[:, axis, None] for axis in range(3))
+        new[here] = x[:, :, None, None] & y[:, None, :, None] & z[:, None, None, :]
+    return torch.from_numpy(new)

@@ -210,6 +210,7 @@ class Trainer:
             self.network,
             self.data.validation,
             self.device,
+            regions=[split.validation for split in self.data.splits],
             redshift_input=self.config.redshift_input,
             on_batch=lambda done, total: self._report("validation", epoch, done, total),
             should_stop=self.should_stop,

@@ -2,25 +2,34 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError
+from ionmodel.evaluation import predict_cells
+from ionmodel.networks.base import build_network
+from ionstore.split import Region
 from ionstore.store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.tiny_tiles import tiny
 
 
-def test_validation_tiles_hold_no_cell_twice(store: CubeStore) -> None:
-    with open_training_data(tiny(tile=3), [store]) as data:
-        seen = [
-            (float(redshift), *(np.array(start) + offset))
-            for batch in data.validation
-            for redshift, start in zip(batch.redshift, batch.starts.tolist(), strict=True)
-            for offset in np.ndindex(*batch.target.shape[1:])
-        ]
-        assert len(seen) == len(set(seen)) == data.n_validation_cells
+def test_every_validation_cell_is_scored_once(store: CubeStore) -> None:
+    """Tiles do not divide the region: the last ones overlap those before."""
+    config = tiny(tile=3, validation_samples=None)
+    network = build_network("residual", radius=1, channels=2, seed=1, width=3)
+    with open_training_data(config, [store]) as data:
+        region = data.splits[0].validation
+        assert isinstance(region, Region)
+        assert any(length % 3 for length in region.shape)
+        found = predict_cells(network, data.validation, torch.device("cpu"), regions=[region])
+        assert len(found.target) == data.n_validation_cells == 2 * region.n_cells
+        whole = [store.read_block("xhii", z, region.start, region.shape) for z in store.redshifts]
+        np.testing.assert_array_equal(np.sort(found.target), np.sort(np.concatenate(whole, None)))
     with open_training_data(tiny(tile=3, validation_samples=4), [store]) as data:
         assert data.validation.n_samples == 4
+        some = predict_cells(network, data.validation, torch.device("cpu"), regions=[region])
+        assert len(some.target) == data.n_validation_cells <= 4 * 3**3
 
 
 def test_an_epoch_holds_as_many_cells_as_there_are_unless_told(store: CubeStore) -> None:
