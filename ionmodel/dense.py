@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from ionmodel.dense_layers import Cells3, WithOutputAxis, cells3
-from ionmodel.dense_rules import ZERO, Patch, chain, convert, in_words, refuse_hooks, twin, unfold
+from ionmodel.dense_rules import (
+    ZERO,
+    Patch,
+    chain,
+    convert,
+    in_words,
+    refuse_changes,
+    runs_as,
+    twin,
+    unfold,
+)
 from ionmodel.networks.base import DenseNetwork, PatchNetwork
 from ionmodel.networks.two_branch import TwoBranch
 
@@ -98,7 +108,8 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
         Maps neighborhoods of shape (batch, channels, width, width, width) to (batch, out) or
         (batch,). Either a `PatchNetwork` with ``has_dense_form``, or a Sequential, nested as one
         likes, of Conv3d, BatchNorm1d, BatchNorm3d, AvgPool3d, MaxPool3d, Flatten, Linear, PReLU,
-        activations in `ionmodel.dense_rules.ELEMENTWISE`, and Dropout. Nothing may pad. Left
+        activations in `ionmodel.dense_rules.ELEMENTWISE`, and Dropout. Nothing may pad, and no
+        layer have hooks, parametrized weights, or other functions than those of its class. Left
         unchanged, in any mode.
     receptive_field : int, optional
         Width of those neighborhoods in cells, odd. Needed for a Sequential, whose layers do not
@@ -162,9 +173,9 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     final_activation = False
     if isinstance(network, PatchNetwork):
         channels, final_activation = network.channels, network.final_activation
-    if isinstance(network, DenseNetwork):
+    if isinstance(network, DenseNetwork) and runs_as(network, PatchNetwork):
         for path, layer in network.named_modules():
-            refuse_hooks(layer, path)
+            refuse_changes(layer, path)
         return DenseForm(
             nn.Sequential(WithOutputAxis(twin(network))),
             receptive_field=width,
@@ -173,7 +184,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
         ).eval()
     patch = Patch(channels, (width, width, width))
     if type(network) is TwoBranch:
-        refuse_hooks(network, "")
+        refuse_changes(network, "")
         stages = (("branches", network.branches), ("", nn.Flatten()), ("head", network.head))
         layers, patch = chain(stages, "", patch)
     else:

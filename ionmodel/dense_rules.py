@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from ionmodel.dense_layers import (
     Cells3,
@@ -85,11 +86,19 @@ def convert(layer: nn.Module, path: str, patch: Patch) -> Converted:
     ValueError
         If there is no exact dense form that is known here, or the patch does not fit the layer.
     """
-    refuse_hooks(layer, path)
-    if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+    refuse_changes(layer, path)
+    if isinstance(layer, nn.Sequential) and runs_as(layer, nn.Sequential):
         # not named_children, which leaves out a layer's second place
         return chain(layer._modules.items(), path, patch)
     rule = _RULES.get(type(layer))
+    if rule is None and is_parametrized(layer):
+        raise _refused(
+            layer,
+            path,
+            "has parametrized weights; put them in place with remove_parametrizations of "
+            "torch.nn.utils.parametrize",
+            "or ",
+        )
     if rule is None:
         raise _refused(layer, path, "is not a layer whose dense form is known")
     return rule(layer, path, patch)
@@ -283,10 +292,21 @@ def _refuse_padding(layer: nn.Module, path: str, padding: bool) -> None:
         )
 
 
-def refuse_hooks(layer: nn.Module, path: str) -> None:
-    """Raise ValueError for a layer with hooks, which may change its values."""
+def refuse_changes(layer: nn.Module, path: str) -> None:
+    """Raise ValueError for a layer that may do something else than all others of its class."""
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise _refused(layer, path, "has hooks, which may change its values; remove them", "or ")
+    replaced = [name for name in vars(layer) if callable(getattr(type(layer), name, None))]
+    if replaced:
+        raise _refused(
+            layer, path, f"has its {replaced[0]} replaced; put that of its class back", "or "
+        )
+
+
+def runs_as(network: nn.Module, base: type[nn.Module]) -> bool:
+    """Whether calling a network is left to one of its base classes."""
+    names = ("__call__", "__iter__", "forward")  # a Sequential goes through its layers by iterating
+    return all(getattr(type(network), name, None) is getattr(base, name, None) for name in names)
 
 
 def _with_statistics(layer: Normalization, path: str) -> Normalization:

@@ -1,7 +1,7 @@
 """A dense form gives what the patch network gives for every patch, or is refused."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from ionmodel.dense import dense_form
 from ionmodel.dense_rules import DROPOUT, ELEMENTWISE
@@ -382,6 +383,18 @@ def test_families_that_are_dense_give_an_axis_of_outputs(training: bool) -> None
         torch.testing.assert_close(dense(x), network(x)[:, None], rtol=0, atol=0)
 
 
+def test_parametrized_weights_of_a_dense_family_are_followed() -> None:
+    network = Residual(2, width=4)
+    stem = weight_norm(network.stem)
+    randomized(network.double(), 20).eval()
+    x = tiles(2, 7, 7, 7)
+    dense = dense_form(network)
+    before = assert_dense(network, x, 5, dense)
+    with torch.no_grad():
+        stem.parametrizations.weight.original0.mul_(2)
+    assert (assert_dense(network, x, 5, dense) - before).abs().max() > 0.01
+
+
 def assert_shared(network: nn.Module, dense: nn.Module) -> None:
     own = {tensor.data_ptr() for tensor in network.state_dict().values()}
     assert {tensor.data_ptr() for tensor in dense.state_dict().values()} <= own
@@ -476,6 +489,42 @@ class Shifted(nn.Conv3d):
         return super().forward(x) + 1
 
 
+class ShiftedCall(nn.Sequential):
+    """Layers with something after them."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + 1
+
+
+class ShiftedForward(nn.Sequential):
+    """Layers with something after them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+class Backwards(nn.Sequential):
+    """Layers from the last to the first."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return reversed(list(self._modules.values()))  # type: ignore[arg-type]
+
+
+class ShiftedResidual(Residual):
+    """A family that does something after its activation."""
+
+    def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
+        return super().forward(x, activate=activate) + 1
+
+
+def replaced(network: nn.Module, path: str = "", name: str = "forward") -> nn.Module:
+    """The network with another function in the place of a layer's own."""
+    layer = network.get_submodule(path)
+    own = getattr(layer, name)
+    setattr(layer, name, lambda *arguments: own(*arguments) + 1)
+    return network
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "padded family": (
         lambda: TwoBranch(2, block_channels=(3,), kernel=3),
@@ -507,6 +556,37 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "adaptive": (lambda: ended(nn.AdaptiveAvgPool3d(1)), r"^0\.0 \(AdaptiveAvgPool3d\) is not"),
     "subclass": (lambda: ended(Shifted(1, 1, 5)), r"^0\.0 \(Shifted\) is not a layer"),
     "unknown family": (lambda: nn.LSTM(3, 3), r"^network \(LSTM\) is not a layer whose dense"),
+    "own call": (lambda: ended(ShiftedCall()), r"^0\.0 \(ShiftedCall\) is not a layer"),
+    "own forward": (lambda: ended(ShiftedForward()), r"^0\.0 \(ShiftedForward\) is not a layer"),
+    "own order": (lambda: Backwards(nn.Flatten()), r"^network \(Backwards\) is not a layer"),
+    "own forward of a dense family": (
+        lambda: ShiftedResidual(2),
+        r"^network \(ShiftedResidual\) is not a layer",
+    ),
+    "replaced forward": (
+        lambda: replaced(ended(nn.Conv3d(1, 1, 5)), "0.0"),
+        r"^0\.0 \(Conv3d\) has its forward replaced; put that of its class back; or predict it pat",
+    ),
+    "replaced inner function": (
+        lambda: replaced(ended(nn.Conv3d(1, 1, 5)), "0.0", "_conv_forward"),
+        r"^0\.0 \(Conv3d\) has its _conv_forward replaced",
+    ),
+    "replaced forward of layers": (
+        lambda: replaced(ended(nn.Conv3d(1, 1, 5)), "0"),
+        r"^0 \(Sequential\) has its forward replaced",
+    ),
+    "replaced forward of a family": (
+        lambda: replaced(TwoBranch(2, **VALID), "branches.0.0"),
+        r"^branches\.0\.0 \(ConvolutionBlock\) has its forward replaced",
+    ),
+    "replaced forward of a dense family": (
+        lambda: replaced(Residual(2), "stem"),
+        r"^stem \(Conv3d\) has its forward replaced",
+    ),
+    "parametrized": (
+        lambda: ended(weight_norm(nn.Conv3d(1, 1, 5))),
+        r"^0\.0 \(ParametrizedConv3d\) has parametrized weights; put them .*; or predict it patch",
+    ),
     "hooks": (lambda: ended(hooked(nn.Conv3d(1, 1, 5))), r"^0\.0 \(Conv3d\) has hooks.* by patch$"),
     "hooks of a family": (lambda: hooked(TwoBranch(2, **VALID)), r"^network \(TwoBranch\) has hoo"),
     "hooks of a dense family": (lambda: hooked(Residual(2)), r"^network \(Residual\) has hooks"),
@@ -584,6 +664,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         r"^0\.1 \(PReLU\) takes 3 channels, but 4 come",
     ),
 }
+
+
+def test_layers_of_a_class_that_adds_nothing_are_those_of_a_sequential() -> None:
+    class Named(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(2, 1))
+
+    assert_dense(randomized(Named().double(), 21), tiles(1, 5, 5, 5), 3)
 
 
 @pytest.mark.parametrize("name", REFUSED)
