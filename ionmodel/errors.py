@@ -15,5 +15,9 @@ class TrainingDivergedError(UserError, ArithmeticError):
     """The loss is no longer a finite number."""
 
 
+class UnlikeTrainingWarning(UserWarning):
+    """A box is predicted that is unlike those of the training."""
+
+
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
     """Training was asked to stop; the run folder holds where it got to."""

@@ -4,15 +4,14 @@ In three lines of a notebook::
 
     from ionmodel.prediction import load
     predict = load("runs/first")
-    xhii = predict({"n_igm": n_igm, "n_src": n_src})
-
-A network that sees the redshift or averages over balls is told them, too::
-
     xhii = predict({"n_igm": n_igm, "n_src": n_src}, redshift=8.0, box_length_cmpc=714.0)
+
+Networks that see neither the redshift nor averages over balls need not be told them.
 """
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -30,13 +29,13 @@ from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.dense import dense_form
-from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
 from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import redshift_value
 from ionmodel.requirements import is_overdensity
 from ionmodel.run_folder import RunFolder
-from ionmodel.trained_range import radii_in_cells
+from ionmodel.trained_range import SeenBox, radii_in_cells, unlike_training
 from ionmodel.training import choose_device, network_of
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Fields
@@ -45,6 +44,7 @@ from ionstore.layout import Corner
 from ionstore.neighborhoods import gather_neighborhoods
 from ionstore.normalize import Normalization
 from ionstore.split import Region
+from ionstore.statistics import FieldStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +97,11 @@ class Predictor:
             The inputs of the run by their names, indexed [x, y, z], in the units of training.
             Anything that numpy makes such an array of is taken; other fields are left alone.
         redshift : float, optional
-            Redshift of the box; needed where the network sees it, or the mean free path at it.
+            Redshift of the box, at least 0; needed where the network sees it, or the mean free
+            path at it.
         box_length_cmpc : float, optional
             Side of the box in cMpc; needed where the network sees averages over balls whose
-            radius is in cMpc.
+            radius is in cMpc, and not taken where it is in cells.
         cosmology : Cosmology, optional
             Cosmology of the box; needed for the mean free path "choudhury2009".
         on_progress : callable
@@ -115,11 +116,16 @@ class Predictor:
         ------
         ConfigError
             If they are not given by name, an input is missing, they are no cubes of one mesh, hold
-            what is no finite real number, or the box is empty where overdensities are asked for; if
-            what the network must be told of the box is not given, or the box is too small for its
-            averages; or if the network predicts what is no number.
-        ValueError
-            If `box_length_cmpc` is not positive.
+            what is no finite real number, are negative where that cannot be, or the box is empty
+            where overdensities are asked for; if what the network must be told of the box is not
+            given or cannot be, or the box is too small for its averages; or if the network
+            predicts what is no number.
+
+        Warns
+        -----
+        UnlikeTrainingWarning
+            For each thing that is far from the training, with the numbers: size of a cell,
+            redshift, mean and scatter of the inputs.
 
         Notes
         -----
@@ -128,7 +134,15 @@ class Predictor:
         Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
         where averages are inputs, about five more.
         """
-        inputs = self._normalized(self._cubes(fields), redshift, box_length_cmpc, cosmology)
+        cubes = self._cubes(fields)
+        box = self._box(cubes, redshift, box_length_cmpc, cosmology)
+        statistics = {name: FieldStatistics.of(cube) for name, cube in cubes.items()}
+        self._check_values(statistics)
+        cell = None if box_length_cmpc is None else box_length_cmpc / box.mesh.cells_per_side
+        seen = SeenBox("this box", cell, redshift, statistics)
+        for line in unlike_training(self.config, self.trained, [seen]):
+            warnings.warn(line, UnlikeTrainingWarning, stacklevel=2)
+        inputs = self._normalized(cubes, box, statistics)
         n = inputs.shape[1]
         out = np.empty((n, n, n), np.float32)
         tile = min(TILE_CELLS, n)
@@ -154,14 +168,12 @@ class Predictor:
                 f"the network needs the fields {', '.join(self.config.inputs)}, got "
                 f"{', '.join(fields) or 'none'}; give {', '.join(missing)} too"
             )
-        cubes = {name: np.asarray(fields[name]) for name in self.config.inputs}
+        cubes = {name: _as_array(name, fields[name]) for name in self.config.inputs}
         shapes = {name: cube.shape for name, cube in cubes.items()}
         n = max((0, *shapes[self.config.inputs[0]]))
         if not n or set(shapes.values()) != {(n, n, n)}:
             raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
         for name, cube in cubes.items():
-            if cube.dtype.kind not in "iuf":
-                raise ConfigError(f"{name} must hold real numbers, got {cube.dtype}; convert it")
             n_wrong = cube.size - np.count_nonzero(np.isfinite(cube))
             if n_wrong:
                 raise ConfigError(
@@ -170,43 +182,67 @@ class Predictor:
                 )
         return cubes
 
-    def _normalized(
+    def _box(
         self,
         cubes: Mapping[str, Array],
         redshift: float | None,
         box_length_cmpc: float | None,
         cosmology: Cosmology | None,
-    ) -> Fields:
-        shape = cubes[self.config.inputs[0]].shape
-        if self.config.redshift_input and redshift is None:
+    ) -> Box:
+        """Return what derived channels must know of the box."""
+        if redshift is not None and not 0 <= redshift < np.inf:
+            raise ConfigError(f"redshift must be a number from 0 on, got {redshift}")
+        if redshift is None and self.config.redshift_input:
             raise ConfigError("the network sees the redshift, got none; give redshift=")
-        known = None if radii_in_cells(self.trained) else box_length_cmpc
-        box = Box(Mesh(shape[0], known), redshift, cosmology)
+        if box_length_cmpc is not None and not 0 < box_length_cmpc < np.inf:
+            raise ConfigError(f"box_length_cmpc must be a positive number, got {box_length_cmpc}")
         derived = self.config.derived_channels
-        if derived and known is None and not radii_in_cells(self.trained):
+        if derived and box_length_cmpc is None and not radii_in_cells(self.trained):
             raise ConfigError(
                 f"the network sees averages over balls ({derived[0].name}), whose radius in cells "
                 "depends on the length of the box, got none; give box_length_cmpc="
             )
+        if derived and box_length_cmpc is not None and radii_in_cells(self.trained):
+            raise ConfigError(
+                f"the network was trained with {derived[0].name} in cells, on boxes of unknown "
+                f"length, got box_length_cmpc={box_length_cmpc:g}; leave it out, or train on boxes "
+                "of known length"
+            )
+        n = len(cubes[self.config.inputs[0]])
+        box = Box(Mesh(n, box_length_cmpc), redshift, cosmology)
         check_channels(derived, [box])
-        inputs = np.empty((self.config.n_channels, *shape), np.float32)
-        place = {name: inputs[channel] for channel, name in enumerate(self.config.channel_names)}
-        for name, cube in cubes.items():
-            mean = float(cube.mean(dtype=np.float64))
-            if mean == 0 and is_overdensity(self.config, name):
+        return box
+
+    def _check_values(self, statistics: Mapping[str, FieldStatistics]) -> None:
+        for name, found in statistics.items():
+            if found.min < 0 and self.normalization.fields[name].transform != "identity":
+                raise ConfigError(
+                    f"{name} must not be negative, got values down to {found.min:.3g}; give it as "
+                    "simulations write it, in the unit of training"
+                    + (", not as overdensity" if is_overdensity(self.config, name) else "")
+                )
+            if found.mean == 0 and is_overdensity(self.config, name):
                 raise ConfigError(
                     f"{name} must not be 0 on average, for the network sees it relative to its "
                     "mean; give a box with gas"
                 )
+
+    def _normalized(
+        self, cubes: Mapping[str, Array], box: Box, statistics: Mapping[str, FieldStatistics]
+    ) -> Fields:
+        inputs = np.empty((self.config.n_channels, *box.mesh.shape), np.float32)
+        place = {name: inputs[channel] for channel, name in enumerate(self.config.channel_names)}
+        for name, cube in cubes.items():
+            mean = statistics[name].mean
             place[name][...] = self.normalization.fields[name].apply(cube, mean)
-            children = [channel for channel in derived if channel.parent == name]
+            children = [one for one in self.config.derived_channels if one.parent == name]
             whole = PeriodicField(cube) if children else None
             for channel in children:
                 assert whole is not None
                 normalized = self.normalization.fields[channel.name]
                 place[channel.name][...] = normalized.apply(channel.compute(whole, box), mean)
-        if redshift is not None:
-            self.fill_redshift(inputs, redshift)
+        if box.redshift is not None:
+            self.fill_redshift(inputs, box.redshift)
         return inputs
 
     def fill_redshift(self, inputs: Fields, redshift: float) -> None:
@@ -280,10 +316,30 @@ class Predictor:
         return out.reshape(shape)
 
     def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
-        with torch.inference_mode():
+        # TensorFloat-32, cuDNN's default, would round tiles and neighborhoods differently.
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), exact:
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
+
+
+def _as_array(name: str, values: ArrayLike) -> Array:
+    """Return real numbers in the byte order of this machine."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with gradients
+        raise ConfigError(f"{name} must be an array of numbers: {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise ConfigError(f"{name} must hold real numbers, got {array.dtype}; convert it")
+    if np.ma.is_masked(values):
+        raise ConfigError(
+            f"{name} must be given everywhere, got an array with masked cells; fill them first"
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        return array.astype(np.float64)
+    native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native
 
 
 def check_numbers(predicted: NDArray[np.float32], where: str) -> None:
@@ -323,10 +379,17 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     config = make_config(checkpoint["config"])
     where = choose_device(device)
     network = network_of(config)
-    network.load_state_dict(checkpoint["model"])
+    try:
+        network.load_state_dict(checkpoint["model"])
+        normalization = Normalization.from_dict(checkpoint["normalization"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise RunFolderError(
+            f"{folder.best}: expected the weights and the normalization of a network as its "
+            "configuration describes it, got others; train it anew"
+        ) from error
     return Predictor(
         config,
-        Normalization.from_dict(checkpoint["normalization"]),
+        normalization,
         network.to(where).eval(),
         where,
         folder.best,

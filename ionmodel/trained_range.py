@@ -1,7 +1,8 @@
-"""What a network was trained on, and how another store differs from it."""
+"""What a network was trained on, and how other boxes differ from it."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ionmodel.channels.base import check_channels
@@ -10,11 +11,41 @@ from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.requirements import is_overdensity, refuse_empty
 from ionstore.fields import N_IGM
+from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 
 _SAME_CELL = 0.01  # relative
 _FAR = 1.5  # times the largest, or one such part of the smallest
 _REDSHIFTS_BEYOND = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SeenBox:
+    """A coeval cube as it is compared with those of the training.
+
+    Parameters
+    ----------
+    name : str
+        What messages call it.
+    cell_size_cmpc : float, optional
+        Comoving side of a cell in cMpc, None where it is not known.
+    redshift : float, optional
+        Its redshift, None where it is not told.
+    statistics : mapping of str to FieldStatistics
+        Of every input, in its unit.
+    """
+
+    name: str
+    cell_size_cmpc: float | None
+    redshift: float | None
+    statistics: Mapping[str, FieldStatistics]
+
+    @classmethod
+    def of(cls, config: TrainingConfig, store: CubeStore, redshift: float) -> "SeenBox":
+        """Return that of a store at a redshift, with the inputs of a run."""
+        at = store.redshifts[store.redshift_index(redshift)]
+        found = {name: store.statistics(name, at) for name in config.inputs}
+        return cls(str(store.path), store.mesh.cell_size_cmpc, at, found)
 
 
 def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[str, Any]:
@@ -35,21 +66,26 @@ def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[s
         standard deviation over the cubes; of one that becomes an overdensity, relative to the
         mean.
     """
-    cubes = [(store, redshift) for store in stores for redshift in _redshifts(config, store)]
-    redshifts = [redshift for _, redshift in cubes]
+    boxes = [
+        SeenBox.of(config, store, redshift)
+        for store in stores
+        for redshift in config.redshifts or store.redshifts
+    ]
+    redshifts = [box.redshift for box in boxes if box.redshift is not None]
+    moments = {name: [_moments_of(config, name, box) for box in boxes] for name in config.inputs}
     return {
-        "cell_sizes_cmpc": sorted({store.mesh.cell_size_cmpc or 0.0 for store in stores}),
+        "cell_sizes_cmpc": sorted({box.cell_size_cmpc or 0.0 for box in boxes}),
         "redshifts": [min(redshifts), max(redshifts)],
         "fields": {
             name: {
                 "units": stores[0].units(name),
                 "frame": stores[0].frame if name == N_IGM.name else "",
                 **{
-                    what: [min(values), max(values)]
-                    for what, values in _moments_of(config, name, cubes).items()
+                    what: [min(one[what] for one in found), max(one[what] for one in found)]
+                    for what in found[0]
                 },
             }
-            for name in config.inputs
+            for name, found in moments.items()
         },
     }
 
@@ -109,52 +145,77 @@ def check_store(
         _check_radii(config, trained, store)
     check_channels(config.derived_channels, boxes_of(store, redshifts))
     refuse_empty(config, store, redshifts)
+    return unlike_training(
+        config, trained, [SeenBox.of(config, store, redshift) for redshift in redshifts]
+    )
+
+
+def unlike_training(
+    config: TrainingConfig, trained: Mapping[str, Any] | None, boxes: Sequence[SeenBox]
+) -> list[str]:
+    """Return what is unlike the training of a network, a sentence with the numbers for each.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the run.
+    trained : mapping, optional
+        From `trained_range`; None where the checkpoint does not say.
+    boxes : sequence of SeenBox
+        Boxes to predict.
+    """
     if trained is None:
         return ["the run does not say what its network was trained on; train it anew to be warned"]
-    warnings = [*_cell_size(trained, store)]
-    low, high = trained["redshifts"]
-    cubes = [(store, store.redshifts[store.redshift_index(redshift)]) for redshift in redshifts]
-    for _, redshift in cubes:
-        if not low - _REDSHIFTS_BEYOND <= redshift <= high + _REDSHIFTS_BEYOND:
-            warnings.append(
-                f"redshift {redshift:g} lies outside of {low:g} to {high:g}, where the network was "
-                "trained"
-            )
+    sizes = [_cell_size(trained["cell_sizes_cmpc"], box) for box in boxes]
+    found = list(dict.fromkeys(line for lines in sizes for line in lines))
+    for box in boxes:
+        found += _redshift(trained["redshifts"], box)
     for name in config.inputs:
-        known = trained["fields"][name]
-        for what, values in _moments_of(config, name, cubes).items():
-            low, high = known[what]
-            for value, (_, redshift) in zip(values, cubes, strict=True):
-                # Bounds may be negative: each moves outwards by a part of itself.
-                least = low - (1 - 1 / _FAR) * abs(low)
-                most = high + (_FAR - 1) * abs(high)
-                if not least <= value <= most:
-                    warnings.append(
-                        f"the {what.replace('_', ' ')} of {name} at redshift {redshift:g} is "
-                        f"{value:.3g}, in training it was {_range(low, high)}"
-                    )
-    return warnings
+        for box in boxes:
+            found += _moments(config, name, trained["fields"][name], box)
+    return found
 
 
-def _redshifts(config: TrainingConfig, store: CubeStore) -> Sequence[float]:
-    if config.redshifts is None:
-        return store.redshifts
-    return [store.redshifts[store.redshift_index(redshift)] for redshift in config.redshifts]
+def _cell_size(sizes: Sequence[float], box: SeenBox) -> list[str]:
+    size = box.cell_size_cmpc
+    if size is not None and any(known and abs(size / known - 1) <= _SAME_CELL for known in sizes):
+        return []
+    here = "the size of a cell is unknown" if size is None else f"a cell is {size:.4g} cMpc"
+    known = " and ".join(f"{one:.4g} cMpc" if one else "cells of unknown size" for one in sizes)
+    return [f"{box.name}: {here}; the network was trained with {known}"]
 
 
-def _moments_of(
-    config: TrainingConfig, name: str, cubes: Sequence[tuple[CubeStore, float]]
-) -> dict[str, list[float]]:
-    found = [store.statistics(name, redshift) for store, redshift in cubes]
-    stds = [math.sqrt(statistics.variance) for statistics in found]
+def _redshift(trained: Sequence[float], box: SeenBox) -> list[str]:
+    low, high = trained
+    if box.redshift is None or low - _REDSHIFTS_BEYOND <= box.redshift <= high + _REDSHIFTS_BEYOND:
+        return []
+    return [f"redshift {box.redshift:g} lies outside of {_range(low, high)}, those of the training"]
+
+
+def _moments(
+    config: TrainingConfig, name: str, known: Mapping[str, Any], box: SeenBox
+) -> list[str]:
+    found = []
+    at = "" if box.redshift is None else f" at redshift {box.redshift:g}"
+    for what, value in _moments_of(config, name, box).items():
+        low, high = known[what]
+        # Bounds may be negative: each moves outwards by a part of itself.
+        least = low - (1 - 1 / _FAR) * abs(low)
+        most = high + (_FAR - 1) * abs(high)
+        if not least <= value <= most:
+            found.append(
+                f"the {what.replace('_', ' ')} of {name}{at} is {value:.3g}, in training it was "
+                f"{_range(low, high)}"
+            )
+    return found
+
+
+def _moments_of(config: TrainingConfig, name: str, box: SeenBox) -> dict[str, float]:
+    found = box.statistics[name]
+    std = math.sqrt(found.variance)
     if is_overdensity(config, name):
-        return {
-            "relative_scatter": [
-                std / statistics.mean if statistics.mean else 0.0
-                for std, statistics in zip(stds, found, strict=True)
-            ]
-        }
-    return {"mean": [statistics.mean for statistics in found], "scatter": stds}
+        return {"relative_scatter": std / found.mean if found.mean else 0.0}
+    return {"mean": found.mean, "scatter": std}
 
 
 def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: CubeStore) -> None:
@@ -190,21 +251,6 @@ def _check_radii(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
             f"{store.path}: the network was trained with {name} in cells, on boxes of unknown "
             "length, but the length of this one is known; train it anew on boxes of known length"
         )
-
-
-def _cell_size(trained: Mapping[str, Any], store: CubeStore) -> list[str]:
-    sizes = trained["cell_sizes_cmpc"]
-    size = store.mesh.cell_size_cmpc
-    if size is None:
-        return [f"{store.path}: the size of a cell is unknown; {_trained_with(sizes)}"]
-    if any(known and abs(size / known - 1) <= _SAME_CELL for known in sizes):
-        return []
-    return [f"{store.path}: a cell is {size:.4g} cMpc; {_trained_with(sizes)}"]
-
-
-def _trained_with(sizes: Sequence[float]) -> str:
-    known = " and ".join(f"{size:.4g} cMpc" if size else "cells of unknown size" for size in sizes)
-    return f"the network was trained with {known}"
 
 
 def _range(low: float, high: float) -> str:

@@ -1,17 +1,21 @@
 """Fields in, a predicted box out: as cell by cell, wherever the box is cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
 from ionstore.store import CubeStore
 from tests.ionmodel.predicted_runs import cell_by_cell, lively
+
+TOLD = {"box_length_cmpc": 20.0}  # as the store that was trained on
 
 
 def test_arrays_in_array_out(
@@ -19,12 +23,12 @@ def test_arrays_in_array_out(
 ) -> None:
     predict = lively(load(str(runs("residual").path), device="cpu"))
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
-    xhii = predict(fields)
+    xhii = predict(fields, **TOLD)
     assert xhii.shape == (19, 19, 19)
     assert xhii.dtype == np.float32
     np.testing.assert_allclose(xhii, cell_by_cell(predict, odd_store, 7.5), atol=1e-5)
     shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
-    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()})
+    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **TOLD)
     np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-5)
     with pytest.raises(ConfigError, match="needs the fields n_igm, n_src, got n_igm; give n_src"):
         predict({"n_igm": fields["n_igm"]})
@@ -38,9 +42,9 @@ def test_pooled_networks_take_arrays(
 ) -> None:
     predict = lively(load(runs(family), device="cpu"))
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
-    xhii = predict(fields)
+    xhii = predict(fields, **TOLD)
     shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
-    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()})
+    rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **TOLD)
     np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-5)
     np.testing.assert_allclose(xhii, cell_by_cell(predict, odd_store, 7.5), atol=1e-5)
 
@@ -56,8 +60,12 @@ def test_arrays_are_averaged_in_memory(
     shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
     rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **told)
     np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-4)
-    assert np.abs(predict(fields, **{**told, "redshift": 12.0}) - xhii).max() > 1e-4
-    assert np.abs(predict(fields, **{**told, "box_length_cmpc": 30.0}) - xhii).max() > 1e-4
+    with pytest.warns(UnlikeTrainingWarning, match=r"redshift 12 lies outside of 7\.5 to 9"):
+        other = predict(fields, **{**told, "redshift": 12.0})
+    assert np.abs(other - xhii).max() > 1e-4
+    with pytest.warns(UnlikeTrainingWarning, match=r"this box: a cell is 1\.579 cMpc; the network"):
+        other = predict(fields, **{**told, "box_length_cmpc": 30.0})
+    assert np.abs(other - xhii).max() > 1e-4
     with pytest.raises(ConfigError, match="the network sees the redshift, got none; give redshift"):
         predict(fields, box_length_cmpc=20.0)
     with pytest.raises(
@@ -78,11 +86,15 @@ def test_whatever_numpy_makes_cubes_of_is_taken(
 ) -> None:
     predict = lively(load(runs("residual"), device="cpu"))
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
-    expected = predict(fields)
+    expected = predict(fields, **TOLD)
     others = {"n_igm": torch.from_numpy(fields["n_igm"]), "n_src": fields["n_src"].tolist()}
-    np.testing.assert_array_equal(predict({**others, "unused": "text"}), expected)
+    np.testing.assert_array_equal(predict({**others, "unused": "text"}, **TOLD), expected)
     wide = {name: np.asfortranarray(field, np.float64) for name, field in fields.items()}
-    np.testing.assert_allclose(predict(wide), expected, atol=1e-6)
+    np.testing.assert_allclose(predict(wide, **TOLD), expected, atol=1e-6)
+    swapped = {name: field.astype(field.dtype.newbyteorder()) for name, field in fields.items()}
+    np.testing.assert_array_equal(predict(swapped, **TOLD), expected)  # as FITS files hold them
+    short = {**fields, "n_src": np.ma.masked_array(fields["n_src"].astype(np.float16))}
+    np.testing.assert_array_equal(predict(short, **TOLD), expected)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,26 @@ def test_whatever_numpy_makes_cubes_of_is_taken(
         ("n_igm", lambda field: 0 * field, "n_igm must not be 0 on average.*; give a box with gas"),
         ("n_igm", lambda field: field[:0, :0, :0], "cubes of one mesh"),
         ("n_src", lambda field: field[0], "cubes of one mesh"),
+        (
+            "n_igm",
+            lambda field: field / field.mean() - 1,
+            r"n_igm must not be negative, got values down to -0\.\d+; .*, not as overdensity",
+        ),
+        (
+            "n_src",
+            lambda field: -field.astype(float),
+            "n_src must not be negative, got .*training$",
+        ),
+        (
+            "n_src",
+            lambda field: np.ma.masked_array(field, field == 0),
+            "n_src must be given everywhere, got an array with masked cells",
+        ),
+        (
+            "n_igm",
+            lambda field: torch.ones(field.shape, dtype=torch.bfloat16),
+            "n_igm must be an array of numbers: Got unsupported ScalarType BFloat16",
+        ),
     ],
 )
 def test_fields_that_are_none_are_refused(
@@ -110,16 +142,65 @@ def test_fields_that_are_none_are_refused(
     predict = load(runs("residual"), device="cpu")
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
     with pytest.raises(ConfigError, match=message), np.errstate(all="ignore"):
-        predict({**fields, name: change(fields[name])})
+        predict({**fields, name: change(fields[name])}, **TOLD)
 
 
-def test_the_length_of_a_box_is_positive(
-    runs: Callable[[str], RunFolder], odd_store: CubeStore
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"box_length_cmpc": 0.0}, "box_length_cmpc must be a positive number, got 0"),
+        ({"box_length_cmpc": np.inf}, "box_length_cmpc must be a positive number, got inf"),
+        ({"redshift": -2.0}, "redshift must be a number from 0 on, got -2"),
+        ({"redshift": np.nan}, "redshift must be a number from 0 on, got nan"),
+    ],
+)
+def test_what_no_box_has_is_refused(
+    told: dict[str, float], message: str, runs: Callable[[str], RunFolder], odd_store: CubeStore
 ) -> None:
     predict = load(runs("wide"), device="cpu")
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
-    with pytest.raises(ValueError, match="box_length_cmpc must be positive, got 0"):
-        predict(fields, redshift=7.5, box_length_cmpc=0.0)
+    with pytest.raises(ConfigError, match=message):
+        predict(fields, **{"redshift": 7.5, **TOLD, **told})
+
+
+def test_what_is_unlike_training_is_a_warning(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore
+) -> None:
+    predict = load(runs("residual"), device="cpu")
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    with pytest.warns(UnlikeTrainingWarning, match="the size of a cell is unknown; the network"):
+        predict(fields)
+    with pytest.warns(UnlikeTrainingWarning) as told:
+        predict({**fields, "n_src": fields["n_src"] * 1e10}, redshift=7.5, **TOLD)
+    assert [str(one.message).split(" is ")[0] for one in told] == [
+        "the mean of n_src at redshift 7.5",
+        "the scatter of n_src at redshift 7.5",
+    ]
+    assert told[0].filename == __file__
+    with pytest.warns(UnlikeTrainingWarning, match="the relative scatter of n_igm is"):
+        predict({**fields, "n_igm": fields["n_src"]}, **TOLD)
+
+
+def test_a_length_is_not_taken_where_radii_are_in_cells(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore
+) -> None:
+    known = load(runs("wide"), device="cpu")
+    assert known.trained is not None
+    predict = replace(known, trained={**known.trained, "cell_sizes_cmpc": [0.0]})
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    with pytest.raises(ConfigError, match=r"top_hat_3 in cells, on boxes of unknown.*leave it out"):
+        predict(fields, redshift=7.5, **TOLD)
+
+
+def test_a_checkpoint_without_all_weights_is_refused(
+    runs: Callable[[str], RunFolder], tmp_path: Path
+) -> None:
+    content = load_checkpoint(runs("residual").best)
+    content["model"].popitem()
+    content.pop("format_version")
+    save_checkpoint(tmp_path / "best.pt", content)
+    with pytest.raises(RunFolderError, match="expected the weights and the normalization"):
+        load(tmp_path)
 
 
 def test_predictions_that_are_no_numbers_are_refused(
@@ -130,7 +211,7 @@ def test_predictions_that_are_no_numbers_are_refused(
         next(predict.network.parameters()).fill_(np.nan)
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
     with pytest.raises(ConfigError, match="predicts what is no number in this box; the fields are"):
-        predict(fields)
+        predict(fields, **TOLD)
 
 
 def test_fields_come_by_name(runs: Callable[[str], RunFolder]) -> None:

@@ -76,7 +76,7 @@ def test_split_store_trains_on_all_but_the_last_box(tmp_path: Path, tile: int | 
         validated = [set(batch.store_index.tolist()) for batch in data.validation]
         assert set.union(*trained) == {0, 1}
         assert set.union(*validated) == {2}
-        assert data.n_validation_cells == (30 if tile is None else 8 * 4**3)
+        assert data.n_validation_cells == (30 if tile is None else 10**3)
         alone = fit_normalization(
             boxes[:2], config.inputs, [split.train for split in data.splits[:2]]
         )
