@@ -18,12 +18,21 @@ from tests.ionmodel.predicted_runs import REDSHIFTS
 
 ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]
 
+COMMAND = """
+import os, sys
+written = open(f"{sys.argv[0]}.{os.environ['RANK']}", "a", buffering=1)
+sys.addaudithook(lambda event, told: event == "os.rename" and print(told[1], file=written))
+from ioncli.main import ionmodel
+ionmodel()
+"""
+"""Notes for each rank the files that it brings to their places: none is written there directly."""
+
 
 @pytest.fixture
 def torchrun(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start ``ionmodel`` with some arguments by torchrun with some options."""
     script = tmp_path / "command.py"
-    script.write_text("from ioncli.main import ionmodel\nionmodel()\n")
+    script.write_text(COMMAND)
 
     def start(options: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -62,6 +71,14 @@ def predict(run: RunFolder, store: CubeStore, out: str) -> list[str]:
     ]  # fmt: skip
 
 
+def shards_written(folder: Path, rank: int) -> list[str]:
+    """Return the shards of predictions that a rank wrote, as often as it did."""
+    paths = (folder / f"command.py.{rank}").read_text().splitlines()
+    return [
+        path.partition("/xhii_predicted/c/")[2] for path in paths if "/xhii_predicted/c/" in path
+    ]
+
+
 def test_ranks_share_out_the_shards(
     runs: Callable[[str], RunFolder],
     odd_store: CubeStore,
@@ -72,6 +89,10 @@ def test_ranks_share_out_the_shards(
     status, stdout, stderr = ended(torchrun(ON_ONE_MACHINE, arguments))
     assert status == 0, stderr
     assert stdout.count("Wrote") == 1
+    written = [shards_written(tmp_path, rank) for rank in (0, 1)]
+    everything = [f"{z}/{i}/{j}/{k}" for z, i, j, k in np.ndindex(len(REDSHIFTS), 2, 2, 2)]
+    assert sorted(written[0] + written[1]) == everything
+    assert len(written[0]) == len(written[1])
     status, _, stderr = ended(torchrun(ON_ONE_MACHINE, arguments))
     assert status != 0
     assert "two.zarr: already exists" in stderr
