@@ -4,7 +4,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ import numpy as np
 
 from ionmodel.errors import ConfigError
 from ionmodel.prediction import Predictor, check_numbers
-from ionmodel.prediction_channels import remove_channels, with_channels_of_run
+from ionmodel.prediction_channels import remove_averages, with_channels_of_run
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.trained_range import check_store
@@ -168,9 +168,11 @@ def predict_store(
                 "--out"
             )
         build = start_build(target, overwrite=overwrite, on_note=on_note)
+        task = _Task(predictor, store, plan)
 
         def enter() -> None:
             held.enter_context(build)
+            _plan_before(build, task)  # a refusal does not wait for averages
             held.enter_context(full_disk_as_message(build.folder))
             for line in unlike:
                 on_note(line)
@@ -198,7 +200,7 @@ def predict_store(
                 on_averages=on_averages,
             )
         )
-        task = _Task(predictor, with_inputs, plan)
+        task = replace(task, store=with_inputs)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
         _write_parts(task, work, ranks, on_progress)
         ranks.wait_for_all()
@@ -208,7 +210,7 @@ def predict_store(
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        remove_channels(predictor, store, plan.redshifts, folder)
+        remove_averages(folder)
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
 
@@ -221,15 +223,7 @@ def _same_place(one: StorePath, other: StorePath) -> bool:
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
     """Begin a store, or take up one that was not finished."""
     store, plan = task.store, task.plan
-    before = build.plan()
-    if before is not None and before.get("prediction") != task.identity:
-        if not build.overwrite:
-            raise StoreExistsError(
-                f"{build.target}: another build of this store was not finished, of another "
-                "network, store or redshifts, or before the store was edited; finish it with the "
-                "command that began it, or discard it with --overwrite"
-            )
-        before = None
+    before = _plan_before(build, task)
     # Killed before its first part, a build may have no store yet.
     is_begun = before is not None and any(build.books.result(part) for part in plan.parts)
     if not is_begun:
@@ -252,6 +246,20 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
     todo = tuple(part for part in plan.parts if build.books.result(part) is None)
     shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
     return _Work(shards, build.books, todo)
+
+
+def _plan_before(build: StoreBuild | ObjectBuild, task: _Task) -> dict[str, Any] | None:
+    """Return the plan that this prediction was begun with before, None if it was not."""
+    before = build.plan()
+    if before is None or before.get("prediction") == task.identity:
+        return before
+    if build.overwrite:
+        return None
+    raise StoreExistsError(
+        f"{build.target}: another build of this store was not finished, of another network, store "
+        "or redshifts, or before the store was edited; finish it with the command that began it, "
+        "or discard it with --overwrite"
+    )
 
 
 def _write_parts(

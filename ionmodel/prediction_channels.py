@@ -1,6 +1,7 @@
 """Derived channels of a store that is predicted: those of the run, or made for the while."""
 
 import itertools
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +13,9 @@ from ionmodel.prediction import Predictor
 from ionmodel.run_folder import RunFolder
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.store import CubeStore
+
+_AVERAGES = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
+"""Names that `cache_path` gives, and of what is not finished: uuid of the store, and a digest."""
 
 
 def with_channels_of_run(
@@ -91,18 +95,26 @@ def with_channels_of_run(
     return made
 
 
-def remove_channels(
-    predictor: Predictor, store: CubeStore, redshifts: Sequence[float], folder: Path
-) -> None:
-    """Remove the channels that `with_channels_of_run` made in a folder, and nothing else there."""
-    channels = predictor.config.derived_channels
-    if not channels:
+def remove_averages(folder: Path) -> None:
+    """Remove the averages that this and earlier predictions made in a folder, and nothing else.
+
+    Parameters
+    ----------
+    folder : Path
+        As given to `with_channels_of_run`; it need not exist.
+
+    Raises
+    ------
+    OSError
+        If something cannot be removed.
+    """
+    if not folder.exists():
         return
-    made = cache_path(store, channels, boxes_of(store, redshifts), folder)
-    if made.exists():
-        shutil.rmtree(made)
-        with suppress(OSError):  # there is something else
-            folder.rmdir()
+    for path in folder.iterdir():
+        if _AVERAGES.fullmatch(path.name):
+            shutil.rmtree(path)
+    with suppress(OSError):  # there is something else
+        folder.rmdir()
 
 
 def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:

@@ -1,8 +1,10 @@
 """Averages over balls that a prediction needs: those of the run, or made for the while."""
 
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,25 +14,30 @@ from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, StoreExistsError
 from ionstore.layout import Layout
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import REDSHIFTS, lively
 
 
+def copied(store: CubeStore, path: Path) -> CubeStore:
+    """Copy a store as another one: its averages are not those of a run."""
+    shutil.copytree(store.path, path)
+    root = path / "zarr.json"
+    root.write_text(root.read_text().replace(store.uuid, str(uuid.uuid4())))
+    return CubeStore.open(path)
+
+
 @pytest.mark.parametrize("family", ["residual", "multiscale"])
 def test_nothing_but_what_was_made_here_is_removed(
     family: str, runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
 ) -> None:
-    path = tmp_path / "same.zarr"
-    shutil.copytree(odd_store.path, path)
-    root = path / "zarr.json"
-    root.write_text(root.read_text().replace(odd_store.uuid, "another"))
+    same = copied(odd_store, tmp_path / "same.zarr")
     mine = tmp_path / "predicted.zarr.channels" / "mine"
     mine.mkdir(parents=True)
     predictor = load(runs(family), device="cpu")
-    predict_store(predictor, CubeStore.open(path), tmp_path / "predicted.zarr")
+    predict_store(predictor, same, tmp_path / "predicted.zarr")
     assert list(mine.parent.iterdir()) == [mine]
 
 
@@ -41,11 +48,7 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
     notes: list[str] = []
     predict_store(predictor, odd_store, tmp_path / "own.zarr", on_note=notes.append)
     assert not any("averages" in note for note in notes)  # the run has them
-    path = tmp_path / "same.zarr"
-    shutil.copytree(odd_store.path, path)
-    root = path / "zarr.json"
-    root.write_text(root.read_text().replace(odd_store.uuid, "another"))
-    same = CubeStore.open(path)
+    same = copied(odd_store, tmp_path / "same.zarr")
     target = tmp_path / "predicted.zarr"
 
     def stop(done: int, total: int) -> None:
@@ -79,6 +82,40 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
         CubeStore.open(alone).read_field("xhii_predicted", 7.5),
         CubeStore.open(target).read_field("xhii_predicted", 7.5),
     )
+
+
+@pytest.mark.parametrize("last", ["multiscale", "residual"])
+def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
+    last: str, runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("multiscale"), device="cpu")
+    target, folder = tmp_path / "predicted.zarr", tmp_path / "predicted.zarr.channels"
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 3:
+            raise KeyboardInterrupt
+
+    for number, redshifts in enumerate(([9.0], [9.0, 7.5])):
+        same = copied(odd_store, tmp_path / f"{number}.zarr")
+        stopped: dict[str, Any] = {"on_progress" if number else "on_averages": stop}
+        with pytest.raises(KeyboardInterrupt):
+            predict_store(predictor, same, target, redshifts=redshifts, **stopped)
+    assert sorted(path.suffix for path in folder.iterdir()) == [".partial", ".zarr"]
+    mine = folder / "mine-01234567.zarr"
+    mine.mkdir()
+    averaged: list[tuple[int, int]] = []
+    predictor = load(runs(last), device="cpu")
+    with pytest.raises(StoreExistsError, match="another build of this store was not finished"):
+        predict_store(
+            predictor,
+            same,
+            target,
+            redshifts=[7.5],
+            on_averages=lambda *done: averaged.append(done),
+        )
+    assert not averaged
+    predict_store(predictor, same, target, redshifts=[7.5], overwrite=True)
+    assert list(folder.iterdir()) == [mine]
 
 
 def test_averages_need_a_box_of_known_length_as_in_training(
