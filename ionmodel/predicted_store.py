@@ -22,7 +22,7 @@ from ionstore.attributes import ROOT_METADATA, SourceFile
 from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
 from ionstore.cube import Fields
 from ionstore.digest import in_words, start_digest
-from ionstore.errors import StoreExistsError
+from ionstore.errors import StoreExistsError, UserError
 from ionstore.fields import PREDICTED
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import Corner, Part
@@ -110,7 +110,7 @@ def predict_store(
     redshifts, memory_bytes
         As in `plan_prediction`.
     overwrite : bool
-        Whether a store at `target` may be replaced.
+        Whether a prediction at `target` may be replaced.
     command_line : str, optional
         Recorded in the store.
     on_note : callable
@@ -137,7 +137,8 @@ def predict_store(
     NotInStoreError
         If the store does not hold a redshift.
     StoreExistsError
-        If there is something at `target`, or another build of it runs or was not finished.
+        If there is something at `target` (other than a prediction, where that may be replaced), or
+        another build of it runs or was not finished.
     StoreDamageError
         If the store is damaged, or what was written reads back otherwise.
     DiskSpaceError
@@ -167,6 +168,8 @@ def predict_store(
                 f"{target}: this is the store that is predicted from; choose another place with "
                 "--out"
             )
+        if overwrite:
+            _check_replaced(target)
         build = start_build(target, overwrite=overwrite, on_note=on_note)
         task = _Task(predictor, store, plan)
 
@@ -220,6 +223,19 @@ def _same_place(one: StorePath, other: StorePath) -> bool:
     return str(one) == str(other)
 
 
+def _check_replaced(target: StorePath) -> None:
+    """Refuse to replace a store that holds more than a prediction can bring back."""
+    try:
+        fields = CubeStore.open(target).field_names
+    except UserError:
+        return  # there is none, or none that is whole: the build knows what to do
+    if fields != (PREDICTED.name,):
+        raise StoreExistsError(
+            f"{target}: --overwrite replaces predictions, this store holds {', '.join(fields)}; "
+            "choose another place with --out"
+        )
+
+
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
     """Begin a store, or take up one that was not finished."""
     store, plan = task.store, task.plan
@@ -253,12 +269,17 @@ def _plan_before(build: StoreBuild | ObjectBuild, task: _Task) -> dict[str, Any]
     before = build.plan()
     if before is None or before.get("prediction") == task.identity:
         return before
+    if "prediction" not in before:
+        raise StoreExistsError(
+            f"{build.target}: an ingest into this store was not finished; finish it, or choose "
+            "another place with --out"
+        )
     if build.overwrite:
         return None
     raise StoreExistsError(
-        f"{build.target}: another build of this store was not finished, of another network, store "
-        "or redshifts, or before the store was edited; finish it with the command that began it, "
-        "or discard it with --overwrite"
+        f"{build.target}: another prediction of this store was not finished, of another network, "
+        "store or redshifts, or before the store was edited; finish it with the command that began "
+        "it, or discard it with --overwrite"
     )
 
 

@@ -13,7 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,12 @@ class Predictor:
         checkpoint does not say.
     """
 
-    config: TrainingConfig
-    normalization: Normalization
-    network: PatchNetwork
+    config: TrainingConfig = field(repr=False)
+    normalization: Normalization = field(repr=False)
+    network: PatchNetwork = field(repr=False)
     device: torch.device
     path: Path
-    trained: Mapping[str, Any] | None
+    trained: Mapping[str, Any] | None = field(repr=False)
 
     @property
     def radius(self) -> int:

@@ -90,6 +90,7 @@ def plan_prediction(
     parts = plan_parts([PREDICTED.name], len(taken), layout)
     share = -(-len(parts) // n_processes) / len(parts)  # of the shards, of the busiest process
     n_cells = len(taken) * store.mesh.n_cells
+    tile = min(tile, shard)
     return PredictionPlan(
         taken,
         parts,

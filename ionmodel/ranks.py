@@ -72,6 +72,11 @@ def n_processes() -> int:
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
+def is_first_process() -> bool:
+    """Return whether this is the one that speaks for those that torchrun started with it."""
+    return n_processes() == 1 or os.environ["RANK"] == "0"
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the processes that torchrun started with this one; without it, there is only this one.

@@ -13,6 +13,7 @@ from ioncli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ionmodel.prediction_plan import PredictionPlan
+    from ionstore.store import CubeStore
 
 
 class Size(click.ParamType[int]):
@@ -60,7 +61,10 @@ class Size(click.ParamType[int]):
     multiple=True,
     help="Redshift to predict; may be repeated.  [default: all]",
 )
-@click.option("--memory", type=Size(), default="2GiB", help="Most memory, beside Python and torch.")
+@click.option(
+    "--memory", type=Size(), default="2GiB",
+    help="Most memory of each process, beside Python and torch.",
+)  # fmt: skip
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda", "mps")), default="auto",
     help="Where to compute; auto takes an accelerator where there is one.",
@@ -89,13 +93,14 @@ def predict(
     with options.errors_as_messages():
         from ionmodel.predicted_store import predict_store
         from ionmodel.prediction import load
+        from ionmodel.ranks import is_first_process, n_processes
         from ionstore.process_memory import PeakMemory
         from ionstore.store import CubeStore
 
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
         try:
-            bars = progress_bars("Predicting", "Averaging over balls")
+            bars = progress_bars("Predicting", "Averaging over balls", quiet=not is_first_process())
             with PeakMemory() as peak, bars as (report, report_averages):
                 inventory = predict_store(
                     predictor,
@@ -106,7 +111,9 @@ def predict(
                     overwrite=overwrite,
                     command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
                     on_note=options.echo_note,
-                    on_plan=lambda plan: _announce(plan, cubes.mesh.n_cells, predictor.device.type),
+                    on_plan=lambda plan: _announce(
+                        plan, cubes, device=predictor.device.type, n_processes=n_processes()
+                    ),
                     on_averages=report_averages,
                     on_progress=report,
                 )
@@ -120,25 +127,28 @@ def predict(
     for redshift, found in zip(inventory.redshifts, statistics, strict=True):
         click.echo(f"redshift {redshift:g}: mean predicted xHII by volume {found.mean:.4f}")
     n_cells = len(statistics) * cubes.mesh.n_cells
+    per_cell = 1e6 * seconds / n_cells
     click.echo(
         f"{n_cells:,} cells in {options.seconds_in_words(seconds)}, "
-        f"{1e6 * seconds / n_cells:.2g} µs a cell; peak memory "
+        f"{per_cell:,.{0 if per_cell >= 10 else 1}f} µs a cell; peak memory "
         f"{options.bytes_in_words(peak.peak_bytes)} (PSS)"
     )
     click.echo(f"Wrote {out}")
-    click.echo(f"Next: ionstore view {out} --field xhii_predicted")
+    one = f" --redshift {inventory.redshifts[0]:g}" if len(inventory.redshifts) > 1 else ""
+    click.echo(f"Next: ionstore view {out} --field xhii_predicted{one}")
 
 
-def _announce(plan: "PredictionPlan", n_cells: int, device: str) -> None:
-    n_cells *= len(plan.redshifts)
+def _announce(plan: "PredictionPlan", store: "CubeStore", *, device: str, n_processes: int) -> None:
+    n_cells = len(plan.redshifts) * store.mesh.n_cells
     how = (
         "cell by cell, for the network pads inside of its neighborhoods"
         if plan.by_patches
         else f"in tiles of {plan.tile}³ cells"
     )
+    shared = f", in each of {n_processes} processes" if n_processes > 1 else ""
     click.echo(
         f"{n_cells:,} cells at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
         f"{device}: about {options.seconds_in_words(plan.seconds)} and "
-        f"{options.bytes_in_words(plan.memory_bytes)} beside Python and torch.",
+        f"{options.bytes_in_words(plan.memory_bytes)} beside Python and torch{shared}.",
         file=sys.stderr,
     )

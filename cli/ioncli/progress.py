@@ -27,9 +27,12 @@ def progress_bar(title: str) -> Iterator[Report]:
 
 
 @contextmanager
-def progress_bars(*titles: str) -> Iterator[list[Report]]:
-    """Show several bars as `progress_bar` does, the later ones once they are reported to."""
-    console = Console(stderr=True, markup=False, emoji=False)
+def progress_bars(*titles: str, quiet: bool = False) -> Iterator[list[Report]]:
+    """Show several bars as `progress_bar` does, the later ones once they are reported to.
+
+    Where quiet, nothing is shown: for all processes but one of those that work together.
+    """
+    console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
         yield [_tenths(console, title) for title in titles]
         return

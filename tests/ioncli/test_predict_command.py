@@ -1,5 +1,6 @@
 """``ionmodel predict`` as a user meets it."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from ioncli.main import ionmodel, ionstore
 from ioncli.predict import predict
 from ionmodel.prediction import load
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
+from ionstore.ingest import ingest_cubes
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.three_file_sets import PREFIXES, write_set
@@ -45,15 +47,39 @@ def test_a_box_is_announced_predicted_and_summed_up(
     arguments = ("predict", "--run", str(run), "--store", str(store.path), "--out", str(out))
     result = invoke(*arguments, "--redshift", "7.5")
     assert result.exit_code == 0, result.output
-    assert "6,859 cells at 1 redshift in tiles of 64³ cells, on cpu: about" in result.stderr
+    assert "6,859 cells at 1 redshift in tiles of 19³ cells, on cpu: about" in result.stderr
     assert "Predicting: 100 %" in result.stderr
     values = CubeStore.open(out).read_field("xhii_predicted", 7.5)
     assert f"redshift 7.5: mean predicted xHII by volume {values.mean():.4f}" in result.stdout
-    assert f"Next: ionstore view {out} --field xhii_predicted" in result.stdout
+    assert result.stdout.endswith(f"Next: ionstore view {out} --field xhii_predicted\n")
     again = invoke(*arguments)
     assert again.exit_code == 1
     assert again.stderr.startswith("Error: ")
     assert "already exists" in again.stderr
+    both = invoke(*arguments, "--overwrite")
+    words = shlex.split(both.stdout.splitlines()[-1].removeprefix("Next: ionstore "))
+    shown = invoke(*words, "--output", str(tmp_path / "slice.png"), program=ionstore)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_only_predictions_are_replaced(run: Path, store: CubeStore, tmp_path: Path) -> None:
+    simulated, out = tmp_path / "sim", tmp_path / "cubes.zarr"
+    write_set(simulated, 9)
+    assert invoke("ingest", str(simulated), str(out), program=ionstore).exit_code == 0
+    arguments = ("predict", "--run", str(run), "--store", str(store.path), "--out", str(out))
+    refused = invoke(*arguments, "--overwrite")
+    assert refused.exit_code == 1
+    assert "--overwrite replaces predictions, this store holds n_igm, n_src, xhii" in refused.stderr
+    assert "xhii" in CubeStore.open(out).field_names
+
+    def kill(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest_cubes(simulated, tmp_path / "other.zarr", on_progress=kill)
+    refused = invoke(*arguments[:-1], str(tmp_path / "other.zarr"), "--overwrite")
+    assert "an ingest into this store was not finished; finish it, or choose" in refused.stderr
 
 
 def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) -> None:

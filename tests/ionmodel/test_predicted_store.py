@@ -106,7 +106,7 @@ def test_a_stopped_prediction_goes_on_where_it_was(
         predict_store(predictor, odd_store, target, on_progress=stop)
     assert not target.exists()
     other = load(runs("pointwise"), device="cpu")
-    with pytest.raises(StoreExistsError, match="another build of this store was not finished"):
+    with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
         predict_store(other, odd_store, target)
     seen: list[int] = []
     predict_store(predictor, odd_store, target, on_progress=lambda done, _: seen.append(done))

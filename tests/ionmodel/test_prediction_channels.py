@@ -105,7 +105,7 @@ def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
     mine.mkdir()
     averaged: list[tuple[int, int]] = []
     predictor = load(runs(last), device="cpu")
-    with pytest.raises(StoreExistsError, match="another build of this store was not finished"):
+    with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
         predict_store(
             predictor,
             same,
