@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,7 +29,8 @@ from tests.three_file_sets import contents_of, files_of, write_set
 distributed = pytest.importorskip("distributed")
 
 CUT: dict[str, Any] = {"max_shard_cells": 10, "chunk_cells": 5}
-N_PARTS = 3 * 4**3  # of a mesh of 40 cells at one redshift
+N_PARTS = 3 * 2**3  # of a mesh of 20 cells at one redshift
+N_TURNS = 3
 
 run_command = partial(subprocess.check_call, shell=True)
 
@@ -43,16 +45,48 @@ class Cluster:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
         self.address = f"tcp://127.0.0.1:{port}"
+        self._turns = folder / "turns"
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", port)
 
     def add_workers(self, number: int) -> "list[subprocess.Popen[bytes]]":
         """Start workers and wait until the scheduler knows them."""
         options = (self.address, "--nthreads", "1", "--no-nanny", "--local-directory", ".")
+        options += ("--preload", str(Path(__file__).with_name("worker_turns.py")))
         workers = [self._start("worker", *options) for _ in range(number)]
         running = [process for process in self._processes if process.poll() is None]
-        with distributed.Client(self.address, timeout=30, set_as_default=False) as client:
+        with self.client() as client:
             client.wait_for_workers(len(running) - 1, timeout=30)
         return workers
+
+    @contextmanager
+    def held_back(self) -> Iterator[Callable[[], None]]:
+        """Let workers write ``N_TURNS`` parts, and hold all others back until they may go on."""
+        self._turns.mkdir()
+        for number in range(N_TURNS):
+            (self._turns / str(number)).touch()
+        over = self._turns.with_name(f"turns-{uuid.uuid4().hex}")
+
+        def go_on() -> None:
+            if self._turns.exists():
+                self._turns.rename(over)
+
+        try:
+            yield go_on
+        finally:
+            go_on()
+
+    def wait_until_idle(self) -> None:
+        """Wait until nothing is asked of any worker."""
+        with self.client() as client:
+            wait_until(lambda: not any(client.processing().values()))
+
+    def wait_until_nothing_runs(self) -> None:
+        """Wait until no worker is at anything, be it asked for any more or not."""
+        with self.client() as client:
+            wait_until(lambda: not client.call_stack())
+
+    def client(self) -> Any:
+        return distributed.Client(self.address, timeout=30, set_as_default=False)
 
     def end(self) -> None:
         """Kill all processes, their children included."""
@@ -72,6 +106,14 @@ class Cluster:
             )
         self._processes.append(process)
         return process
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait, though not for ever."""
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:
@@ -102,7 +144,7 @@ def two_workers(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     """A simulation of many parts, and its store as threads write it."""
     folder = tmp_path_factory.mktemp("large")
-    write_set(folder / "sim", 40, ("9.000",))
+    write_set(folder / "sim", 20, ("9.000",))
     ingest_cubes(folder / "sim", folder / "cubes.zarr", **CUT)
     return folder / "sim", without_identity(folder / "cubes.zarr")
 
@@ -119,17 +161,21 @@ def n_done(target: Path) -> int:
     return len(list((target.parent / f"{target.name}.partial" / "parts").glob("*.json")))
 
 
-def once_parts_are_done(target: Path, act: Callable[[], object]) -> Callable[[int, int], None]:
-    """Return what acts once, when the first parts of a store are done."""
+@contextmanager
+def in_the_middle(
+    started: Cluster, is_begun: Callable[[], object], act: Callable[[], object]
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield a progress report that acts once, when parts are done and all others are held back."""
     acted: list[int] = []
+    with started.held_back() as go_on:
 
-    def on_progress(done: int, total: int) -> None:
-        if not acted and n_done(target):
-            acted.append(n_done(target))
-            assert acted[0] < N_PARTS / 2
-            act()
+        def on_progress(done: int, total: int) -> None:
+            if not acted and is_begun():
+                acted.append(done)
+                act()
+                go_on()
 
-    return on_progress
+        yield on_progress
 
 
 def resume_on_threads(sim: Path, target: Path) -> None:
@@ -224,22 +270,22 @@ def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
     sim = tmp_path / "sim"
     write_set(sim, 20, ("9.000",))
     place = ObjectPath("box", "clusters/taken.zarr")
-    written: list[Path] = []
+    parts = place.with_name("taken.zarr.partial") / "parts"
 
-    def take_over(done: int, total: int) -> None:
-        parts = place.with_name("taken.zarr.partial") / "parts"
-        if not written and parts.exists():
-            written.append(tmp_path / "taken.zarr")
-            with monkeypatch.context() as patch:
-                patch.setattr("ionstore.object_lock.STALE_S", -1.0)
-                ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **CUT)
-            as_files(place, written[0])
+    def take_over() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr("ionstore.object_lock.STALE_S", -1.0)
+            ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **CUT)
+        as_files(place, tmp_path / "taken.zarr")
 
-    with pytest.raises(StoreExistsError, match="another one took the store over"):
+    with (
+        in_the_middle(two_workers, parts.exists, take_over) as on_progress,
+        pytest.raises(StoreExistsError, match="another one took the store over"),
+    ):
         ingest_cubes(
-            sim, Path(str(place)), scheduler=two_workers.address, on_progress=take_over, **CUT
+            sim, Path(str(place)), scheduler=two_workers.address, on_progress=on_progress, **CUT
         )
-    assert files_of(as_files(place, tmp_path / "after.zarr")) == files_of(written[0])
+    assert files_of(as_files(place, tmp_path / "after.zarr")) == files_of(tmp_path / "taken.zarr")
     assert not place.with_name("taken.zarr.partial").exists()
 
 
@@ -249,8 +295,8 @@ def test_a_worker_killed_in_mid_run_is_made_up_for(
     sim, expected = large
     (victim,) = two_workers.add_workers(1)
     target = tmp_path / "cubes.zarr"
-    kill_it = once_parts_are_done(target, partial(kill, victim))
-    ingest_cubes(sim, target, scheduler=two_workers.address, on_progress=kill_it, **CUT)
+    with in_the_middle(two_workers, partial(n_done, target), partial(kill, victim)) as kill_it:
+        ingest_cubes(sim, target, scheduler=two_workers.address, on_progress=kill_it, **CUT)
     assert victim.returncode == -signal.SIGKILL
     assert without_identity(target) == expected
 
@@ -277,8 +323,10 @@ def test_what_a_cluster_leaves_unfinished_threads_finish(
     with new_cluster(tmp_path) as started:
         (worker,) = started.add_workers(1)
         victim = worker if ends == "workers" else started.scheduler
-        kill_it = once_parts_are_done(target, partial(kill, victim))
-        with pytest.raises(ClusterError, match=f"{said}.* same command again, which resumes"):
+        with (
+            in_the_middle(started, partial(n_done, target), partial(kill, victim)) as kill_it,
+            pytest.raises(ClusterError, match=f"{said}.* same command again, which resumes"),
+        ):
             ingest_cubes(sim, target, scheduler=started.address, on_progress=kill_it, **CUT)
     assert not target.exists()
     resume_on_threads(sim, target)
@@ -299,19 +347,17 @@ def test_an_ingest_that_was_killed_is_resumed_on_threads(
 ) -> None:
     sim, expected = large
     target = tmp_path / "cubes.zarr"
-    process = subprocess.Popen(
-        [sys.executable, "-c", INGEST, str(sim), str(target), two_workers.address],
-        start_new_session=True,
-    )
-    try:
-        until = time.monotonic() + 30
-        while n_done(target) < 3:
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.005)
-    finally:
-        kill(process)
-    time.sleep(0.2)  # parts under way are still recorded
+    with two_workers.held_back():
+        process = subprocess.Popen(
+            [sys.executable, "-c", INGEST, str(sim), str(target), two_workers.address],
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: process.poll() is not None or n_done(target) == N_TURNS)
+        finally:
+            kill(process)
+        two_workers.wait_until_idle()
+    two_workers.wait_until_nothing_runs()  # parts under way are still recorded
     resume_on_threads(sim, target)
     assert without_identity(target) == expected
 
@@ -381,11 +427,13 @@ def test_an_error_of_a_part_reaches_the_user_as_it_is(
     change: Callable[[Path], None],
     error: type[Exception],
 ) -> None:
-    write_set(tmp_path / "sim", 40, ("9.000",))
+    write_set(tmp_path / "sim", 20, ("9.000",))
     target = tmp_path / "cubes.zarr"
-    source = tmp_path / "sim" / "xHII_z9.000.npy"
-    change_it = once_parts_are_done(target, partial(change, source))
-    with pytest.raises(error, match=r"xHII_z9\.000\.npy"):
+    source = tmp_path / "sim" / "rho_z9.000.npy"
+    with (
+        in_the_middle(two_workers, partial(n_done, target), partial(change, source)) as change_it,
+        pytest.raises(error, match=r"rho_z9\.000\.npy"),
+    ):
         ingest_cubes(
             tmp_path / "sim",
             target,
@@ -409,13 +457,13 @@ def test_nothing_runs_any_more_when_a_run_has_ended(
 
     slow = f"touch {tmp_path}/begun && sleep 1.5 && touch {tmp_path}/ended"
     quick = f"while [ ! -e {tmp_path}/begun ]; do sleep 0.01; done; exit {int(end == 'error')}"
-    commands = [slow, quick, *(f"sleep 0.5; touch {tmp_path}/later-{n}" for n in range(20))]
+    commands = [slow, quick, *(f"sleep 0.5; touch {tmp_path}/later-{n}" for n in range(1000))]
     error = subprocess.CalledProcessError if end == "error" else KeyboardInterrupt
     with pytest.raises(error):
         cluster.run_on_cluster(run_command, commands, two_workers.address, interrupt)
     there = {path.name for path in tmp_path.iterdir()}
     assert {"begun", "ended"} <= there
-    assert len(there) < 10
+    assert len(there) < len(commands)
     time.sleep(0.7)
     assert {path.name for path in tmp_path.iterdir()} == there
 
