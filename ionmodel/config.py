@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,7 +18,7 @@ from ionmodel.channels.base import DerivedChannel, channels_asked_for
 from ionmodel.channels.mean_free_path import SOURCES, Law
 from ionmodel.config_keys import example, parse_size, toml_value
 from ionmodel.errors import ConfigError
-from ionmodel.networks import NETWORK_KEYS, OPTIONS, PREDICTS_TILES
+from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionstore.normalize import DEFAULT_TRANSFORMS, Transform
 from ionstore.symmetry import Symmetries
 
@@ -60,6 +61,12 @@ _WITHOUT = {
 """What it means to leave out a key that every network heeds."""
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
+
+
+def _known_network(name: str) -> str:
+    if name not in NETWORKS:
+        raise ValueError(f"must be one of {', '.join(NETWORKS)}")
+    return name
 
 
 class TrainingConfig(BaseModel):
@@ -174,7 +181,7 @@ class TrainingConfig(BaseModel):
     redshift_input: bool = False
     redshifts: Annotated[tuple[float, ...], Field(min_length=1)] | None = None
     transforms: dict[str, Transform] = {}
-    network: str
+    network: Annotated[str, AfterValidator(_known_network)]
     radius: int = Field(ge=0)
     tile: Count | None = None
     final_activation: bool
@@ -241,7 +248,7 @@ class TrainingConfig(BaseModel):
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
         unheeded = [key for key in self._given_network_keys() if key not in self._heeded]
-        if self.network in OPTIONS and unheeded:
+        if unheeded:
             raise ValueError(
                 f"network {self.network!r} has no {unheeded[0]}; leave it out, or choose another "
                 f"network ({', '.join(name for name in OPTIONS if unheeded[0] in OPTIONS[name])})"
@@ -322,7 +329,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def _heeded(self) -> dict[str, str]:
-        return OPTIONS.get(self.network, {})
+        return OPTIONS[self.network]
 
     def _given_network_keys(self) -> list[str]:
         keys = (key for key in type(self).model_fields if key in NETWORK_KEYS)

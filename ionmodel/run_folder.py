@@ -15,10 +15,14 @@ from typing import Any
 from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import read_toml
-from ionmodel.errors import RunFolderError
+from ionmodel.errors import ConfigError, RunFolderError
 from ionstore.atomic import whole_file
 
 _log = logging.getLogger(__name__)
+
+CHANGEABLE = ("epochs", "device", "num_workers")
+"""Keys that a run may go on with otherwise than it was begun; they do not change its samples."""
+_CHANGEABLE_IN_WORDS = "epochs, device and num_workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,16 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def read_last(self) -> dict[str, Any] | None:
+        """Read the checkpoint to go on from; None where there is none.
+
+        Raises
+        ------
+        RunFolderError
+            If it is damaged.
+        """
+        return load_checkpoint(self.last) if self.last.exists() else None
+
     def write_config(self, config: TrainingConfig) -> None:
         """Write the resolved configuration."""
         with whole_file(self.config) as temporary:
@@ -142,52 +156,91 @@ def check_begun(path: Path) -> None:
         raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to start one")
 
 
-def begun_config(run: RunFolder) -> TrainingConfig | None:
-    """Return the configuration that a run was begun with, None where none was.
+def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> TrainingConfig | None:
+    """Return the configuration that a run is to go on with, None where none was begun.
 
-    That of its checkpoint, or of its `config.toml` when it ended before the first checkpoint.
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    checkpoint : mapping, optional
+        Its checkpoint, None where it ended before the first one.
+
+    Returns
+    -------
+    TrainingConfig or None
+        That of ``config.toml``, or of the checkpoint where the file is gone.
 
     Raises
     ------
     ConfigError
         If the file is no configuration.
     RunFolderError
-        If the checkpoint is damaged.
+        If the file says otherwise than the checkpoint (except `CHANGEABLE`, which it may know
+        better), or the checkpoint is gone and what the run has learned is not.
     """
-    if run.last.exists():
-        return make_config(load_checkpoint(run.last)["config"])
-    if run.config.exists():
-        return make_config(read_toml(run.config))
-    return None
+    written = _written_config(run)
+    if checkpoint is None:
+        left = [file.name for file in (run.best, run.log) if file.exists() and file.stat().st_size]
+        if left:
+            raise RunFolderError(
+                f"{run.path} holds {' and '.join(left)} of a run, but not {run.last.name}, the "
+                "checkpoint to go on from; put it back, or name another --run to start anew"
+            )
+        return written
+    saved = make_config(checkpoint["config"])
+    if written is None:
+        return saved
+    edited = [
+        f"{key} = {now!r} (was {before!r})"
+        for key, now in written
+        if key not in CHANGEABLE and now != (before := getattr(saved, key))
+    ]
+    if edited:
+        raise RunFolderError(
+            f"{run.config} must be as the run was begun but for {_CHANGEABLE_IN_WORDS}, got "
+            f"{', '.join(edited)}; undo that, or start a new run with --config {run.config}"
+        )
+    return written
+
+
+def _written_config(run: RunFolder) -> TrainingConfig | None:
+    if not run.config.exists():
+        return None
+    keys = read_toml(run.config)
+    try:
+        return make_config(keys)
+    except ConfigError as error:
+        raise ConfigError(f"{run.config}: {error}") from error
 
 
 def resumed_config(
     run: RunFolder, saved: TrainingConfig, given: Mapping[str, Any]
 ) -> TrainingConfig:
-    """Return a run's configuration, with more epochs where those are given.
+    """Return a run's configuration with what is given anew.
 
     Parameters
     ----------
     run : RunFolder
         The run.
     saved : TrainingConfig
-        Configuration that it was begun with.
+        Configuration from `begun_config`.
     given : mapping
-        Keys given anew; they must agree with it, except ``epochs``.
+        Keys given anew; they must agree with it, except `CHANGEABLE`.
 
     Raises
     ------
     ConfigError
         If a key is unknown or its value does not fit.
     RunFolderError
-        If a key other than ``epochs`` differs.
+        If another key than `CHANGEABLE` differs.
     """
     wanted = make_config({**saved.model_dump(exclude_none=True), **given})
     for key in given:
         before, now = getattr(saved, key), getattr(wanted, key)
-        if key != "epochs" and before != now:
+        if key not in CHANGEABLE and before != now:
             raise RunFolderError(
-                f"{run.path} was begun with {key} = {before!r}, got {now!r}; only epochs can "
-                "change, start a new run instead"
+                f"{run.path} was begun with {key} = {before!r}, got {now!r}; only "
+                f"{_CHANGEABLE_IN_WORDS} can change, start a new run instead"
             )
     return wanted

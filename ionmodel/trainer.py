@@ -148,6 +148,8 @@ class Trainer:
     def finish_epoch(self, epoch: int) -> None:
         """Validate, log, and write the checkpoints."""
         state, batches = self.state, len(self.data.train)
+        if not self.run.last.exists():
+            self._save(self.run.last)  # log and best.pt are never there without it
         began = time.monotonic()
         try:
             predictions = self._validate(epoch)

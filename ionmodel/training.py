@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TARGET, TrainingConfig, make_config
-from ionmodel.config_keys import read_toml
+from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.datasets import TrainingData, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.events import Plan, Progress, Result
@@ -18,7 +16,7 @@ from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.ranks import n_processes
 from ionmodel.requirements import check_stores
-from ionmodel.run_folder import RunFolder, resumed_config
+from ionmodel.run_folder import RunFolder, begun_config, resumed_config
 from ionmodel.trainer import Trainer
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.normalize import Normalization
@@ -70,8 +68,8 @@ def train(
         If fields and batches do not fit the memory budget, or a batch not the device.
     RunFolderError
         If another process trains in the run folder, or it was begun with other stores or another
-        configuration (except ``epochs``, which may not be fewer than are trained), or its
-        checkpoint is damaged.
+        configuration (except ``device``, ``num_workers`` and ``epochs``, which may not be fewer
+        than are trained), or its checkpoint is damaged or gone.
     TrainingDivergedError
         If the loss is not finite.
 
@@ -88,15 +86,16 @@ def train(
     with ExitStack() as held:
         if run.path.exists():
             held.enter_context(run.locked())
-        checkpoint = load_checkpoint(run.last) if run.last.exists() else None
+        checkpoint = run.read_last()
+        begun = begun_config(run, checkpoint)
+        if begun is not None:
+            resumed_config(run, begun, config.model_dump())
         normalization = None
         if checkpoint is not None:
             _check_resumable(checkpoint, config, stores, run)
             if len(checkpoint["history"]) >= config.epochs and run.prediction_figure.exists():
                 return _result(checkpoint["history"], was_finished=True)
             normalization = Normalization.from_dict(checkpoint["normalization"])
-        elif run.config.exists():
-            resumed_config(run, make_config(read_toml(run.config)), config.model_dump())
         check_stores(config, stores)
         device = choose_device(config.device, recompute=bool(config.recompute))
         network = network_of(config).to(device)
@@ -205,7 +204,6 @@ def _check_resumable(
     stores: Sequence[CubeStore],
     run: RunFolder,
 ) -> None:
-    resumed_config(run, make_config(checkpoint["config"]), config.model_dump())
     trained = [entry["uuid"] for entry in checkpoint["stores"]]
     if trained != [store.uuid for store in stores]:
         paths = ", ".join(entry["path"] for entry in checkpoint["stores"])

@@ -48,7 +48,7 @@ _LONG_BATCH_S = 5.0
 @click.option(
     "--resume", is_flag=True,
     help="Go on where the run folder stopped; with -o epochs=N up to N epochs, over all of which "
-    "scheduler one_cycle then extends.",
+    "scheduler one_cycle then extends. -o device=... and -o num_workers=... may change too.",
 )  # fmt: skip
 def train(
     stores: tuple[Path, ...],
@@ -90,10 +90,11 @@ def train(
             raise click.UsageError("--resume needs --run, the folder to go on in")
         if run_path is not None:
             (check_begun if resume else check_new)(run_path)
-        opened = [CubeStore.open(path) for path in stores]
         given = _given_keys(preset, config_file, settings)
         run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
-        _train(_resolve(run, opened, given), opened, run)
+        config, is_new = _configure(run, given)
+        opened = [CubeStore.open(path) for path in stores]
+        _train(_fit(config, opened, given) if is_new else config, opened, run)
 
 
 def _given_keys(
@@ -109,22 +110,27 @@ def _given_keys(
     return given
 
 
-def _resolve(
-    run: "RunFolder", stores: "list[CubeStore]", given: dict[str, Any]
-) -> "TrainingConfig":
-    """Return the configuration: the run's own when it was begun, else a new one."""
+def _configure(run: "RunFolder", given: dict[str, Any]) -> "tuple[TrainingConfig, bool]":
+    """Return the configuration, the run's own when it was begun, and whether it is a new one."""
     from ionmodel.config import make_config
     from ionmodel.config_keys import over_preset, read_preset
     from ionmodel.run_folder import begun_config, resumed_config
-    from ionmodel.splits import fit_to_mesh
 
-    begun = begun_config(run)
+    begun = begun_config(run, run.read_last())
     if begun is not None:
         if not run.last.exists():
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
-        return resumed_config(run, begun, given)
-    config = make_config(over_preset(read_preset(given.get("preset", DEFAULT_PRESET)), given))
-    # A preset gives way to the mesh; what the user gives is refused where it does not fit.
+        return resumed_config(run, begun, given), False
+    preset = read_preset(given.get("preset", DEFAULT_PRESET))
+    return make_config(over_preset(preset, given)), True
+
+
+def _fit(
+    config: "TrainingConfig", stores: "list[CubeStore]", given: dict[str, Any]
+) -> "TrainingConfig":
+    """Return what the stores have room for: a preset gives way, what the user gives does not."""
+    from ionmodel.splits import fit_to_mesh
+
     explicit: dict[str, Any] = {
         key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given
     }

@@ -151,12 +151,16 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
 
 
-def test_resume_takes_more_epochs_and_nothing_else(store: CubeStore, tmp_path: Path) -> None:
+def test_resume_takes_more_epochs_another_device_and_workers_and_nothing_else(
+    store: CubeStore, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     train(store, "--run", str(run))
     refused = train(store, "--run", str(run), "--resume", options=["radius=2"])
     assert_one_sentence(refused, "radius = 1", "got 2")
-    longer = train(store, "--run", str(run), "--resume", options=["epochs=3"])
+    longer = train(
+        store, "--run", str(run), "--resume", options=["epochs=3", "num_workers=1", "device=auto"]
+    )
     assert longer.exit_code == 0, longer.output
     assert len((run / "log.jsonl").read_text().splitlines()) == 3
     assert "epochs = 3" in (run / "config.toml").read_text()
@@ -250,6 +254,14 @@ def test_a_path_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.zarr"):
         result = CliRunner().invoke(ionmodel, ["train", "--store", str(path)])
         assert_one_sentence(result, str(path))
+
+
+def test_keys_are_looked_at_before_stores(tmp_path: Path) -> None:
+    missing = ["train", "--store", str(tmp_path / "missing.zarr"), "-o"]
+    result = CliRunner().invoke(ionmodel, [*missing, "network=foo"])
+    assert_one_sentence(result, "network must be one of pointwise, residual, two_branch, got 'foo'")
+    result = CliRunner().invoke(ionmodel, [*missing, "epoch=3"])
+    assert_one_sentence(result, "the nearest is 'epochs'")
 
 
 def start(

@@ -105,6 +105,7 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"transforms": {"n_igm": "log"}}, r"transforms\['n_igm'\] must be 'overdensity', 'log1p'"),
         ({"transforms": "log1p"}, "transforms must be a table, got 'log1p'; .* 'transforms={|{"),
         ({"network": 3}, "network must be a word, got 3"),
+        ({"network": "foo"}, "^network must be one of pointwise, residual, two_branch, got 'foo'$"),
         ({"feature_dropout": 1}, "feature_dropout must be below 1, got 1"),
         ({"learning_rate": 2.0}, "learning_rate must be at most 1"),
         (

@@ -17,7 +17,7 @@ from ionmodel import run_folder
 from ionmodel.checkpoint import save_checkpoint
 from ionmodel.config import make_config
 from ionmodel.config_keys import read_toml
-from ionmodel.errors import RunFolderError
+from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.run_folder import (
     RunFolder,
     begun_config,
@@ -103,16 +103,53 @@ def test_only_a_folder_may_hold_a_run_to_resume(tmp_path: Path) -> None:
             check_begun(path)
 
 
-def test_a_run_was_begun_with_its_checkpoint_or_else_its_file(
+def test_a_run_goes_on_with_its_file_or_else_its_checkpoint(
     tmp_path: Path, tiny_config: ConfigMaker
 ) -> None:
     run = RunFolder(tmp_path)
-    assert begun_config(run) is None
-    run.write_config(tiny_config(seed=1))
-    assert begun_config(run) == tiny_config(seed=1)
+    assert run.read_last() is None
+    assert begun_config(run, None) is None
+    run.write_config(tiny_config(seed=2, epochs=4, num_workers=1))
+    assert begun_config(run, None) == tiny_config(seed=2, epochs=4, num_workers=1)
     saved = tiny_config(seed=2).model_dump(mode="json", exclude_none=True)
     save_checkpoint(run.last, {"config": saved})
-    assert begun_config(run) == tiny_config(seed=2)
+    assert begun_config(run, run.read_last()) == tiny_config(seed=2, epochs=4, num_workers=1)
+    run.config.unlink()
+    assert begun_config(run, run.read_last()) == tiny_config(seed=2)
+
+
+def test_a_file_that_was_edited_is_refused(tmp_path: Path, tiny_config: ConfigMaker) -> None:
+    run = RunFolder(tmp_path)
+    save_checkpoint(run.last, {"config": tiny_config().model_dump(mode="json", exclude_none=True)})
+    run.write_config(tiny_config(batch_size=64, redshifts=[9.0], epochs=5))
+    with pytest.raises(RunFolderError) as refused:
+        begun_config(run, run.read_last())
+    assert str(refused.value) == (
+        f"{run.config} must be as the run was begun but for epochs, device and num_workers, got "
+        "redshifts = (9.0,) (was None), batch_size = 64 (was 32); undo that, or start a new run "
+        f"with --config {run.config}"
+    )
+    run.config.write_text("epochs = 0\n")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(run.config))}: .* must be"):
+        begun_config(run, run.read_last())
+
+
+@pytest.mark.parametrize("left", [["best.pt", "log.jsonl"], ["best.pt"], ["log.jsonl"]])
+def test_what_a_lost_checkpoint_leaves_is_not_trained_over(
+    tmp_path: Path, tiny_config: ConfigMaker, left: list[str]
+) -> None:
+    run = RunFolder(tmp_path)
+    run.write_config(tiny_config())
+    run.log.touch()
+    assert begun_config(run, None) is not None
+    for name in left:
+        (tmp_path / name).write_text("something")
+    with pytest.raises(RunFolderError) as refused:
+        begun_config(run, None)
+    assert str(refused.value) == (
+        f"{tmp_path} holds {' and '.join(left)} of a run, but not last.pt, the checkpoint to go on "
+        "from; put it back, or name another --run to start anew"
+    )
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:

@@ -247,9 +247,53 @@ def test_the_checkpoint_decides_what_may_be_resumed(
 ) -> None:
     run = RunFolder(tmp_path / "run")
     train(tiny_config(epochs=1), [store], run)
-    run.write_config(tiny_config(batch_size=64, epochs=1))  # edited by hand
     with pytest.raises(RunFolderError, match="begun with batch_size = 32, got 64"):
         train(tiny_config(batch_size=64, epochs=2), [store], run)
+    run.write_config(tiny_config(batch_size=64, epochs=1))  # edited by hand
+    for batch_size in (32, 64):
+        with pytest.raises(RunFolderError, match=r"got batch_size = 64 \(was 32\); undo that"):
+            train(tiny_config(batch_size=batch_size, epochs=2), [store], run)
+
+
+def test_a_run_goes_on_with_other_processes_to_the_same_numbers(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
+    train(config, [store], undisturbed)
+    asked = itertools.count(1)
+    with pytest.raises(Interrupted):
+        train(config, [store], stopped, should_stop=lambda: next(asked) >= 3)
+    other = resumed_config(stopped, config, {"num_workers": 1})
+    train(other, [store], stopped)
+    assert_same_numbers(undisturbed, stopped)
+    assert "num_workers = 1\n" in stopped.config.read_text()
+
+
+def test_a_run_whose_checkpoint_is_gone_is_left_as_it_is(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    train(tiny_config(epochs=1), [store], run)
+    run.last.unlink()
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
+    with pytest.raises(RunFolderError, match=r"best.pt and log.jsonl of a run, but not last.pt"):
+        train(tiny_config(), [store], run)
+    assert before == {path: path.read_bytes() for path in run.path.iterdir()}
+
+
+def test_what_a_first_epoch_leaves_can_always_be_resumed(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    train(tiny_config(), [store], whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_log", lambda run, history: 1 / 0)  # best.pt is there
+        with pytest.raises(ZeroDivisionError):
+            train(tiny_config(), [store], killed)
+    assert killed.best.exists()
+    train(tiny_config(), [store], killed)
+    assert_same_numbers(whole, killed)
 
 
 def test_the_file_decides_where_there_is_no_checkpoint(
