@@ -1,22 +1,28 @@
 """What presets make of the same minutes: R² of held-out cells, and how soon it is reached.
 
 All presets train on the same split. The last one, the reference, goes first, for about the minutes
-that were asked for; the others get as many epochs as fit into the time that it took. Time is that
-of the processors, all cores together, so that others on the machine count for little. Of each, the
+that were asked for; the others get as many epochs as fit into the time that it took. The reference
+is the network of 2021 unless others are named: the preset ``small``, r = 4, blocks of 16 and 32
+channels, with kernels of 5 cells and the same weights for both fields. Time is that of the
+processors, all cores together, so that others on the machine count for little. Of each, the
 checkpoint that is best in validation is scored over the same cells of the test block, which no
 decision has seen. The others are compared with the reference: unexplained variance (1 - R²), and
 the time, reading and smoothing included, after which they reach what it has in the end.
 ``--other`` are boxes of other seeds, scored over as many of all their cells.
 
+Options of a configuration are ``--both`` sides', ``--option`` the first preset's,
+``--reference-option`` the reference's, in the place of what makes it that of 2021.
+
     python benchmarks/accuracy.py cube200.zarr --minutes 10
-    python benchmarks/accuracy.py seed1.zarr --other seed2.zarr --presets dense small
+    python benchmarks/accuracy.py seed1.zarr --other seed2.zarr --both symmetries=all
+    python benchmarks/accuracy.py cube200.zarr --reference-option kernel=3
 """
 
 import argparse
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +44,8 @@ from ionmodel.training import train
 from ionstore.split import Region, block_split
 from ionstore.store import CubeStore
 
+NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}
+"""What the preset ``small`` has otherwise."""
 N_CELLS = 20_000
 N_LOOKS = 20
 """Epochs after which the best checkpoint so far is looked at, which is not counted as training."""
@@ -53,34 +61,46 @@ def main() -> None:
     parser.add_argument("--redshift", type=float)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--presets", nargs="+", default=["dense", "small"])
+    parser.add_argument("--both", action="append", default=[], help="option of all presets")
     parser.add_argument("-o", "--option", action="append", default=[], help="of the first preset")
+    parser.add_argument("--reference-option", action="append", help="of the last preset")
     parser.add_argument("--other", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     store = CubeStore.open(arguments.store)
     redshift = arguments.redshift or store.redshifts[0]
     others = [CubeStore.open(other) for other in arguments.other]
     *compared, reference = arguments.presets
+    both = parse_options(arguments.both)
+    of_reference: dict[str, Any] = NETWORK_OF_2021 if reference == "small" else {}
+    if arguments.reference_option is not None:
+        of_reference = parse_options(arguments.reference_option)
     seconds = 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
 
-        def measure(preset: str, options: Sequence[str]) -> dict[str, Any]:
-            changes = {**parse_options(options), "redshifts": [redshift]}
+        def measure(place: int, preset: str, own: Mapping[str, Any]) -> dict[str, Any]:
+            options = {**both, **own}
+            changes = {**options, "redshifts": [redshift]}
             config = make_config(over_preset(read_preset(preset), changes))
-            run = RunFolder(Path(folder) / preset)
+            run = RunFolder(Path(folder) / f"{place}-{preset}")
             numbers = trained(fit_to_mesh(config, [store]), store, run, seconds)
             for other in others:
                 box = Region((0, 0, 0), other.mesh.shape)
                 numbers[f"r2_of_{other.path.stem}"] = round(scored(run, other, box), 4)
-            print_result(f"{store.path.stem} {preset}", redshift=redshift, **numbers)
+            print_result(
+                f"{store.path.stem} {preset}", options=options, redshift=redshift, **numbers
+            )
             return numbers
 
-        theirs = measure(reference, [])
+        theirs = measure(len(compared), reference, of_reference)
         seconds = SAFELY * theirs["seconds"]
         for place, preset in enumerate(compared):
-            numbers = measure(preset, arguments.option if place == 0 else [])
+            own = parse_options(arguments.option) if place == 0 else {}
+            numbers = measure(place, preset, own)
             reached = next((at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), math.inf)
             print_result(
                 f"{store.path.stem} {preset} against {reference}",
+                options={**both, **own},
+                their_options={**both, **of_reference},
                 unexplained_ratio=round((1 - numbers["r2"]) / (1 - theirs["r2"]), 3),
                 seconds_to_their_r2=reached,
                 of_their_seconds=round(reached / theirs["seconds"], 3),
