@@ -1,6 +1,7 @@
 """What a run needs of its stores, checked before any field is read."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 
 from ionmodel.channels.base import check_channels
 from ionmodel.channels.cache import boxes_of
@@ -11,6 +12,9 @@ from ionstore.fields import N_IGM, N_SRC
 from ionstore.normalize import DEFAULT_TRANSFORMS
 from ionstore.places import StorePath
 from ionstore.store import CubeStore
+
+_WORKERS_A_PROCESSOR = 4
+_ALONE = 0.5  # cells: a ball of such a radius holds the cell in its middle alone
 
 _EDIT_OPTIONS = {
     (N_SRC.name, "unit"): "--n-src-unit",
@@ -47,7 +51,13 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
                 f"{paths[store.uuid]} and {store.path} are the same store; give it once"
             )
         paths[store.uuid] = store.path
-        missing = [name for name in (*config.inputs, TARGET) if name not in store.field_names]
+        if TARGET not in store.field_names:
+            raise ConfigError(
+                f"{store.path}: {TARGET} is what networks are trained to predict, the store holds "
+                f"{', '.join(store.field_names)}; ingest it with {TARGET}, a store without it can "
+                "only be predicted"
+            )
+        missing = [name for name in config.inputs if name not in store.field_names]
         if missing:
             raise ConfigError(
                 f"{store.path}: fields {', '.join(missing)} are needed, the store holds "
@@ -65,6 +75,64 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
         _check_agreement(name, "unit", {store.path: store.units(name) for store in stores})
         if name == N_IGM.name:
             _check_agreement(name, "frame", {store.path: store.frame for store in stores})
+
+
+def check_workers(n_workers: int) -> None:
+    """Refuse more worker processes than can be of use.
+
+    Raises
+    ------
+    ConfigError
+        If there are more than four for each processor.
+    """
+    most = _WORKERS_A_PROCESSOR * (os.cpu_count() or 1)
+    if n_workers > most:
+        raise ConfigError(
+            f"num_workers must be at most {most} here, {_WORKERS_A_PROCESSOR} for each processor, "
+            f"got {n_workers}; -o num_workers=0 is as fast where one core cuts fast enough"
+        )
+
+
+def remarks(config: TrainingConfig, stores: Sequence[CubeStore]) -> Iterator[str]:
+    """Yield what a user should know of stores that can be trained on, a line each.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        What is trained.
+    stores : sequence of CubeStore
+        Stores that `check_stores` accepts.
+    """
+    sizes = {store.path: _cell_size_in_words(store) for store in stores}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{size} in {path}" for path, size in sizes.items())
+        yield (
+            f"cells differ in size ({told}): the network sees as many of each, whatever their size"
+        )
+    if config.scales and stores[0].mesh.cell_size_cmpc is None:
+        yield (
+            "scales are taken in cells, not in cMpc, for the box length is unknown; supply it with "
+            f"`ionstore edit {stores[0].path} --box-length`"
+        )
+    for store in stores:
+        boxes = boxes_of(store, config.redshifts)
+        alone = [
+            channel.name
+            for channel in config.derived_channels
+            if any(channel.radius_cells(box) <= _ALONE for box in boxes)
+        ]
+        if alone:
+            half = _ALONE * (store.mesh.cell_size_cmpc or 1.0)
+            unit = "cell" if store.mesh.cell_size_cmpc is None else "cMpc"
+            yield (
+                f"{', '.join(alone)} only repeat their field in {store.path}: balls of radius up "
+                f"to half a cell, {half:.3g} {unit}, hold one cell; choose larger scales"
+            )
+
+
+def _cell_size_in_words(store: CubeStore) -> str:
+    size = store.mesh.cell_size_cmpc
+    return "unknown" if size is None else f"{size:.4g} cMpc"
 
 
 def is_overdensity(config: TrainingConfig, name: str) -> bool:

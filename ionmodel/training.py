@@ -1,5 +1,6 @@
 """Training a network on neighborhoods or tiles, from the stores to the run folder."""
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.ranks import n_processes
-from ionmodel.requirements import check_stores
+from ionmodel.requirements import check_stores, check_workers, remarks
 from ionmodel.run_folder import RunFolder, begun_config, resumed_config
 from ionmodel.trainer import Trainer
 from ionstore.errors import MemoryBudgetError, UserError
@@ -28,7 +29,9 @@ def train(
     stores: Sequence[CubeStore],
     run: RunFolder,
     *,
+    on_note: Callable[[str], None] = lambda line: None,
     on_stage: Callable[[str], None] = lambda stage: None,
+    on_channels: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
@@ -44,9 +47,11 @@ def train(
         What to train on; those of the checkpoint when there is one.
     run : RunFolder
         Where configuration, log and checkpoints go.
-    on_stage, on_plan, on_progress, on_epoch : callable
-        Told what comes before the first step, what will be done, where it is after every batch,
-        and each new line of the log.
+    on_note : callable
+        Told what the user should know of the stores.
+    on_stage, on_channels, on_plan, on_progress, on_epoch : callable
+        Told what comes before the first step, how many derived channels are computed and how many
+        there are, what will be done, where it is after every batch, and each new line of the log.
     should_stop : callable
         Asked after every batch; training then writes its checkpoint and stops.
 
@@ -96,7 +101,10 @@ def train(
             if len(checkpoint["history"]) >= config.epochs and run.prediction_figure.exists():
                 return _result(checkpoint["history"], was_finished=True)
             normalization = Normalization.from_dict(checkpoint["normalization"])
+        check_workers(config.num_workers)
         check_stores(config, stores)
+        for line in remarks(config, stores):
+            on_note(line)
         device = choose_device(config.device, recompute=bool(config.recompute))
         network = network_of(config).to(device)
         data = _open_data(
@@ -106,6 +114,7 @@ def train(
             normalization=normalization,
             held=held,
             on_stage=on_stage,
+            on_channels=on_channels,
             should_stop=should_stop,
         )
         run.write_config(config)
@@ -150,7 +159,7 @@ def choose_device(name: str, *, recompute: bool = False) -> torch.device:
     Raises
     ------
     ConfigError
-        If this machine has no such device.
+        If there is no device of that name, or this machine does not have it.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -158,8 +167,16 @@ def choose_device(name: str, *, recompute: bool = False) -> torch.device:
     }
     if name == "auto":
         name = next((device for device, there in available.items() if there), "cpu")
+    elif name not in {*available, "cpu"}:
+        raise ConfigError(
+            f"device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}; one of several GPUs is "
+            "chosen with the environment variable CUDA_VISIBLE_DEVICES"
+        )
     elif not available.get(name, True):
-        raise ConfigError(f"device {name} is not available here; use -o device=cpu")
+        raise ConfigError(
+            f"device {name!r} is not there on this machine; use 'cpu' (-o device=cpu of a training "
+            "or a resumed one, --device cpu of a prediction)"
+        )
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of the processes of torchrun
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
@@ -227,14 +244,17 @@ def _open_data(
     normalization: Normalization | None,
     held: ExitStack,
     on_stage: Callable[[str], None],
+    on_channels: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> TrainingData:
     """Open the loaders and claim the run folder: first where derived channels go there."""
+    n_boxes = sum(len(config.redshifts or store.redshifts) for store in stores)
+    n_derived, begun = n_boxes * len(config.derived_channels), itertools.count()
 
     def on_channel(name: str, redshift: float) -> None:
         if should_stop():
             raise Interrupted("stopped before the first step, while channels were computed")
-        on_stage(f"computing {name} at redshift {redshift:g}")
+        on_channels(next(begun), n_derived)
 
     on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
     made, is_new = not run.path.exists(), not run.config.exists()
@@ -257,6 +277,7 @@ def _open_data(
             run.config.unlink(missing_ok=True)
             shutil.rmtree(run.channels, ignore_errors=True)
         raise
+    on_channels(n_derived, n_derived)
     held.enter_context(data)
     _claim(run, held)
     return data

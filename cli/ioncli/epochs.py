@@ -40,7 +40,7 @@ class EpochDisplay:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bars = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -49,6 +49,7 @@ class EpochDisplay:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
+        self._channels: TaskID | None = None
         self._said = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -66,6 +67,12 @@ class EpochDisplay:
         """Show what is done before the first step."""
         self.say(f"{text[0].upper()}{text[1:]} ...")
 
+    def channels(self, done: int, total: int) -> None:
+        """Show how many derived channels are computed; nothing where there is no terminal."""
+        if self._channels is None:
+            self._channels = self._bars.add_task("derived channels", numbers="")
+        self._bars.update(self._channels, completed=done, total=total, visible=done < total)
+
     def batch(self, progress: "events.Progress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
@@ -76,11 +83,9 @@ class EpochDisplay:
             if progress.stage == "validation":
                 numbers, share = f"loss {progress.loss:.4f}  R² {r2}  validating {share:.0%}", 1.0
             if self._task is None:
-                self._task = self._bars.add_task(
-                    "", total=progress.epochs, epoch=epoch, numbers=numbers
-                )
-            done = progress.epoch - 1 + share
-            self._bars.update(self._task, completed=done, epoch=epoch, numbers=numbers)
+                self._task = self._bars.add_task("", total=progress.epochs, numbers=numbers)
+            done, at = progress.epoch - 1 + share, f"epoch {epoch}"
+            self._bars.update(self._task, completed=done, description=at, numbers=numbers)
         elif time.monotonic() - self._said > _LINE_INTERVAL_S:
             self._said = time.monotonic()
             batch = f"{progress.stage} batch {progress.batch}/{progress.batches}"

@@ -122,7 +122,10 @@ def _configure(run: "RunFolder", given: dict[str, Any]) -> "tuple[TrainingConfig
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
         return resumed_config(run, begun, given), False
     preset = read_preset(given.get("preset", DEFAULT_PRESET))
-    return make_config(over_preset(preset, given)), True
+    config = make_config(over_preset(preset, given))
+    if config.split != "random" and config.random_cells != preset["random_cells"]:
+        click.echo(f"random_cells changes nothing: split is {config.split!r}, not 'random'.")
+    return config, True
 
 
 def _fit(
@@ -176,7 +179,9 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
                 config,
                 stores,
                 run,
+                on_note=lambda line: display.say(f"Note: {line}."),
                 on_stage=display.stage,
+                on_channels=display.channels,
                 on_plan=on_plan,
                 on_progress=on_progress,
                 on_epoch=display.epoch,
@@ -220,6 +225,13 @@ def _announce(
             "The fields do not fit memory_budget: they are decoded while training, in regions of "
             f"{options.counted(plan.core, 'cell')} a side and what surrounds them."
         )
+    elif config.core is not None:
+        say(
+            f"All fields fit memory_budget: with core = {config.core} samples come region by "
+            "region nevertheless, without it in uniformly random order."
+        )
+    elif config.samples_per_opening is not None:
+        say("samples_per_opening changes nothing: all fields fit memory_budget.")
     if plan.n_derived:
         say(
             f"{options.counted(plan.n_derived, 'derived channel')} of the whole box: the large "

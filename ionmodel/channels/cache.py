@@ -141,7 +141,8 @@ def with_channels(
             )
         on_disk = 4 * math.prod(store.mesh.shape) * len(channels) * len(boxes)
         on_note(
-            f"computing {len(channels)} derived channels of {len(boxes)} redshifts: about "
+            f"computing {len(channels)} derived channel{'s' * (len(channels) > 1)} at "
+            f"{len(boxes)} redshift{'s' * (len(boxes) > 1)}: about "
             f"{on_disk / 1e6:,.0f} MB below {folder}, {needed / 1e6:,.0f} MB of memory"
         )
         _build(store, channels, boxes, path, on_channel)

@@ -49,7 +49,12 @@ def at(
 
 def in_terminal(*events: tuple[str, Any], columns: int = 80) -> str:
     """What a terminal gets when the display is told of events."""
-    calls = [f"    display.{name}({event!r})" for name, event in events]
+    calls = [
+        f"    display.{name}{event!r}"
+        if isinstance(event, tuple)
+        else f"    display.{name}({event!r})"
+        for name, event in events
+    ]
     return run_in_terminal(SHOW + "\n".join(calls), columns=columns)
 
 
@@ -83,6 +88,20 @@ def test_a_terminal_shows_validation_without_moving_the_bar() -> None:
     bar = last_bar(in_terminal(("batch", at(4)), ("batch", at(3, "validation"))))
     assert "validating 75%" in bar
     assert " 50%" in bar  # one epoch of two: all its training is done
+
+
+def test_a_terminal_shows_how_many_channels_are_computed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counts = [(0, 12), (3, 12)]
+    bar = last_bar(in_terminal(*(("channels", count) for count in counts)))
+    assert bar.startswith("derived channels ")
+    assert " 25%" in bar
+    done = in_terminal(("channels", (3, 12)), ("channels", (12, 12)), ("batch", at(1)))
+    assert last_bar(done).startswith("epoch 1/2 ")
+    with EpochDisplay() as display:
+        display.channels(3, 12)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_bar_fits_a_narrow_terminal_whole() -> None:

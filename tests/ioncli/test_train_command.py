@@ -409,6 +409,31 @@ def test_a_cycle_of_more_epochs_is_announced(store: CubeStore, tmp_path: Path) -
     assert "epoch   3  " in longer.stderr
 
 
+def test_keys_that_change_nothing_are_announced(store: CubeStore, tmp_path: Path) -> None:
+    short = [*TINY[:-2], "device=cpu", "epochs=1"]
+    given = {
+        "random_cells=99": "random_cells changes nothing: split is 'blocks', not 'random'.",
+        "samples_per_opening=9": "samples_per_opening changes nothing: all fields fit memory_bu",
+        "core=4": "with core = 4 samples come region by region nevertheless, without it in unif",
+    }
+    for place, (option, told) in enumerate(given.items()):
+        result = train(store, "--run", str(tmp_path / str(place)), options=[*short, option])
+        assert result.exit_code == 0, result.output
+        assert [words in result.output for words in given.values()] == [
+            other == told for other in given.values()
+        ]
+
+
+def test_notes_on_stores_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "cubes.zarr"
+    store = write_store(path, cubes_at(16, (9.0,)), (9.0,), box_length_cmpc=None)
+    result = train(store, "--run", str(tmp_path / "run"), options=[*TINY, "scales=[2.0]"])
+    assert result.exit_code == 0, result.output
+    first = result.stderr.splitlines()[0]
+    assert first.startswith("Note: scales are taken in cells, not in cMpc, for the box length is")
+    assert first.endswith(f"`ionstore edit {path} --box-length`.")
+
+
 def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path: Path) -> None:
     options = ["epochs=1", "device=cpu", "tile=4", "samples_per_epoch=32"]
     run = str(tmp_path / "run")
@@ -418,5 +443,7 @@ def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path
         "Scales above a quarter of the smallest box are left out, kept: 2.4, 3.4, 4.8."
         in result.output
     )
+    assert "Computing 6 derived channels at 2 redshifts: about " in result.stderr
+    assert result.stderr.count("omputing") == 1
     assert "6 derived channels of the whole box: the large scales" in result.output
     assert "leak into training cells" in result.output

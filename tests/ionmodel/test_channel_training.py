@@ -62,10 +62,10 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
     with pytest.raises(Interrupted):
         train(config, [store], stopped, should_stop=lambda: next(asked) >= stop_after)
     assert make_config(read_toml(stopped.config)) == config
-    stages: list[str] = []
-    train(config, [store], stopped, on_stage=stages.append)
-    computed = [stage for stage in stages if stage.startswith("computing n_")]
-    assert len(computed) == max(0, 11 - stop_after)
+    computed: list[tuple[int, int]] = []
+    train(config, [store], stopped, on_channels=lambda *counts: computed.append(counts))
+    left = max(0, 11 - stop_after)
+    assert computed == [*((done, 10) for done in range(left)), (10, 10)]
     assert_same_numbers(undisturbed, stopped)
 
 

@@ -398,6 +398,24 @@ def test_several_stores_with_other_meshes_train_together(
     assert stages[:6] == [("training", batch) for batch in range(1, 6)] + [("validation", 1)]
 
 
+def test_what_is_remarked_on_is_told_before_fields_are_read(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    other = write_store(tmp_path / "other.zarr", cubes_at(19, (8.0,)), (8.0,))
+    told: list[str] = []
+    train(
+        tiny_config(epochs=1), [store, other], RunFolder(tmp_path / "run"),
+        on_note=told.append, on_stage=told.append,
+    )  # fmt: skip
+    assert told[0].startswith("cells differ in size (1.25 cMpc in ")
+    assert told[1].startswith("reading ")
+    with pytest.raises(ConfigError, match="num_workers must be at most"):
+        train(
+            tiny_config(num_workers=999), [store], RunFolder(tmp_path / "no"), on_note=told.append
+        )
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_diverging_loss_stops_with_a_sentence(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -439,9 +457,15 @@ def test_a_batch_that_does_not_fit_the_device_is_one_sentence(
         train(tiny_config(), [store], RunFolder(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:0", "none"])
+def test_a_device_of_no_known_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^device must be 'auto', .*, got '{name}'; one of"):
+        training.choose_device(name)
+
+
 def test_an_absent_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
-    with pytest.raises(ConfigError, match="device=cpu"):
+    with pytest.raises(ConfigError, match=r"-o device=cpu of a training .*, --device cpu of a p"):
         training.choose_device("cuda")
     assert training.choose_device("cpu").type == "cpu"

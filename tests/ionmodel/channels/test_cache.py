@@ -62,9 +62,12 @@ def test_what_is_there_is_not_computed_again(store: CubeStore, tmp_path: Path) -
         with_channels(store, CHANNELS, tmp_path, on_note=notes.append, on_channel=tell)
         assert len(told) == 8
     (note,) = notes
-    assert note.startswith("computing 4 derived channels of 2 redshifts: about ")
+    assert note.startswith("computing 4 derived channels at 2 redshifts: about ")
     assert f" MB below {tmp_path}, " in note
-    joined = with_channels(store, CHANNELS[:1], tmp_path, redshifts=[7.5], on_channel=tell)
+    joined = with_channels(
+        store, CHANNELS[:1], tmp_path, redshifts=[7.5], on_note=notes.append, on_channel=tell
+    )
+    assert notes[1].startswith("computing 1 derived channel at 1 redshift: about ")
     assert told[8:] == [("n_igm_top_hat_2", 7.5)]
     assert joined.redshifts == REDSHIFTS
     joined.read_field("n_igm_top_hat_2", 7.5)
