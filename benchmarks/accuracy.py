@@ -48,7 +48,8 @@ NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}
 """What the preset ``small`` has otherwise."""
 N_CELLS = 20_000
 N_LOOKS = 20
-"""Epochs after which the best checkpoint so far is looked at, which is not counted as training."""
+"""Epochs of a preset that is compared, after each of which its best checkpoint so far is looked at;
+that does not count as training."""
 MANY = 10_000
 """Epochs that no run here comes to the end of."""
 SAFELY = 0.93
@@ -82,7 +83,9 @@ def main() -> None:
             changes = {**options, "redshifts": [redshift]}
             config = make_config(over_preset(read_preset(preset), changes))
             run = RunFolder(Path(folder) / f"{place}-{preset}")
-            numbers = trained(fit_to_mesh(config, [store]), store, run, seconds)
+            n_looks = N_LOOKS if place < len(compared) else 0
+            config = fit_to_mesh(config, [store])
+            numbers = trained(config, store, run, seconds=seconds, n_looks=n_looks)
             for other in others:
                 box = Region((0, 0, 0), other.mesh.shape)
                 numbers[f"r2_of_{other.path.stem}"] = round(scored(run, other, box), 4)
@@ -108,7 +111,7 @@ def main() -> None:
 
 
 def trained(
-    config: TrainingConfig, store: CubeStore, run: RunFolder, seconds: float
+    config: TrainingConfig, store: CubeStore, run: RunFolder, *, seconds: float, n_looks: int
 ) -> dict[str, Any]:
     """Train for about that time of all cores; return what came of it.
 
@@ -127,7 +130,7 @@ def trained(
 
     def look(entry: dict[str, Any]) -> None:
         epochs.append(entry)
-        if len(curve) < N_LOOKS:
+        if len(curve) < n_looks:
             at = clock.elapsed()
             with clock.paused():
                 curve.append((round(at, 1), round(scored(run, store, test), 4)))

@@ -12,7 +12,8 @@ Networks that see neither the redshift nor averages over balls need not be told 
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -316,9 +317,7 @@ class Predictor:
         return out.reshape(shape)
 
     def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
-        # TensorFloat-32, cuDNN's default, would round tiles and neighborhoods differently.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
+        with torch.inference_mode(), _full_float32():
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
@@ -340,6 +339,18 @@ def _as_array(name: str, values: ArrayLike) -> Array:
         return array.astype(np.float64)
     native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return native
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolve without TensorFloat-32, cuDNN's default: it rounds tiles otherwise than their cells."""
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = before
 
 
 def check_numbers(predicted: NDArray[np.float32], where: str) -> None:

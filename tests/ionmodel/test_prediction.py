@@ -76,6 +76,24 @@ def test_arrays_are_averaged_in_memory(
         predict(fields, redshift=7.5, box_length_cmpc=10.0)
 
 
+def test_precision_is_full_while_predicting_and_as_it_was_after(
+    runs: Callable[[str], RunFolder],
+) -> None:
+    predict = load(runs("residual"), device="cpu")
+    seen = []
+    predict.network.register_forward_pre_hook(
+        lambda module, inputs: seen.append(torch.backends.cudnn.conv.fp32_precision)
+    )
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    try:
+        predict._run(predict.network, np.zeros((1, 2, 5, 5, 5), np.float32))
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+    assert seen == ["ieee"]
+
+
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="expected a run with at least one finished epoch"):
         load(tmp_path)
