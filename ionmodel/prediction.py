@@ -343,7 +343,7 @@ def _as_array(name: str, values: ArrayLike) -> Array:
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """Convolve without TensorFloat-32, cuDNN's default: it rounds tiles otherwise than their cells."""
+    """Convolve without TensorFloat-32, cuDNN's default: it rounds tiles unlike single cells."""
     convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolution.fp32_precision
     convolution.fp32_precision = "ieee"
