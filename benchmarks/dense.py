@@ -16,7 +16,8 @@ first layer takes no part in the gradients of what is before it.
 
 ``predict``: a whole store by `predict_store`, means over balls, decoding, encoding and read-back
 included, against a sample of its cells predicted neighborhood by neighborhood; the two are the same
-within 1e-5 of the spread of the predictions. Memory is the peak of the process.
+within 1e-5 of the spread of the predictions. The network of 2021 predicts neighborhoods of the same
+radius, too. Memory is the peak of the process.
 
     python benchmarks/dense.py train --radius default 4 12
     python benchmarks/dense.py predict bench/box300.zarr --radius default 4 12
@@ -84,12 +85,18 @@ def untrained(config: TrainingConfig) -> DenseNetwork:
     return network
 
 
+def network_of_2021(radius: int) -> PatchNetwork:
+    """Return the network of 2021 for neighborhoods of a radius, at least 3."""
+    return network_of(
+        make_config({**read_preset("small"), **NETWORK_OF_2021, "radius": max(radius, 3)})
+    )
+
+
 def measure_training(network: DenseNetwork, config: TrainingConfig, rounds: int) -> None:
     assert config.tile is not None
     radius, tile = config.radius, config.tile
     n_patches = 64 if radius <= 4 else 4
-    of_2021 = {**read_preset("small"), **NETWORK_OF_2021, "radius": max(radius, 3)}
-    cnn = network_of(make_config(of_2021))
+    cnn = network_of_2021(radius)
     samples = {"tile": (config.batch_size, tile), "patch": (n_patches, 1), "cnn": (n_patches, 1)}
     steps = {
         name: make_step(cnn if name == "cnn" else network, *sample)
@@ -165,7 +172,9 @@ def measure_prediction(
             config, normalization, network.eval(), torch.device("cpu"), checkpoint, None
         )
         target = Path(name, "predicted.zarr")
-        seconds: dict[str, list[float]] = {"store": [], "patches": []}
+        cnn = network_of_2021(radius).eval()
+        random_patches = torch.randn(128, cnn.channels, *(cnn.receptive_field,) * 3)
+        seconds: dict[str, list[float]] = {"store": [], "patches": [], "cnn": []}
         rng = np.random.default_rng(0)
         n_patches = 2048 if radius <= 4 else 128
         block = read_inputs(predictor, joined, redshift, (0, 0, 0), (64, 64, 64))
@@ -182,12 +191,17 @@ def measure_prediction(
                     patches = gather_neighborhoods(block, cells + radius, radius)
                     alone = network(torch.from_numpy(patches)).flatten().numpy()
                 seconds["patches"].append(time.perf_counter() - began)
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    cnn(random_patches)
+                seconds["cnn"].append(time.perf_counter() - began)
         found = CubeStore.open(target).read_block("xhii_predicted", redshift, (0,) * 3, (64,) * 3)
         difference = np.abs(found[tuple(cells.T)] - alone).max() / alone.std()
         assert difference < 1e-5, difference
-    (whole, spread), (sample, _) = (median_and_spread(values) for values in seconds.values())
+    (whole, spread), (sample, _), (of_cnn, _) = map(median_and_spread, seconds.values())
     n_cells = store.mesh.n_cells
     extrapolated = sample * n_cells / n_patches
+    of_cnn_extrapolated = of_cnn * n_cells / len(random_patches)
     print_result(
         "predict",
         radius=radius,
@@ -198,6 +212,7 @@ def measure_prediction(
         us_per_cell=round(1e6 * whole / n_cells, 2),
         patches_extrapolated_s=round(extrapolated),
         relative_to_patches=round(extrapolated / whole),
+        relative_to_cnn=round(of_cnn_extrapolated / whole),
         difference_by_spread=float(f"{difference:.2g}"),
         peak_mb=round(peak.peak_bytes / 1e6),
         above_before_mb=round((peak.peak_bytes - before.peak_bytes) / 1e6),
