@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from ionmodel.config import make_config
 from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     path : Path
         File to write.
     content : dict
-        Nested dicts and lists of tensors, numbers and strings; tuples become lists.
+        Nested dicts and lists of tensors, numbers, strings and None; tuples become lists.
 
     Raises
     ------
@@ -40,6 +41,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     ------
     RunFolderError
         If the file is damaged, not a checkpoint, or newer than this version.
+    ConfigError
+        If it is older, and of a configuration that is not known here.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
@@ -68,15 +71,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if version <= 2:  # a sample was a cell
             entry["validation_cells"] = entry.pop("validation_samples")
             entry["cells"] = entry.pop("samples")
-        # Lines of the log did not say it at first.
-        entry.setdefault("leaks", any(split["leaks"] for split in content.get("split", ())))
+        if version <= 3:  # its leaks, if it says any, are those of neighborhoods alone
+            entry["leaks"] = make_config(content["config"]).leaks
     return content
 
 
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str | None):
         return value
     if isinstance(value, dict):
         return {key: _plain(entry, f"{where}.{key}") for key, entry in value.items()}

@@ -30,6 +30,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
+Leak = Literal["neighborhoods", "large scales"]
+"""What training cells see of the cells that validate: their neighborhoods, or averages of them."""
+
 _REQUIRED = {
     "greater_than_equal": "at least {ge}",
     "greater_than": "above {gt}",
@@ -304,6 +307,17 @@ class TrainingConfig(BaseModel):
     def n_channels(self) -> int:
         """Channels of the network: those fields, and the redshift where it is an input."""
         return len(self.channel_names) + self.redshift_input
+
+    @property
+    def leaks(self) -> Leak | None:
+        """What leaks from training cells into the validation score; None if nothing does.
+
+        Random cells lie in each other's neighborhoods. Balls reach across the guards of blocks,
+        but not from one store into another.
+        """
+        if self.split == "random":
+            return "neighborhoods"
+        return "large scales" if self.split == "blocks" and self.derived_channels else None
 
     def network_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's family, those left out excepted."""

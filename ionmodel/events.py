@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ionmodel.config import Leak
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -21,8 +23,8 @@ class Progress:
         Mean training loss of this epoch so far.
     validation_r2 : float
         R² of the last finished epoch; nan before.
-    leaks : bool
-        Whether that leaks from the training cells.
+    leaks : {"neighborhoods", "large scales"}, optional
+        What leaks into that from the training cells.
     cells_per_s : float
         Training cells a second since this call began.
     """
@@ -34,7 +36,7 @@ class Progress:
     batches: int
     loss: float
     validation_r2: float
-    leaks: bool
+    leaks: Leak | None
     cells_per_s: float
 
 
@@ -56,11 +58,6 @@ class Plan:
         Estimated duration of a training batch, its share of the validation included.
     device : str
         Where it runs.
-    leaks : bool
-        Whether the validation score leaks from the training cells.
-    n_derived : int
-        Derived channels, in which training cells see the large scales around cells that are held
-        out.
     core : int, optional
         Cells along a side of the regions that are decoded at a time; None if all fields are.
     """
@@ -72,8 +69,6 @@ class Plan:
     seconds: float
     batch_seconds: float
     device: str
-    leaks: bool
-    n_derived: int
     core: int | None
 
 
@@ -91,8 +86,8 @@ class Result:
         Validation cells that the score is over.
     history : sequence of dict
         One entry per epoch.
-    leaks : bool
-        Whether that score leaks from the training cells.
+    leaks : {"neighborhoods", "large scales"}, optional
+        What leaks into that score from the training cells.
     was_finished : bool
         Whether all epochs were done before, so that nothing was.
     """
@@ -101,5 +96,5 @@ class Result:
     best_epoch: int
     n_validation_cells: int
     history: Sequence[dict[str, Any]]
-    leaks: bool
+    leaks: Leak | None
     was_finished: bool = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ionmodel.config import Leak
 from ionmodel.evaluation import Predictions
 from ionstore.atomic import whole_file
 
@@ -17,6 +18,12 @@ _TRAINING, _VALIDATION = "#8fa3b8", "#b5442e"
 _N_BINS = 50
 _LEAST_R2_SPAN = 0.1
 _LEAST_LOSS_SPAN = 0.1  # of the largest loss
+_LEAKS: dict[Leak | None, str] = {
+    "neighborhoods": "\nleaks: split random",
+    "large scales": "\nlarge scales leak: derived channels",
+    None: "",
+}
+"""Second line of a score: beside it, there is no room for what leaks into it."""
 _LOSS_NAMES = {"mse": "mean squared error", "bce": "binary cross-entropy"}
 
 
@@ -59,7 +66,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     _save(figure, path)
 
 
-def draw_predictions(predictions: Predictions, path: Path, *, leaks: bool) -> None:
+def draw_predictions(predictions: Predictions, path: Path, *, leaks: Leak | None) -> None:
     """Draw predicted against true xHII, and both histograms.
 
     Parameters
@@ -68,8 +75,8 @@ def draw_predictions(predictions: Predictions, path: Path, *, leaks: bool) -> No
         Of a set of cells, at least one.
     path : Path
         PNG file to write.
-    leaks : bool
-        Whether the network was trained on inputs of these cells, which is said then.
+    leaks : {"neighborhoods", "large scales"}, optional
+        What the network saw of these cells in training, which is said.
     """
     from matplotlib.colors import LogNorm
 
@@ -98,8 +105,8 @@ def draw_predictions(predictions: Predictions, path: Path, *, leaks: bool) -> No
     _save(figure, path)
 
 
-def _score(r2: float, *, leaks: bool) -> str:
-    return f"$R^2$ = {r2:.3f}" + (" (leaks: split random)" if leaks else "")
+def _score(r2: float, *, leaks: Leak | None) -> str:
+    return f"$R^2$ = {r2:.3f}{_LEAKS[leaks]}"
 
 
 def _widen(axes: "Axes", least_span: float) -> None:

@@ -114,7 +114,10 @@ class RunFolder:
     def write_log(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write the log, of a whole number of epochs; what is undefined (nan) becomes null."""
         lines = [
-            {key: None if math.isnan(value) else value for key, value in entry.items()}
+            {
+                key: None if isinstance(value, float) and math.isnan(value) else value
+                for key, value in entry.items()
+            }
             for entry in history
         ]
         with whole_file(self.log) as temporary:

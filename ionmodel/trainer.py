@@ -107,8 +107,6 @@ class Trainer:
             seconds=seconds,
             batch_seconds=seconds / max(1, batches_left),
             device=self.device.type,
-            leaks=self.data.leaks,
-            n_derived=len(self.config.derived_channels) if self.config.split != "store" else 0,
             core=stats.core if stats.mode == "regions" else None,
         )
 
@@ -168,7 +166,7 @@ class Trainer:
                 "validation_loss": loss,
                 "validation_r2": predictions.r_squared,
                 "validation_cells": len(predictions.target),
-                "leaks": self.data.leaks,
+                "leaks": self.config.leaks,
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 "cells": epoch * self.data.n_training_cells,
                 "seconds": round(state.seconds + time.monotonic() - began, 3),
@@ -230,7 +228,7 @@ class Trainer:
                 batches=batches,
                 loss=self.state.loss_sum / max(1, self._in_epoch(epoch)),
                 validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
-                leaks=self.data.leaks,
+                leaks=self.config.leaks,
                 cells_per_s=self.cells_per_s,
             )
         )

@@ -142,7 +142,7 @@ def train(
             finally:
                 if trainer.history:
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)
-        draw_predictions(trainer.best_predictions(), run.prediction_figure, leaks=data.leaks)
+        draw_predictions(trainer.best_predictions(), run.prediction_figure, leaks=config.leaks)
     return _result(trainer.history)
 
 

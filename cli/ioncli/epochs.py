@@ -17,6 +17,7 @@ from rich.progress import (
 
 if TYPE_CHECKING:
     from ionmodel import events
+    from ionmodel.config import Leak
 
 _LINE_INTERVAL_S = 30.0
 
@@ -27,8 +28,8 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
-def _score(r2: float, *, digits: int, leaks: bool) -> str:
-    return "-" if math.isnan(r2) else f"{r2:.{digits}f}{', leaks' * leaks}"
+def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
+    return "-" if math.isnan(r2) else f"{r2:.{digits}f}{', leaks' * (leaks == 'neighborhoods')}"
 
 
 class EpochDisplay:

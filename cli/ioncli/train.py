@@ -232,12 +232,13 @@ def _announce(
         )
     elif config.samples_per_opening is not None:
         say("samples_per_opening changes nothing: all fields fit memory_budget.")
-    if plan.n_derived:
+    if config.leaks == "large scales":
         say(
-            f"{options.counted(plan.n_derived, 'derived channel')} of the whole box: the large "
-            "scales around validation and test cells leak into training cells through them."
+            f"{options.counted(len(config.derived_channels), 'derived channel')} of the whole box: "
+            "the large scales around validation and test cells leak into training cells through "
+            "them."
         )
-    if plan.leaks:
+    elif config.leaks == "neighborhoods":
         say("Split random: validation neighborhoods overlap training ones; R² leaks.")
 
 
@@ -245,7 +246,11 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
     if math.isnan(result.best_r2):
         click.echo("Validation R² is undefined: xHII is the same in all validation cells")
     else:
-        leaks = "; it leaks: split random" if result.leaks else ""
+        leaks = {
+            "neighborhoods": "; it leaks: split random",
+            "large scales": "; large scales leak into it: derived channels",
+            None: "",
+        }[result.leaks]
         click.echo(
             f"Validation R² {result.best_r2:.4f} over "
             f"{options.counted(result.n_validation_cells, 'cell')} "

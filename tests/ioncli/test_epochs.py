@@ -9,6 +9,7 @@ import pytest
 
 from ioncli import epochs
 from ioncli.epochs import EpochDisplay
+from ionmodel.config import Leak
 from ionmodel.events import Progress
 from tests.terminal import ENVIRONMENT, run_in_terminal
 
@@ -20,7 +21,7 @@ with EpochDisplay() as display:
 """
 ENTRY = {
     "epoch": 1, "train_loss": 0.25, "validation_loss": 0.5, "validation_r2": 0.75,
-    "leaks": False, "learning_rate": 1e-3, "seconds": 12.4,
+    "leaks": None, "learning_rate": 1e-3, "seconds": 12.4,
 }  # fmt: skip
 EPOCH_LINE = (
     "epoch   1  training loss 0.2500  validation loss 0.5000  R² 0.7500  "
@@ -41,7 +42,7 @@ def at(
     epoch: int = 1,
     epochs: int = 2,
     r2: float = math.nan,
-    leaks: bool = False,
+    leaks: Leak | None = None,
     cells_per_s: float = 1234.4,
 ) -> Progress:
     return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, leaks, cells_per_s)
@@ -70,8 +71,8 @@ def last_bar(output: str) -> str:
         (at(1), ["epoch 1/2", " 12%", "loss 0.1250  R² -  1,234 cells/s"]),
         (at(2, epoch=2, r2=0.98765), ["epoch 2/2", " 75%", "R² 0.988  1,234 cells/s"]),
         (at(4, epoch=2, r2=-0.5), ["epoch 2/2", "100%", "R² -0.500"]),
-        (at(4, epoch=2, r2=0.5, leaks=True), ["R² 0.500, leaks  1,234 cells/s"]),
-        (at(1, leaks=True, cells_per_s=0.21), ["R² -  0.21 cells/s"]),
+        (at(4, epoch=2, r2=0.5, leaks="neighborhoods"), ["R² 0.500, leaks  1,234 cells/s"]),
+        (at(1, leaks="neighborhoods", cells_per_s=0.21), ["R² -  0.21 cells/s"]),
         (at(1, cells_per_s=5.67), ["R² -  5.7 cells/s"]),
         (at(1, cells_per_s=math.nan), ["R² -  - cells/s"]),
     ],
@@ -106,7 +107,7 @@ def test_a_terminal_shows_how_many_channels_are_computed(
 
 def test_the_bar_fits_a_narrow_terminal_whole() -> None:
     for stage in ("training", "validation"):
-        progress = at(4, stage, epoch=100, epochs=100, r2=-0.123, leaks=True)
+        progress = at(4, stage, epoch=100, epochs=100, r2=-0.123, leaks="neighborhoods")
         output = in_terminal(("batch", progress))
         assert "…" not in output
         assert output.count("\n") == 1
@@ -139,12 +140,19 @@ def test_other_outputs_get_a_line_an_epoch_and_no_bar(capsys: pytest.CaptureFixt
     assert captured.out == ""
 
 
-@pytest.mark.parametrize(("r2", "told"), [(0.75, "R² 0.7500, leaks  "), (math.nan, "R² -  ")])
+@pytest.mark.parametrize(
+    ("r2", "leaks", "told"),
+    [
+        (0.75, "neighborhoods", "R² 0.7500, leaks  "),
+        (0.75, "large scales", "R² 0.7500  "),
+        (math.nan, "neighborhoods", "R² -  "),
+    ],
+)
 def test_a_score_that_leaks_is_marked(
-    capsys: pytest.CaptureFixture[str], r2: float, told: str
+    capsys: pytest.CaptureFixture[str], r2: float, leaks: Leak, told: str
 ) -> None:
     with EpochDisplay() as display:
-        display.epoch({**ENTRY, "validation_r2": r2, "leaks": True})
+        display.epoch({**ENTRY, "validation_r2": r2, "leaks": leaks})
     assert capsys.readouterr().err.splitlines() == [EPOCH_LINE.replace("R² 0.7500  ", told)]
 
 

@@ -447,3 +447,7 @@ def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path
     assert result.stderr.count("omputing") == 1
     assert "6 derived channels of the whole box: the large scales" in result.output
     assert "leak into training cells" in result.output
+    assert "(epoch 1 of 1); large scales leak into it: derived channels\n" in result.output
+    assert ", leaks" not in result.output
+    line = Path(run, "log.jsonl").read_text()
+    assert json.loads(line)["leaks"] == "large scales"

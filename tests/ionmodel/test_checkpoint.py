@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ionmodel.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.config_keys import read_preset
 from ionmodel.errors import RunFolderError
 
 
@@ -42,12 +43,25 @@ def test_every_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("leaks", [False, True])
-def test_scores_that_were_not_marked_leak_as_their_split_does(tmp_path: Path, leaks: bool) -> None:
+@pytest.mark.parametrize(
+    ("preset", "before", "leaks"),
+    [
+        ("small", None, None),
+        ("week3", None, "neighborhoods"),
+        ("week3", True, "neighborhoods"),
+        ("dense", False, "large scales"),
+    ],
+)
+def test_scores_that_were_not_marked_leak_as_their_configuration_says(
+    tmp_path: Path, preset: str, before: bool | None, leaks: str | None
+) -> None:
     path = tmp_path / "last.pt"
-    splits = [{"leaks": False}, {"leaks": leaks}]
-    save_checkpoint(path, {"split": splits, "history": [{"epoch": 1}, {"epoch": 2}]})
-    assert [entry["leaks"] for entry in load_checkpoint(path)["history"]] == [leaks, leaks]
+    old = {"epoch": 1} if before is None else {"epoch": 1, "leaks": before}
+    content = {"config": read_preset(preset), "history": [old]}
+    torch.save({"format_version": 3, **content}, path)
+    assert load_checkpoint(path)["history"] == [{"epoch": 1, "leaks": leaks}]
+    save_checkpoint(path, load_checkpoint(path))
+    assert load_checkpoint(path)["history"] == [{"epoch": 1, "leaks": leaks}]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
@@ -69,7 +83,7 @@ def test_a_file_with_code_is_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_newer_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     torch.save({"format_version": 99}, path)
-    with pytest.raises(RunFolderError, match="newer than 3"):
+    with pytest.raises(RunFolderError, match="newer than 4"):
         load_checkpoint(path)
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(RunFolderError, match="found none"):

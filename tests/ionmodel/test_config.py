@@ -170,6 +170,15 @@ def test_averages_are_channels_after_the_inputs() -> None:
     assert (without.channel_names, without.n_channels) == (without.inputs, 2)
 
 
+def test_what_leaks_depends_on_split_and_averages() -> None:
+    def leaks(**changes: Any) -> str | None:
+        return make_config({**read_preset("small"), **changes}).leaks
+
+    assert leaks() is leaks(split="store", scales=[5.0]) is leaks(redshift_input=True) is None
+    assert leaks(scales=[5.0]) == leaks(mean_free_path="worseck2014") == "large scales"
+    assert leaks(split="random") == leaks(split="random", scales=[5.0]) == "neighborhoods"
+
+
 def test_a_key_that_is_missing_is_named() -> None:
     keys = read_preset("small")
     del keys["epochs"]

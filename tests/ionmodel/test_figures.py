@@ -10,6 +10,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from ionmodel.config import Leak
 from ionmodel.evaluation import Floats, Predictions
 from ionmodel.figures import draw_losses, draw_predictions
 
@@ -25,7 +26,7 @@ def predictions(target: Any, prediction: Any) -> Predictions:
 
 
 def history(
-    validation_losses: list[float], scores: list[float], *, leaks: bool = False
+    validation_losses: list[float], scores: list[float], *, leaks: Leak | None = None
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -137,7 +138,7 @@ def test_predictions_are_drawn_whole_and_no_cell_is_left_out(
     tmp_path: Path, drawn: list[Figure], target: Any, prediction: Any
 ) -> None:
     cells = predictions(target, prediction)
-    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=False)
+    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=None)
     assert_whole_png(tmp_path / "predicted_vs_true.png")
     left = drawn[0].axes[0]
     shown = next(artist for artist in left.collections if isinstance(artist, QuadMesh))
@@ -150,7 +151,7 @@ def test_true_values_run_to_the_right_and_predicted_ones_up(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
     cells = predictions([0.1, 0.1], [0.9, 0.9])
-    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=False)
+    draw_predictions(cells, tmp_path / "predicted_vs_true.png", leaks=None)
     shown = drawn[0].axes[0].collections[0]
     counts = np.ma.filled(shown.get_array(), 0).reshape(50, 50)
     row, column = np.unravel_index(counts.argmax(), counts.shape)
@@ -159,7 +160,7 @@ def test_true_values_run_to_the_right_and_predicted_ones_up(
 
 
 def test_no_two_labels_stand_between_the_panels(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted_vs_true.png", leaks=False)
+    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted_vs_true.png", leaks=None)
     left, right, colors = drawn[0].axes
     assert [axes.get_ylabel() for axes in (left, right, colors)] == ["predicted xHII", "cells", ""]
     assert colors.get_title() == "cells"
@@ -183,9 +184,23 @@ def test_a_figure_that_cannot_be_saved_leaves_the_old_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("leaks", [False, True])
-def test_scores_that_leak_are_marked(tmp_path: Path, drawn: list[Figure], leaks: bool) -> None:
+@pytest.mark.parametrize(
+    ("leaks", "mark"),
+    [
+        (None, ""),
+        ("neighborhoods", "\nleaks: split random"),
+        ("large scales", "\nlarge scales leak: derived channels"),
+    ],
+)
+def test_scores_that_leak_are_marked_where_there_is_room(
+    tmp_path: Path, drawn: list[Figure], leaks: Leak | None, mark: str
+) -> None:
     draw_losses(history([0.5], [0.4], leaks=leaks), tmp_path / "loss.png", loss="mse")
-    draw_predictions(predictions(TARGET, NOISY), tmp_path / "predicted.png", leaks=leaks)
-    titles = [drawn[0].axes[1].get_title(), drawn[1].axes[0].get_title()]
-    assert [title.endswith(" (leaks: split random)") for title in titles] == [leaks, leaks]
+    many = predictions(np.tile(TARGET, 2000), np.tile(NOISY, 2000))
+    draw_predictions(many, tmp_path / "predicted.png", leaks=leaks)
+    right, (left, _, colors) = drawn[0].axes[1], drawn[1].axes
+    for axes in (right, left):
+        assert axes.get_title().endswith(mark)
+        assert ("leak" in axes.get_title()) == bool(mark)
+    title, unit = left.title.get_window_extent(), colors.title.get_window_extent()
+    assert title.x1 < unit.x0

@@ -9,6 +9,7 @@ import torch
 
 from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError
+from ionmodel.events import Plan
 from ionmodel.run_folder import RunFolder
 from ionmodel.splits import fit_to_mesh, split_cells
 from ionmodel.trained_range import trained_range
@@ -133,16 +134,16 @@ def test_a_preset_radius_is_lowered_and_an_explicit_one_refused(
 def test_a_random_split_says_that_it_leaks(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
-    plans = []
+    plans: list[Plan] = []
     config = tiny_config(split="random", random_cells=100, epochs=1, validation_samples=None)
     run = RunFolder(tmp_path / "run")
     result = train(config, [store], run, on_plan=plans.append)
     (plan,) = plans
-    assert plan.leaks
-    assert result.leaks
-    assert [json.loads(line)["leaks"] for line in run.log.read_text().splitlines()] == [True]
+    assert result.leaks == "neighborhoods"
+    (line,) = run.log.read_text().splitlines()
+    assert json.loads(line)["leaks"] == "neighborhoods"
     again = train(config, [store], run)
-    assert (again.leaks, again.was_finished) == (True, True)
+    assert (again.leaks, again.was_finished) == ("neighborhoods", True)
     assert plan.n_validation_cells == 2 * 20
     assert plan.n_training_cells == 160
     assert plan.seconds > 0
