@@ -1,7 +1,7 @@
 """Measure tiles against neighborhoods: the same network, its weights and its cells, both ways.
 
 The network is the one of the preset ``dense`` (``--radius default``: its own radius and tiles, and
-means over balls among its inputs), or of another radius without means, on tiles of 24³ cells.
+means over balls among its inputs), or of another radius without means, on tiles of 48³ cells.
 
 ``train``: one step, forward and backward, rounds interleaved;
 
@@ -51,7 +51,7 @@ from ionstore.split import Region
 from ionstore.store import CubeStore
 
 MATRIX = 2048
-LARGE_TILES = {"scales": "none", "tile": 24, "batch_size": 4}
+LARGE_TILES = {"scales": "none", "tile": 48, "batch_size": 2}
 
 
 def main() -> None:
