@@ -4,12 +4,14 @@ Run as a module, it is that process. It reads a line of JSON for each command an
 number of its process, or, asked for the end of one, with its exit status.
 """
 
+import gc
 import json
 import os
 import select
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -17,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 # The last is what the first optimizer imports.
-_IMPORTED = ("ionmodel.training", "matplotlib.figure", "dask.delayed", "torch._dynamo")
+_IMPORTED = (
+    *("ionstore.ingest", "ionstore.edit", "ionstore.export"),
+    *("ionmodel.training", "matplotlib.figure", "dask.delayed", "torch._dynamo"),
+)
 
 
 class Forked:
@@ -50,11 +55,15 @@ class Forked:
             self._exit_code = self._server.ask({"end_of": self.pid})
         return self._exit_code, self._errors.read_text()
 
-    def close(self) -> None:
+    def kill(self) -> None:
         """Kill it if it still runs."""
         if not self.has_ended():
             os.killpg(self.pid, signal.SIGKILL)
         self.wait()
+
+    def close(self) -> None:
+        """Kill it if it still runs, and forget it."""
+        self.kill()
         os.close(self._end)
 
 
@@ -78,10 +87,23 @@ class CommandServer:
             text=True,
         )
 
-    def start(self, program: str, arguments: Sequence[str]) -> Forked:
-        """Start a program of `ioncli.main`."""
+    def start(
+        self, program: str, arguments: Sequence[str], *, before: Sequence[str] = ()
+    ) -> Forked:
+        """Start a program of `ioncli.main`.
+
+        Parameters
+        ----------
+        program : str
+            Its name.
+        arguments : sequence of str
+            What it is told.
+        before : sequence of str, optional
+            Module and function to be called first in the new process, and what with.
+        """
         errors = self._folder / f"{len(self._started)}.err"
-        pid = self.ask({"run": [program, *arguments], "errors": str(errors)})
+        run = [program, *arguments]
+        pid = self.ask({"run": run, "before": list(before), "errors": str(errors)})
         self._started.append(Forked(self, pid, errors))
         return self._started[-1]
 
@@ -109,7 +131,7 @@ def command_server(folder: Path) -> Iterator[CommandServer]:
         server.close()
 
 
-def _serve() -> list[str] | None:
+def _serve() -> dict[str, Any] | None:
     """Answer requests; return what to run in each process that is forked, None at the end."""
     for line in sys.stdin:
         request = json.loads(line)
@@ -121,7 +143,7 @@ def _serve() -> list[str] | None:
             nothing = os.open(os.devnull, os.O_RDWR)
             for ours, theirs in ((nothing, 0), (nothing, 1), (errors, 2)):
                 os.dup2(ours, theirs)
-            return list(request["run"])
+            return dict(request)
         print(answer, flush=True)  # noqa: T201 - the answer
     return None
 
@@ -135,10 +157,16 @@ def main() -> None:
     from ioncli import main
 
     torch.set_num_threads(1)
-    command = _serve()
-    if command is not None:
-        sys.argv = command
-        getattr(main, command[0])()
+    warnings.simplefilter("error")
+    gc.collect()
+    gc.freeze()  # else each process copies all of this memory when it looks for garbage
+    request = _serve()
+    if request is not None:
+        if request["before"]:
+            module, function, *arguments = request["before"]
+            getattr(import_module(module), function)(*arguments)
+        sys.argv = request["run"]
+        getattr(main, sys.argv[0])()
 
 
 if __name__ == "__main__":

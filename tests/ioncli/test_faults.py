@@ -1,14 +1,13 @@
 """What the machine does to a command: full and read-only disks, files that change, other commands.
 
-Real processes meet real faults. They are stopped in mid-run (`stopping_command`), so that the fault
-comes at the same moment on every machine.
+Real processes meet real faults. They are stopped in mid-run, so that the fault comes at the same
+moment on every machine.
 """
 
+import ctypes
 import os
 import shutil
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +19,19 @@ from click.testing import CliRunner
 from ioncli.main import ionstore
 from ionstore.errors import StoreFormatError
 from ionstore.store import CubeStore
-from tests.stopped_commands import stopped
+from tests.forked_commands import CommandServer
+from tests.stopped_commands import go_on, stopped
 from tests.three_file_sets import contents_of, files_of, write_set
 
 OLD, NEW = ("9.000", "8.000"), ("8.500", "7.000")
 MESH = 40
 N_PARTS = 6  # of two redshifts
 BOX = ("--box-length", "20")
-COMMAND = ("-W", "error", "-c", "from ioncli.main import ionstore; ionstore()")
 A_PART_IS_DONE = ("ionstore.build", "PartBooks", "record", "1")
 ALL_PARTS_ARE_DONE = (*A_PART_IS_DONE[:3], str(N_PARTS))
 A_BLOCK_IS_READ = ("ionstore.store", "CubeStore", "read_block", "1")
-ENDS_WITHIN_S = 60
-
-# Root passes over permissions by two capabilities; a command that is started without them does not.
-WITHOUT_POWERS = """
-import ctypes, os, sys
-PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH) if os.geteuid() == 0 else ():
-    assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
+CAPABILITY_VERSION_3, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 0x20080522, 1, 2
+WITHOUT_POWERS = (__name__, "give_up_powers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +86,22 @@ def run_here(*arguments: str | Path) -> tuple[int, str]:
     ) if result.exit_code else ""
 
 
-def run(*arguments: str | Path, before: Sequence[str] = ()) -> str:
+def run(commands: CommandServer, *arguments: str | Path, before: Sequence[str] = ()) -> str:
     """Run a command that is refused; return its error."""
-    shown = subprocess.run(
-        [sys.executable, *before, *COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=ENDS_WITHIN_S,
-    )
-    return the_sentence(shown.returncode, shown.stderr)
+    command = commands.start("ionstore", [*map(str, arguments)], before=before)
+    return the_sentence(*command.wait())
+
+
+def give_up_powers() -> None:
+    """Let this process keep to permissions, which root passes over by two capabilities."""
+    if os.geteuid():
+        return
+    libc = ctypes.CDLL(None)
+    header, sets = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for one in range(3):  # effective, permitted, inheritable
+        sets[one] &= ~(1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH)
+    assert libc.capset(header, sets) == 0
 
 
 def the_sentence(exit_code: int, shown: str) -> str:
@@ -115,13 +112,6 @@ def the_sentence(exit_code: int, shown: str) -> str:
     last = shown.splitlines()[-1]
     assert last.startswith("Error: "), shown
     return last
-
-
-def go_on(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Let a stopped command run to its end; return its exit code and what it printed as errors."""
-    process.send_signal(signal.SIGCONT)
-    _, shown = process.communicate(timeout=ENDS_WITHIN_S)
-    return process.returncode, shown
 
 
 def nothing_half_opens(target: Path) -> None:
@@ -205,11 +195,15 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     ids=["ingest", "at the end", "append", "overwrite"],
 )
 def test_a_disk_that_runs_full_loses_nothing(
-    simulations: Simulations, small_disk: SmallDisk, how: str, when: Sequence[str]
+    commands: CommandServer,
+    simulations: Simulations,
+    small_disk: SmallDisk,
+    how: str,
+    when: Sequence[str],
 ) -> None:
     target = small_disk.folder / "cubes.zarr"
     simulations.before(how, target)
-    with stopped(when, *simulations.arguments(how, target)) as command:
+    with stopped(commands, when, *simulations.arguments(how, target)) as command:
         small_disk.fill()
         said = the_sentence(*go_on(command))
     assert "the disk is full; free some space and run the same command again" in said
@@ -232,12 +226,12 @@ def test_a_disk_that_is_full_already_is_noticed(
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_an_export_to_a_disk_that_runs_full_leaves_the_file_as_it_was(
-    simulations: Simulations, small_disk: SmallDisk, suffix: str
+    commands: CommandServer, simulations: Simulations, small_disk: SmallDisk, suffix: str
 ) -> None:
     path = small_disk.folder / f"field{suffix}"
     path.write_bytes(b"old")
     arguments = ("export", simulations.old_store, "--redshift", "9", "-o", path, "--overwrite")
-    with stopped(A_BLOCK_IS_READ, *arguments) as command:
+    with stopped(commands, A_BLOCK_IS_READ, *arguments) as command:
         small_disk.fill()
         said = the_sentence(*go_on(command))
     assert f"{path}: the disk ran full" in said
@@ -250,12 +244,12 @@ def test_an_export_to_a_disk_that_runs_full_leaves_the_file_as_it_was(
 
 @pytest.mark.parametrize("how", ["ingest", "--append"])
 def test_a_read_only_disk_is_named(
-    simulations: Simulations, small_disk: SmallDisk, how: str
+    commands: CommandServer, simulations: Simulations, small_disk: SmallDisk, how: str
 ) -> None:
     target = small_disk.folder / "cubes.zarr"
     simulations.before(how, target)
     small_disk.remount("ro")
-    said = run(*simulations.arguments(how, target))
+    said = run(commands, *simulations.arguments(how, target))
     assert f"{target}.partial: read-only file system; check the path" in said
     is_as_before(how, target, simulations)
     small_disk.remount("rw")
@@ -274,13 +268,13 @@ def test_an_export_to_a_read_only_disk_is_refused(
 
 
 def test_a_folder_without_permission_to_write_is_named(
-    simulations: Simulations, tmp_path: Path
+    commands: CommandServer, simulations: Simulations, tmp_path: Path
 ) -> None:
     folder = tmp_path / "of somebody else"
     folder.mkdir()
     folder.chmod(0o555)
     target = folder / "cubes.zarr"
-    said = run(*simulations.arguments("ingest", target), before=("-c", WITHOUT_POWERS))
+    said = run(commands, *simulations.arguments("ingest", target), before=WITHOUT_POWERS)
     assert f"{target}.partial: permission denied; check the path and the permissions" in said
     assert not list(folder.iterdir())
 
@@ -288,15 +282,16 @@ def test_a_folder_without_permission_to_write_is_named(
 @pytest.mark.parametrize("protected", [".", "xhii/c/0"])
 @pytest.mark.parametrize("how", ["--append", "--overwrite", "edit"])
 def test_a_store_that_is_write_protected_is_left_alone(
-    simulations: Simulations, tmp_path: Path, how: str, protected: str
+    commands: CommandServer, simulations: Simulations, tmp_path: Path, how: str, protected: str
 ) -> None:
     target = tmp_path / "my cubes.zarr"
     simulations.before(how, target)
     command = ("edit", target, "--h", "0.7")
     (target / protected).chmod(0o555)
     said = run(
+        commands,
         *(command if how == "edit" else simulations.arguments(how, target)),
-        before=("-c", WITHOUT_POWERS),
+        before=WITHOUT_POWERS,
     )
     assert f"{target}: this store is write-protected; " in said
     assert f"(chmod -R u+w '{target}')" in said
@@ -309,7 +304,7 @@ def test_a_store_that_is_write_protected_is_left_alone(
     [("sim", 0o000), ("sim/rho_z9.000.npy", 0o000), ("sim/more", 0o444)],
 )
 def test_sources_without_permission_to_read_are_named(
-    simulations: Simulations, tmp_path: Path, unreadable: str, mode: int
+    commands: CommandServer, simulations: Simulations, tmp_path: Path, unreadable: str, mode: int
 ) -> None:
     shutil.copytree(simulations.old, tmp_path / "sim")
     (tmp_path / "sim" / "more").mkdir()
@@ -319,8 +314,9 @@ def test_sources_without_permission_to_read_are_named(
     path.chmod(mode)
     try:
         said = run(
+            commands,
             *("ingest", tmp_path / "sim", tmp_path / "cubes.zarr", *BOX),
-            before=("-c", WITHOUT_POWERS),
+            before=WITHOUT_POWERS,
         )
     finally:
         path.chmod(0o755)
@@ -359,7 +355,13 @@ Change = Callable[[Path], None]
     ids=["rewritten", "replaced", "deleted", "truncated"],
 )
 def test_a_source_that_changes_in_mid_run_is_named_and_nothing_of_it_stays(
-    simulations: Simulations, tmp_path: Path, change: Change, how: str, said: str
+    commands: CommandServer,
+    simulations: Simulations,
+    tmp_path: Path,
+    change: Change,
+    *,
+    how: str,
+    said: str,
 ) -> None:
     sim = tmp_path / "sim"
     shutil.copytree(simulations.old if how == "ingest" else simulations.new, sim)
@@ -368,7 +370,7 @@ def test_a_source_that_changes_in_mid_run_is_named_and_nothing_of_it_stays(
     _, _, *options = simulations.arguments(how, target)
     path = sorted(sim.glob("xHII*"))[0]  # the last that is read: not yet, when a part is done
     original = path.read_bytes()
-    with stopped(A_PART_IS_DONE, "ingest", sim, *options) as command:
+    with stopped(commands, A_PART_IS_DONE, "ingest", sim, *options) as command:
         change(path)
         shown = the_sentence(*go_on(command))
     assert f"{path}: " in shown
@@ -385,11 +387,11 @@ def test_a_source_that_changes_in_mid_run_is_named_and_nothing_of_it_stays(
     [("ingest", "ingest"), ("--append", "--append"), ("--append", "--overwrite")],
 )
 def test_of_two_commands_into_one_store_the_second_is_refused(
-    simulations: Simulations, tmp_path: Path, first: str, second: str
+    commands: CommandServer, simulations: Simulations, tmp_path: Path, first: str, second: str
 ) -> None:
     target = tmp_path / "cubes.zarr"
     simulations.before(first, target)
-    with stopped(A_PART_IS_DONE, *simulations.arguments(first, target)) as command:
+    with stopped(commands, A_PART_IS_DONE, *simulations.arguments(first, target)) as command:
         built = files_of(tmp_path / "cubes.zarr.partial")
         exit_code, said = run_here(*simulations.arguments(second, target))
         assert exit_code == 1

@@ -16,7 +16,8 @@ from ioncli.main import ionstore
 from ionstore.cosmology import Cosmology
 from ionstore.description import SimulationDescription
 from ionstore.store import CubeStore
-from tests.stopped_commands import stopped
+from tests.forked_commands import CommandServer, Forked
+from tests.stopped_commands import go_on, stopped
 from tests.three_file_sets import files_of, write_set
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from ioncli.main import ionstore; ionstore()"]
@@ -27,11 +28,11 @@ def _run(*arguments: str | Path) -> Result:
 
 
 def _stopped_after(
-    n_parts: int, *arguments: str | Path
-) -> AbstractContextManager["subprocess.Popen[str]"]:
+    commands: CommandServer, n_parts: int, *arguments: str | Path
+) -> AbstractContextManager[Forked]:
     """Run an ingest until it stops itself, when some parts are done and others are not."""
     when = ("ionstore.build", "PartBooks", "record", str(n_parts))
-    return stopped(when, "ingest", *arguments)
+    return stopped(commands, when, "ingest", *arguments)
 
 
 def _without_identity(files: dict[str, bytes]) -> dict[str, object]:
@@ -230,17 +231,17 @@ def test_mistakes_are_answered_in_one_sentence(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "sim"]
 
 
-def test_a_killed_ingest_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_ingest_goes_on_and_ends_the_same(commands: CommandServer, tmp_path: Path) -> None:
     redshifts = ("12.000", "11.000", "10.000", "9.000", "8.000", "7.000")
     write_set(tmp_path / "sim", 40, redshifts)
     options = ("--box-length", "20")
-    with _stopped_after(3, tmp_path / "sim", tmp_path / "cubes.zarr", *options) as process:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    arguments = (tmp_path / "sim", tmp_path / "cubes.zarr", *options)
+    with _stopped_after(commands, 3, *arguments) as command:
+        command.kill()
+    assert command.wait()[0] == -signal.SIGKILL
     assert not (tmp_path / "cubes.zarr").exists()
 
-    result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *options)
+    result = _run(*arguments)
     assert result.exit_code == 0, result.output
     assert re.search(r"Note: resuming: \d+ of 18 parts are there already", result.stderr)
     assert not (tmp_path / "cubes.zarr.partial").exists()
@@ -272,14 +273,13 @@ def test_notes_stand_on_lines_of_their_own_above_a_live_bar(tmp_path: Path) -> N
     assert all(bytes_.endswith((b"\x1b[2K", b"\n")) for bytes_ in before), shown
 
 
-def test_an_interrupt_is_answered_in_one_sentence(tmp_path: Path) -> None:
+def test_an_interrupt_is_answered_in_one_sentence(commands: CommandServer, tmp_path: Path) -> None:
     write_set(tmp_path / "sim", 16, ("10.000", "9.000", "8.000", "7.000"))
     arguments = (tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
-    with _stopped_after(2, *arguments) as process:
-        process.send_signal(signal.SIGINT)  # seen when it goes on
-        process.send_signal(signal.SIGCONT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with _stopped_after(commands, 2, *arguments) as command:
+        os.kill(command.pid, signal.SIGINT)  # seen when it goes on
+        exit_code, err = go_on(command)
+    assert exit_code == 130
     kept = "run the same command again, which keeps the parts that were written"
     assert err.splitlines()[-1] == f"Stopped; {kept}."
     assert "Traceback" not in err
@@ -323,13 +323,12 @@ def test_a_dry_run_tells_of_a_store_that_is_there(tmp_path: Path) -> None:
     assert "is no store of ionstore, so it is not touched" in other.stderr
 
 
-def test_two_ingests_into_one_store_do_not_meet(tmp_path: Path) -> None:
+def test_two_ingests_into_one_store_do_not_meet(commands: CommandServer, tmp_path: Path) -> None:
     write_set(tmp_path / "sim", 40, ("10.000", "9.000", "8.000", "7.000"))
-    with _stopped_after(1, tmp_path / "sim", tmp_path / "cubes.zarr") as process:
+    with _stopped_after(commands, 1, tmp_path / "sim", tmp_path / "cubes.zarr") as command:
         second = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
-        process.send_signal(signal.SIGCONT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+        exit_code, err = go_on(command)
+    assert exit_code == 0, err
     assert second.exit_code == 1
     assert "another process is building or editing this store" in second.stderr
     assert CubeStore.open(tmp_path / "cubes.zarr").redshifts == (10.0, 9.0, 8.0, 7.0)
