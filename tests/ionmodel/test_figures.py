@@ -202,5 +202,6 @@ def test_scores_that_leak_are_marked_where_there_is_room(
     for axes in (right, left):
         assert axes.get_title().endswith(mark)
         assert ("leak" in axes.get_title()) == bool(mark)
+    drawn[1].draw_without_rendering()
     title, unit = left.title.get_window_extent(), colors.title.get_window_extent()
     assert title.x1 < unit.x0
