@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +162,7 @@ def test_shards_are_fetched_at_the_same_time(
     monkeypatch.setattr("ionstore.shards._PARTS_AT_ONCE", shards_at_once)
     under_way, most = 0, 0
     guard = threading.Lock()
+    all_there = threading.Barrier(shards_at_once)  # divides the number of shards
     real = OpenObject.read_end
 
     def slow(self: OpenObject, n_bytes: int) -> Any:
@@ -170,7 +170,7 @@ def test_shards_are_fetched_at_the_same_time(
         with guard:
             under_way += 1
             most = max(most, under_way)
-        time.sleep(0.1)
+        all_there.wait(60)
         with guard:
             under_way -= 1
         return real(self, n_bytes)

@@ -80,15 +80,19 @@ def test_an_error_waits_for_calls_under_way_and_begins_no_other(
     processors(1)
     begun: list[int] = []
     returned: list[int] = []
-    second_begun = threading.Event()
+    failed: list[threading.Thread] = []
+    first_begun, second_begun = threading.Event(), threading.Event()
 
     def work(item: int) -> None:
         begun.append(item)
         if item == 0:
+            failed.append(threading.current_thread())
+            first_begun.set()
             assert second_begun.wait(PATIENCE_S)
             raise FileNotFoundError("the first item")
         second_begun.set()
-        time.sleep(0.3)
+        assert first_begun.wait(PATIENCE_S)
+        failed[0].join(PATIENCE_S)  # the pool is being left: the error has been seen
         returned.append(item)
 
     with pytest.raises(FileNotFoundError, match="the first item"):
@@ -99,14 +103,18 @@ def test_an_error_waits_for_calls_under_way_and_begins_no_other(
 
 def test_the_first_of_several_errors_is_raised(processors: Callable[[int], None]) -> None:
     processors(1)
-    second_begun = threading.Event()
+    failed: list[threading.Thread] = []
+    first_begun, second_begun = threading.Event(), threading.Event()
 
     def fail(item: int) -> None:
         if item == 0:
+            failed.append(threading.current_thread())
+            first_begun.set()
             assert second_begun.wait(PATIENCE_S)
             raise KeyError(item)
         second_begun.set()
-        time.sleep(0.3)
+        assert first_begun.wait(PATIENCE_S)
+        failed[0].join(PATIENCE_S)  # the pool is being left: the first error has been seen
         raise ValueError(item)
 
     with pytest.raises(KeyError):
