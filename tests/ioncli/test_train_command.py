@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ioncli.main import ionmodel
+from ioncli.main import ionmodel, ionstore
 from ioncli.train import _Stop
 from ionmodel.config_keys import preset_names
 from ionmodel.trainer import Trainer
@@ -385,6 +385,27 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
     assert "ionmodel train --store cubes.zarr" in shown.stdout
     words = " ".join(shown.stdout.split())
     assert f"Where the keys start from: {' or '.join(preset_names())}." in words
+
+
+def test_the_default_preset_trains_on_a_small_simulated_box_and_predicts_it(
+    tmp_path: Path,
+) -> None:
+    sim, boxes, run = (str(tmp_path / name) for name in ("sim", "boxes.zarr", "run"))
+    predicted = tmp_path / "predicted.zarr"
+    short = ["epochs=1", "samples_per_epoch=64", "validation_samples=8", "device=cpu"]
+    settings = [word for option in short for word in ("-o", option)]
+    for group, words in (
+        (ionstore, ["simulate", sim, "--mesh", "32", "--redshift", "8"]),
+        (ionstore, ["ingest", sim, boxes]),
+        (ionmodel, ["train", "--store", boxes, "--run", run, *settings]),
+        (ionmodel, ["predict", "--run", run, "--store", boxes, "--out", str(predicted)]),
+    ):
+        result = CliRunner().invoke(group, words)
+        assert result.exit_code == 0, result.output
+    xhii = CubeStore.open(predicted).read_field("xhii_predicted", 8.0)
+    assert xhii.shape == (32, 32, 32)
+    assert xhii.std() > 0
+    assert 'preset = "dense"' in Path(run, "config.toml").read_text()
 
 
 def test_a_tile_of_a_preset_is_fitted_to_the_mesh(store: CubeStore, tmp_path: Path) -> None:
