@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ionstore.loading import Batch, NeighborhoodLoader
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 
-START_S = 60.0  # a process imports torch and compiles kernels
+START_S = 120.0  # a process imports torch and compiles kernels
 END_S = 10.0  # torch looks every 5 s for workers that have ended
 
 RESIDENT: dict[str, Any] = {"radius": 2, "batch_size": 8}
@@ -37,6 +37,9 @@ REGIONS: dict[str, Any] = {
 MODES = {"resident": RESIDENT, "regions": REGIONS}
 
 ANY_MODE = [(mode, num_workers) for mode in MODES for num_workers in (0, 2)]
+# Without a network's pause, a signal often comes while a finalizer gives a batch back, where Python
+# drops exceptions.
+PAUSE = "time.sleep(0.02)"
 
 SCRIPT = """
 import itertools, os, signal, sys, time
@@ -159,6 +162,7 @@ def script(
 ) -> Iterator[Script]:
     settings = {**MODES[mode], "num_workers": num_workers}
     code = before + SCRIPT.format(store=str(store.path), settings=settings, mode=mode, body=body)
+    folder.mkdir()
     path = folder / "script.py"
     path.write_text(code)
     started = Script([sys.executable, str(path)], folder)
@@ -166,6 +170,16 @@ def script(
         yield started
     finally:
         started.end()
+
+
+@contextmanager
+def side_by_side(scripts: Iterable[AbstractContextManager[Script]]) -> Iterator[list[Script]]:
+    """Start scripts at once, as each takes long to start, and wait until all run."""
+    with nothing_new_in_shared_memory(), ExitStack() as stack:
+        started = [stack.enter_context(one) for one in scripts]
+        for one in started:
+            one.wait_until_running()
+        yield started
 
 
 def digest(batches: Iterator[Batch], n: int) -> list[tuple[float, float, list[list[int]]]]:
@@ -191,28 +205,27 @@ def worker_processes() -> set[int]:
     return found
 
 
-@pytest.mark.parametrize(("mode", "num_workers"), ANY_MODE)
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_ctrl_c_ends_the_loop_and_only_the_main_process_reports_it(
-    tmp_path: Path, box23: CubeStore, mode: str, num_workers: int
+    tmp_path: Path, box23: CubeStore, num_workers: int
 ) -> None:
-    # Without a network's pause, the signal often comes while a finalizer gives a batch back, where
-    # Python drops exceptions.
-    pause = "time.sleep(0.02)"
-    with (
-        nothing_new_in_shared_memory(),
-        script(tmp_path, box23, mode, num_workers, pause) as started,
-    ):
-        started.wait_until_running()
-        assert len(started.workers()) == num_workers
-        os.killpg(started.process.pid, signal.SIGINT)  # as a terminal does
-        assert started.wait() == -signal.SIGINT
-        started.check_nothing_survives()
-        assert started.stderr.splitlines()[-1] == "KeyboardInterrupt"
-        assert started.stderr.count("Traceback") == 1
+    scripts = (script(tmp_path / mode, box23, mode, num_workers, PAUSE) for mode in MODES)
+    with side_by_side(scripts) as running:
+        for started in running:
+            assert len(started.workers()) == num_workers
+            os.killpg(started.process.pid, signal.SIGINT)  # as a terminal does
+        for started in running:
+            assert started.wait() == -signal.SIGINT
+            started.check_nothing_survives()
+            assert started.stderr.splitlines()[-1] == "KeyboardInterrupt"
+            assert started.stderr.count("Traceback") == 1
 
 
 def test_ctrl_c_while_workers_start_ends_all_of_them(tmp_path: Path, box23: CubeStore) -> None:
-    with nothing_new_in_shared_memory(), script(tmp_path, box23, "resident", 2) as started:
+    with (
+        nothing_new_in_shared_memory(),
+        script(tmp_path / "script", box23, "resident", 2) as started,
+    ):
         wait_until(lambda: len(started.processes()) > 1, START_S)
         time.sleep(0.5)
         os.killpg(started.process.pid, signal.SIGINT)
@@ -263,31 +276,29 @@ ENDS = {
 
 
 @pytest.mark.parametrize(
-    ("mode", "num_workers", "end"),
+    "cases",
     [
-        *(("regions", 2, end) for end in ENDS),
-        ("regions", 0, "end of the script"),
-        ("regions", 0, "SIGKILL"),
-        ("resident", 2, "end of the script"),
-        ("resident", 2, "SIGKILL"),
+        [("resident", 2, "end of the script"), ("regions", 2, "end of the script")],
+        [("regions", 2, "sys.exit"), ("regions", 2, "os._exit")],
+        [("resident", 2, "SIGKILL"), ("regions", 2, "SIGKILL"), ("regions", 0, "SIGKILL")],
     ],
+    ids=["end of the script", "exit", "SIGKILL"],
 )
 def test_nothing_survives_a_process_that_does_not_close_its_loader(
-    tmp_path: Path, box23: CubeStore, mode: str, num_workers: int, end: str
+    tmp_path: Path, box23: CubeStore, cases: list[tuple[str, int, str]]
 ) -> None:
-    statement, status = ENDS[end]
-    body = f"if number == 20: {statement}"
-    with (
-        nothing_new_in_shared_memory(),
-        script(tmp_path, box23, mode, num_workers, body) as started,
-    ):
-        started.wait_until_running()
-        assert started.wait() == status
-        started.check_nothing_survives()
-        if end in {"os._exit", "SIGKILL"}:  # Python's own tracker removes semaphores then
-            assert "Traceback" not in started.stderr
-        else:
-            assert started.stderr == ""
+    scripts = (
+        script(tmp_path / str(case), box23, mode, num_workers, f"if number == 20: {ENDS[end][0]}")
+        for case, (mode, num_workers, end) in enumerate(cases)
+    )
+    with side_by_side(scripts) as running:
+        for started, (_, _, end) in zip(running, cases, strict=True):
+            assert started.wait() == ENDS[end][1]
+            started.check_nothing_survives()
+            if end in {"os._exit", "SIGKILL"}:  # Python's own tracker removes semaphores then
+                assert "Traceback" not in started.stderr
+            else:
+                assert started.stderr == ""
 
 
 REPORT = """
@@ -297,39 +308,43 @@ atexit.register(lambda: print([thread.name for thread in threading.enumerate()],
 """
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_threads_end_before_the_interpreter_does(
-    tmp_path: Path, box23: CubeStore, mode: str
-) -> None:
+def test_threads_end_before_the_interpreter_does(tmp_path: Path, box23: CubeStore) -> None:
     body = "if number == 20: print(threading.active_count()); break"
-    with script(tmp_path, box23, mode, 0, body, before=REPORT) as started:
-        started.wait_until_running()
-        assert started.wait() == 0
-        _, n_running, at_the_end = started.stdout.splitlines()
-        assert int(n_running) > 1
-        assert at_the_end == "['MainThread']"
+    scripts = (script(tmp_path / mode, box23, mode, 0, body, before=REPORT) for mode in MODES)
+    with side_by_side(scripts) as running:
+        for started in running:
+            assert started.wait() == 0
+            started.check_nothing_survives()
+            _, n_running, at_the_end = started.stdout.splitlines()
+            assert int(n_running) > 1
+            assert at_the_end == "['MainThread']"
+            assert started.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("mode", "is_waited_for"), [("resident", True), ("regions", True), ("regions", False)]
-)
 def test_a_worker_killed_in_mid_epoch_is_an_error_within_seconds(
-    tmp_path: Path, box23: CubeStore, mode: str, is_waited_for: bool
+    tmp_path: Path, box23: CubeStore
 ) -> None:
-    with nothing_new_in_shared_memory(), script(tmp_path, box23, mode, 2) as started:
-        started.wait_until_running()
-        victim, other = started.workers()
-        if is_waited_for:
-            victim.suspend()
-            other.suspend()
-            time.sleep(0.5)  # the loop runs out of batches
-        victim.kill()
-        other.resume()
-        assert started.wait(15) == 1
-        started.check_nothing_survives()
-        last = started.stderr.splitlines()[-1]
-        assert last.startswith("RuntimeError: DataLoader worker")
-        assert str(victim.pid) in last
+    cases = [("resident", True), ("regions", True), ("regions", False)]
+    scripts = (
+        script(tmp_path / str(case), box23, mode, 2, PAUSE) for case, (mode, _) in enumerate(cases)
+    )
+    with side_by_side(scripts) as running:
+        victims = []
+        for started, (_, is_waited_for) in zip(running, cases, strict=True):
+            victim, other = started.workers()
+            if is_waited_for:
+                victim.suspend()
+                other.suspend()
+                time.sleep(0.5)  # the loop runs out of batches
+            victim.kill()
+            other.resume()
+            victims.append(victim.pid)
+        for started, victim_pid in zip(running, victims, strict=True):
+            assert started.wait(15) == 1
+            started.check_nothing_survives()
+            last = started.stderr.splitlines()[-1]
+            assert last.startswith("RuntimeError: DataLoader worker")
+            assert str(victim_pid) in last
 
 
 SMALL_SHM = """
@@ -439,22 +454,24 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("way", ["-c", "-m module", "-m package"])
-def test_workers_start_from_code_and_from_modules(
-    tmp_path: Path, box23: CubeStore, way: str
-) -> None:
+def test_workers_start_from_code_and_from_modules(tmp_path: Path, box23: CubeStore) -> None:
     code = STATEMENTS.format(store=str(box23.path))
-    (tmp_path / "package").mkdir()
-    (tmp_path / "module.py").write_text(code)
-    (tmp_path / "package" / "__main__.py").write_text(code)
-    arguments = ["-c", code] if way == "-c" else way.split()
-    started = Script([sys.executable, *arguments], tmp_path)
+    scripts = []
+    for number, way in enumerate((["-c", code], ["-m", "module"], ["-m", "package"])):
+        folder = tmp_path / str(number)
+        (folder / "package").mkdir(parents=True)
+        (folder / "module.py").write_text(code)
+        (folder / "package" / "__main__.py").write_text(code)
+        scripts.append(Script([sys.executable, *way], folder))
     try:
-        assert started.wait(START_S) == 0, started.stderr
-        started.check_nothing_survives()
+        for started in scripts:
+            assert started.wait(START_S) == 0, started.stderr
+            started.check_nothing_survives()
     finally:
-        started.end()
+        for started in scripts:
+            started.end()
     with NeighborhoodLoader(box23, **RESIDENT) as loader:
         *_, last = itertools.islice(loader, 20)
-    assert started.stdout == f"{last.centers.tolist()}\n"
-    assert started.stderr == ""
+    for started in scripts:
+        assert started.stdout == f"{last.centers.tolist()}\n"
+        assert started.stderr == ""
