@@ -83,9 +83,10 @@ class EpochDisplay:
         if self._console.is_terminal:
             if progress.stage == "validation":
                 numbers, share = f"loss {progress.loss:.4f}  R² {r2}  validating {share:.0%}", 1.0
+            at = f"epoch {epoch}"
             if self._task is None:
-                self._task = self._bars.add_task("", total=progress.epochs, numbers=numbers)
-            done, at = progress.epoch - 1 + share, f"epoch {epoch}"
+                self._task = self._bars.add_task(at, total=progress.epochs, numbers=numbers)
+            done = progress.epoch - 1 + share
             self._bars.update(self._task, completed=done, description=at, numbers=numbers)
         elif time.monotonic() - self._said > _LINE_INTERVAL_S:
             self._said = time.monotonic()
