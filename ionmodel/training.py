@@ -65,8 +65,8 @@ def train(
     Interrupted
         If ``should_stop`` said so; the run folder can be resumed.
     ConfigError
-        If stores or device do not fit the configuration, or stores each other, or torchrun started
-        several processes.
+        If stores, device or ``num_workers`` do not fit the configuration or this machine, or stores
+        each other, or torchrun started several processes.
     NotInStoreError
         If a store does not hold a redshift.
     MemoryBudgetError
@@ -74,7 +74,7 @@ def train(
     RunFolderError
         If another process trains in the run folder, or it was begun with other stores or another
         configuration (except ``device``, ``num_workers`` and ``epochs``, which may not be fewer
-        than are trained), or its checkpoint is damaged or gone.
+        than are trained), or its file of keys was edited, or its checkpoint is damaged or gone.
     TrainingDivergedError
         If the loss is not finite.
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ionmodel import trainer, training
-from ionmodel.checkpoint import load_checkpoint
+from ionmodel.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.config import make_config
 from ionmodel.config_keys import DEFAULT_PRESET, read_preset
 from ionmodel.datasets import open_training_data
@@ -20,6 +20,7 @@ from ionmodel.events import Plan, Progress
 from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
 from ionmodel.networks.two_branch import TwoBranch
+from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
@@ -461,6 +462,26 @@ def test_a_batch_that_does_not_fit_the_device_is_one_sentence(
 def test_a_device_of_no_known_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^device must be 'auto', .*, got '{name}'; one of"):
         training.choose_device(name)
+
+
+def test_a_run_begun_on_another_device_goes_on_and_predicts_here(
+    store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    run, config = RunFolder(tmp_path / "run"), tiny_config(epochs=1)
+    train(config, [store], run)
+    elsewhere = config.model_copy(update={"device": "cuda"})
+    run.write_config(elsewhere)
+    keys = elsewhere.model_dump(mode="json", exclude_none=True)
+    for path in (run.last, run.best):  # as that machine leaves them
+        save_checkpoint(path, {**load_checkpoint(path), "config": keys})
+    assert load(run).device.type == "cpu"
+    longer = resumed_config(run, elsewhere, {"epochs": 2})
+    with pytest.raises(ConfigError, match="device 'cuda' is not there on this machine"):
+        train(longer, [store], run)
+    here = resumed_config(run, elsewhere, {"epochs": 2, "device": "cpu"})
+    assert len(train(here, [store], run).history) == 2
 
 
 def test_an_absent_device_is_refused() -> None:
