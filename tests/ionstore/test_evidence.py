@@ -1,6 +1,7 @@
 """Evidence against wrong fields: simulations as they are and made wrong, unrelated fields."""
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import permutations, product
 from pathlib import Path
 
@@ -31,6 +32,7 @@ V3_DATASETS = {
 CASES = [*THREE_FILE_SETS, *(("dev/21cmfast_v3", redshift) for redshift in V3_REDSHIFTS)]
 
 
+@cache
 def simulated(shared_data: Path, folder: str, redshift: str) -> dict[str, Array]:
     """Fields of a simulation, on 64 cells a side at most."""
     place = shared_data / folder
