@@ -21,6 +21,9 @@ from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
 from ionstore.store_writer import StoredField, StoreWriter, create_store
 
+ALGORITHM = 1
+"""Raised whenever channels come out as other numbers: older ones are then not reused."""
+
 
 def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
     """Return the cubes of a store as channels see them.
@@ -57,6 +60,7 @@ def cache_path(
         If a channel cannot be computed of a box.
     """
     recipe = {
+        "algorithm": ALGORITHM,
         "store": store.uuid,
         "redshifts": [box.redshift for box in boxes],
         "channels": {

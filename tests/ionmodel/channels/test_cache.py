@@ -101,6 +101,14 @@ def test_an_interrupted_computation_goes_on(store: CubeStore, tmp_path: Path) ->
             assert one == other
 
 
+def test_what_another_algorithm_computed_is_not_taken(
+    store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cache_path(store, CHANNELS, boxes_of(store), tmp_path)
+    monkeypatch.setattr("ionmodel.channels.cache.ALGORITHM", 0)
+    assert cache_path(store, CHANNELS, boxes_of(store), tmp_path) != before
+
+
 def test_a_name_tells_what_decides_the_values(store: CubeStore, tmp_path: Path) -> None:
     boxes = boxes_of(store)
     paths = {
