@@ -146,8 +146,8 @@ class TrainingConfig(BaseModel):
     epochs : int
         Epochs.
     validation_samples : int, optional
-        Validation samples, the same in every epoch; all validation cells by default, or the tiles
-        that fit beside each other.
+        Validation samples, cells or tiles, the same in every epoch; by default as many as hold
+        every validation cell.
     split : {"blocks", "store", "random"}
         Separate regions of each box, or the last of several stores for validation and the others
         for training, or random cells as in 2021, whose validation score leaks.
