@@ -64,11 +64,6 @@ class TrainingData:
     def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
-    @property
-    def leaks(self) -> bool:
-        """Whether validation neighborhoods share input cells with training ones."""
-        return any(split.leaks for split in self.splits)
-
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it: stores, split, normalization, range."""
         return {
