@@ -99,14 +99,14 @@ def main() -> None:
         for place, preset in enumerate(compared):
             own = parse_options(arguments.option) if place == 0 else {}
             numbers = measure(place, preset, own)
-            reached = next((at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), math.inf)
+            reached = next((at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), None)
             print_result(
                 f"{store.path.stem} {preset} against {reference}",
                 options={**both, **own},
                 their_options={**both, **of_reference},
                 unexplained_ratio=round((1 - numbers["r2"]) / (1 - theirs["r2"]), 3),
                 seconds_to_their_r2=reached,
-                of_their_seconds=round(reached / theirs["seconds"], 3),
+                of_their_seconds=reached and round(reached / theirs["seconds"], 3),
             )
 
 

@@ -128,6 +128,10 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
 
     Notes
     -----
+    On CUDA devices, convolutions round to TensorFloat-32 unless told otherwise: the two then agree
+    to that precision, and to that of float32 where ``torch.backends.cudnn.conv.fp32_precision`` is
+    "ieee", as `ionmodel.prediction` sets it.
+
     A layer of stride s reads every s-th cell of its input. Here it reads all, and later layers
     look at every s-th of its outputs: strides become 1 and multiply the dilation of all that
     follows. Flatten and the Linear after it are a convolution as wide as what is left of a

@@ -94,7 +94,11 @@ def predict_cells(
     ------
     Interrupted
         If ``should_stop`` says so.
+    ValueError
+        If there are no regions for a loader of tiles.
     """
+    if isinstance(loader, TileLoader) and not regions:
+        raise ValueError("regions must be given for a loader of tiles, got none; they may overlap")
     was_training = network.training
     network.eval()
     targets, outputs = [], []

@@ -14,15 +14,15 @@ import numpy as np
 
 from ionmodel.errors import ConfigError
 from ionmodel.prediction import Predictor, check_numbers
-from ionmodel.prediction_channels import remove_averages, with_channels_of_run
+from ionmodel.prediction_channels import remove_channels, with_channels_of_run
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.trained_range import check_store
-from ionstore.attributes import ROOT_METADATA, SourceFile
+from ionstore.attributes import ROOT_METADATA, SourceFile, read_root_metadata
 from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
 from ionstore.cube import Fields
 from ionstore.digest import in_words, start_digest
-from ionstore.errors import StoreExistsError, UserError
+from ionstore.errors import StoreExistsError, StoreFormatError, UserError
 from ionstore.fields import PREDICTED
 from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import Corner, Part
@@ -94,7 +94,7 @@ def predict_store(
     command_line: str | None = None,
     on_note: Callable[[str], None] = lambda line: None,
     on_plan: Callable[[PredictionPlan], None] = lambda plan: None,
-    on_averages: Callable[[int, int], None] = lambda done, total: None,
+    on_channels: Callable[[int, int], None] = lambda done, total: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inventory | None:
     """Predict the boxes of a store into a new store, with the field `xhii_predicted`.
@@ -117,8 +117,8 @@ def predict_store(
         Told what is unlike training, in a sentence with the numbers.
     on_plan : callable
         Told what will be done.
-    on_averages : callable
-        Told how many averages over balls are done and how many there are, while they are computed.
+    on_channels : callable
+        Told how many derived channels are done and how many there are, while they are computed.
     on_progress : callable
         Told the cells that are done and all there are, those of this process.
 
@@ -131,7 +131,7 @@ def predict_store(
     ------
     ConfigError
         If the store does not fit the network, the network predicts what is no number, or
-        processes on several machines cannot share the averages over balls.
+        processes on several machines cannot share the derived channels.
     MemoryBudgetError
         If the memory is too small.
     NotInStoreError
@@ -151,7 +151,7 @@ def predict_store(
     Shards are predicted one after the other, written, read back and recorded: a prediction that
     was stopped goes on with the shard it was at. Under torchrun, processes share out the shards.
 
-    Averages over balls are computed first, into a folder beside `target`, which goes when the
+    Derived channels are computed first, into a folder beside `target`, which goes when the
     prediction is done; those of the run are taken where it was trained on the same store.
     """
     with joined_ranks() as ranks, ExitStack() as held:
@@ -163,10 +163,10 @@ def predict_store(
             n_processes=ranks.world,
         )
         unlike = check_store(predictor.config, predictor.trained, store, plan.redshifts)
-        if _same_place(target, store.path):
+        if _lies_in(target, store.path):
             raise StoreExistsError(
-                f"{target}: this is the store that is predicted from; choose another place with "
-                "--out"
+                f"{target}: this is, or lies in, the store that is predicted from; choose another "
+                "place with --out"
             )
         if overwrite:
             _check_replaced(target)
@@ -175,7 +175,7 @@ def predict_store(
 
         def enter() -> None:
             held.enter_context(build)
-            _plan_before(build, task)  # a refusal does not wait for averages
+            _plan_before(build, task)  # a refusal does not wait for channels
             held.enter_context(full_disk_as_message(build.folder))
             for line in unlike:
                 on_note(line)
@@ -187,7 +187,7 @@ def predict_store(
         else:
             if ranks.n_machines > 1 and predictor.config.derived_channels:
                 raise ConfigError(
-                    f"{target}: averages over balls are kept in a temporary folder of one machine "
+                    f"{target}: derived channels are kept in a temporary folder of one machine "
                     f"while a bucket is written, got processes on {ranks.n_machines}; predict into "
                     "a folder that all of them see, or on one machine"
                 )
@@ -200,7 +200,7 @@ def predict_store(
                 folder,
                 memory_bytes=memory_bytes,
                 on_note=on_note,
-                on_averages=on_averages,
+                on_channels=on_channels,
             )
         )
         task = replace(task, store=with_inputs)
@@ -213,22 +213,30 @@ def predict_store(
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        remove_averages(folder)
+        remove_channels(folder)
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
 
-def _same_place(one: StorePath, other: StorePath) -> bool:
-    if isinstance(one, Path) and isinstance(other, Path):
-        return os.path.realpath(one) == os.path.realpath(other)
-    return str(one) == str(other)
+def _lies_in(target: StorePath, store: StorePath) -> bool:
+    """Whether a target is a store, or something below it."""
+    if isinstance(target, Path) and isinstance(store, Path):
+        return Path(os.path.realpath(target)).is_relative_to(os.path.realpath(store))
+    return f"{target}/".startswith(f"{store}/")
 
 
 def _check_replaced(target: StorePath) -> None:
-    """Refuse to replace a store that holds more than a prediction can bring back."""
+    """Refuse to replace a store that is not known to be a prediction."""
+    try:
+        read_root_metadata(target)
+    except StoreFormatError:
+        return  # there is no store: the build says if something else is in the way
     try:
         fields = CubeStore.open(target).field_names
-    except UserError:
-        return  # there is none, or none that is whole: the build knows what to do
+    except UserError as error:
+        raise StoreExistsError(
+            f"{target}: --overwrite replaces predictions, this store cannot be read ({error}); "
+            "move it, or choose another place with --out"
+        ) from error
     if fields != (PREDICTED.name,):
         raise StoreExistsError(
             f"{target}: --overwrite replaces predictions, this store holds {', '.join(fields)}; "
@@ -316,7 +324,7 @@ def read_inputs(
     predictor : Predictor
         Says which inputs, and how far around.
     store : CubeStore
-        Store that holds them, averages over balls included.
+        Store that holds them, derived channels included.
     redshift : float
         Redshift of the cube.
     start, shape : tuple of three int

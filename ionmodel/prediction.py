@@ -6,7 +6,8 @@ In three lines of a notebook::
     predict = load("runs/first")
     xhii = predict({"n_igm": n_igm, "n_src": n_src}, redshift=8.0, box_length_cmpc=714.0)
 
-Networks that see neither the redshift nor averages over balls need not be told them.
+Networks that see neither the redshift nor means within balls need not be told them; a warning then
+says that the size of a cell is unknown.
 """
 
 import os

@@ -26,7 +26,7 @@ def with_channels_of_run(
     *,
     memory_bytes: int,
     on_note: Callable[[str], None],
-    on_averages: Callable[[int, int], None],
+    on_channels: Callable[[int, int], None],
 ) -> CubeStore:
     """Return a store with the derived channels that a network sees beside its fields.
 
@@ -44,7 +44,7 @@ def with_channels_of_run(
         Bound on the memory that this takes.
     on_note : callable
         Told what is made.
-    on_averages : callable
+    on_channels : callable
         Told how many channels are done and how many there are, while they are made.
 
     Raises
@@ -73,15 +73,15 @@ def with_channels_of_run(
         if cache_path(store, channels, boxes_of(store, held), of_run).exists():
             return with_channels(store, channels, of_run, redshifts=held)
     on_note(
-        f"{len(channels)} averages over balls are computed first, in {folder}; they take up to "
-        f"{4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB there until "
+        f"{len(channels)} derived channels, means within balls, are computed first, in {folder}; "
+        f"they take up to {4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB there until "
         "the prediction is done"
     )
     total = len(channels) * len(redshifts)
     begun = itertools.count()
 
     def on_channel(name: str, redshift: float) -> None:
-        on_averages(next(begun), total)
+        on_channels(next(begun), total)
 
     made = with_channels(
         store,
@@ -91,12 +91,12 @@ def with_channels_of_run(
         memory_bytes=memory_bytes,
         on_channel=on_channel,
     )
-    on_averages(total, total)
+    on_channels(total, total)
     return made
 
 
-def remove_averages(folder: Path) -> None:
-    """Remove the averages that this and earlier predictions made in a folder, and nothing else.
+def remove_channels(folder: Path) -> None:
+    """Remove the channels that this and earlier predictions made in a folder, and nothing else.
 
     Parameters
     ----------

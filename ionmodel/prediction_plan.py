@@ -31,7 +31,7 @@ class PredictionPlan:
     by_patches : bool
         Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
     seconds : float
-        Estimated duration, from one timed tile; averages over balls, decoding and encoding are
+        Estimated duration, from one timed tile; derived channels, decoding and encoding are
         left out.
     """
 

@@ -126,7 +126,7 @@ def remarks(config: TrainingConfig, stores: Sequence[CubeStore]) -> Iterator[str
             unit = "cell" if store.mesh.cell_size_cmpc is None else "cMpc"
             yield (
                 f"{', '.join(alone)} only repeat their field in {store.path}: balls of radius up "
-                f"to half a cell, {half:.3g} {unit}, hold one cell; choose larger scales"
+                f"to half a cell, {half:.3g} {unit}, hold one cell; leave them out"
             )
 
 

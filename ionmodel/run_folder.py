@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 CHANGEABLE = ("epochs", "device", "num_workers")
 """Keys that a run may go on with otherwise than it was begun; they do not change its samples."""
-_CHANGEABLE_IN_WORDS = "epochs, device and num_workers"
+_CHANGEABLE_IN_WORDS = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,8 @@ class RunFolder:
         ------
         RunFolderError
             If it is damaged.
+        ConfigError
+            If it is older, and of a configuration that is not known here.
         """
         return load_checkpoint(self.last) if self.last.exists() else None
 

@@ -229,9 +229,11 @@ def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
             ("frame", known["frame"], frame),
         ):
             if before != now:
-                way_on = "supply it with `ionstore edit`, or ingest it so"
+                way_on = f"ingest it so, or train on stores with {now!r}"
                 if before == "unknown":
                     way_on = "supply it for the stores of the training, and train anew"
+                elif now == "unknown":
+                    way_on = "supply it with `ionstore edit` if that is what it is"
                 raise ConfigError(
                     f"{store.path}: {name} must have the {what} {before!r} that the network was "
                     f"trained with, got {now!r}; {way_on}"

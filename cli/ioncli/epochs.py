@@ -70,8 +70,10 @@ class EpochDisplay:
 
     def channels(self, done: int, total: int) -> None:
         """Show how many derived channels are computed; nothing where there is no terminal."""
+        if not total:
+            return
         if self._channels is None:
-            self._channels = self._bars.add_task("derived channels", numbers="")
+            self._channels = self._bars.add_task("derived channels", numbers="", visible=False)
         self._bars.update(self._channels, completed=done, total=total, visible=done < total)
 
     def batch(self, progress: "events.Progress") -> None:

@@ -100,8 +100,8 @@ def predict(
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
         try:
-            bars = progress_bars("Predicting", "Averaging over balls", quiet=not is_first_process())
-            with PeakMemory() as peak, bars as (report, report_averages):
+            bars = progress_bars("Predicting", "Derived channels", quiet=not is_first_process())
+            with PeakMemory() as peak, bars as (report, report_channels):
                 inventory = predict_store(
                     predictor,
                     cubes,
@@ -114,7 +114,7 @@ def predict(
                     on_plan=lambda plan: _announce(
                         plan, cubes, device=predictor.device.type, n_processes=n_processes()
                     ),
-                    on_averages=report_averages,
+                    on_channels=report_channels,
                     on_progress=report,
                 )
         except KeyboardInterrupt:
@@ -130,7 +130,7 @@ def predict(
     per_cell = 1e6 * seconds / n_cells
     click.echo(
         f"{n_cells:,} cells in {options.seconds_in_words(seconds)}, "
-        f"{per_cell:,.{0 if per_cell >= 10 else 1}f} µs a cell; peak memory "
+        f"{f'{per_cell:,.0f}' if per_cell >= 10 else f'{per_cell:.2g}'} µs a cell; peak memory "
         f"{options.bytes_in_words(peak.peak_bytes)} (PSS)"
     )
     click.echo(f"Wrote {out}")
@@ -148,7 +148,8 @@ def _announce(plan: "PredictionPlan", store: "CubeStore", *, device: str, n_proc
     shared = f", in each of {n_processes} processes" if n_processes > 1 else ""
     click.echo(
         f"{n_cells:,} cells at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
-        f"{device}: about {options.seconds_in_words(plan.seconds)} and "
-        f"{options.bytes_in_words(plan.memory_bytes)} beside Python and torch{shared}.",
+        f"{device}: about {options.seconds_in_words(plan.seconds)} (decoding, encoding and derived "
+        f"channels come on top) and {options.bytes_in_words(plan.memory_bytes)} beside Python and "
+        f"torch{shared}.",
         file=sys.stderr,
     )

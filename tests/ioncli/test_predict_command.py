@@ -1,5 +1,6 @@
 """``ionmodel predict`` as a user meets it."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def test_only_predictions_are_replaced(run: Path, store: CubeStore, tmp_path: Pa
     assert "--overwrite replaces predictions, this store holds n_igm, n_src, xhii" in refused.stderr
     assert "xhii" in CubeStore.open(out).field_names
 
+    root = json.loads((out / "zarr.json").read_text())
+    for change in ({"format_version": 99}, {"status": "building"}):
+        changed = {**root, "attributes": {"ionstore": {**root["attributes"]["ionstore"], **change}}}
+        (out / "zarr.json").write_text(json.dumps(changed))
+        refused = invoke(*arguments, "--overwrite")
+        assert refused.exit_code == 1
+        assert "--overwrite replaces predictions, this store cannot be read" in refused.stderr
+        assert (out / "xhii").exists()
+
     def kill(done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
@@ -87,8 +97,8 @@ def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) 
     out = tmp_path / "predicted.zarr"
     result = invoke("predict", "--run", str(run), "--store", str(other.path), "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "Note: 4 averages over balls are computed first" in result.stderr
-    assert "Averaging over balls: 50 %" in result.stderr
+    assert "Note: 4 derived channels, means within balls, are computed" in result.stderr
+    assert "Derived channels: 50 %" in result.stderr
     assert list(tmp_path.glob("predicted.zarr?*")) == []
     fields = {name: other.read_field(name, 7.5) for name in ("n_igm", "n_src")}
     expected = load(run, device="cpu")(fields, box_length_cmpc=20.0)

@@ -26,6 +26,8 @@ def test_every_validation_cell_is_scored_once(store: CubeStore) -> None:
         assert len(found.target) == data.n_validation_cells == 2 * region.n_cells
         whole = [store.read_block("xhii", z, region.start, region.shape) for z in store.redshifts]
         np.testing.assert_array_equal(np.sort(found.target), np.sort(np.concatenate(whole, None)))
+        with pytest.raises(ValueError, match="regions must be given for a loader of tiles"):
+            predict_cells(network, data.validation, torch.device("cpu"))
     with open_training_data(tiny(tile=3, validation_samples=4), [store]) as data:
         assert data.validation.n_samples == 4
         some = predict_cells(network, data.validation, torch.device("cpu"), regions=[region])

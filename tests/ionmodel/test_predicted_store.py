@@ -55,7 +55,8 @@ def test_the_store_that_is_predicted_from_is_never_replaced(
 ) -> None:
     (tmp_path / "link.zarr").symlink_to(odd_store.path)
     predictor = load(runs("residual"), device="cpu")
-    for target in (Path(odd_store.path), tmp_path / "link.zarr"):
+    inside = Path(odd_store.path, "xhii", "predicted.zarr")
+    for target in (Path(odd_store.path), tmp_path / "link.zarr", inside):
         with pytest.raises(StoreExistsError, match="the store that is predicted from"):
             predict_store(predictor, odd_store, target, overwrite=True)
     assert "n_igm" in CubeStore.open(odd_store.path).field_names

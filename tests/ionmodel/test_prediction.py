@@ -76,6 +76,14 @@ def test_arrays_are_averaged_in_memory(
         predict(fields, redshift=7.5, box_length_cmpc=10.0)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_predicts_as_a_cpu(runs: Callable[[str], RunFolder], odd_store: CubeStore) -> None:
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    on_gpu, on_cpu = (lively(load(runs("residual"), device=name)) for name in ("cuda", "cpu"))
+    np.testing.assert_allclose(on_gpu(fields, **TOLD), on_cpu(fields, **TOLD), atol=1e-5)
+
+
 def test_precision_is_full_while_predicting_and_as_it_was_after(
     runs: Callable[[str], RunFolder],
 ) -> None:

@@ -64,10 +64,10 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
             target,
             on_progress=stop,
             on_note=notes.append,
-            on_averages=lambda *done: averaged.append(done),
+            on_channels=lambda *done: averaged.append(done),
         )
     assert averaged == [(done, 2 * 5) for done in range(11)]
-    assert any("5 averages over balls are computed first" in note for note in notes)
+    assert any("5 derived channels, means within balls, are computed" in note for note in notes)
     predict_store(predictor, same, target)
     assert not (tmp_path / "predicted.zarr.channels").exists()
     for redshift in REDSHIFTS:
@@ -97,7 +97,7 @@ def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
 
     for number, redshifts in enumerate(([9.0], [9.0, 7.5])):
         same = copied(odd_store, tmp_path / f"{number}.zarr")
-        stopped: dict[str, Any] = {"on_progress" if number else "on_averages": stop}
+        stopped: dict[str, Any] = {"on_progress" if number else "on_channels": stop}
         with pytest.raises(KeyboardInterrupt):
             predict_store(predictor, same, target, redshifts=redshifts, **stopped)
     assert sorted(path.suffix for path in folder.iterdir()) == [".partial", ".zarr"]
@@ -111,7 +111,7 @@ def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
             same,
             target,
             redshifts=[7.5],
-            on_averages=lambda *done: averaged.append(done),
+            on_channels=lambda *done: averaged.append(done),
         )
     assert not averaged
     predict_store(predictor, same, target, redshifts=[7.5], overwrite=True)

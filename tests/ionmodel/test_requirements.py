@@ -119,7 +119,7 @@ def test_scales_that_repeat_the_field_are_remarked_on(
     assert alone == ["n_src_top_hat_0.3", "n_src_top_hat_0.62"]
     assert list(remarks(config, [store])) == [
         f"n_src_top_hat_0.3, n_src_top_hat_0.62 only repeat their field in {store.path}: balls of "
-        "radius up to half a cell, 0.625 cMpc, hold one cell; choose larger scales"
+        "radius up to half a cell, 0.625 cMpc, hold one cell; leave them out"
     ]
 
 

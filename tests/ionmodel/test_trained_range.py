@@ -52,7 +52,7 @@ def test_an_empty_box_is_refused(
 @pytest.mark.parametrize(
     ("trained_with", "way_on"),
     [
-        ("Msun", "got '1'; supply it with `ionstore edit`, or ingest it so"),
+        ("Msun", "got '1'; ingest it so, or train on stores with '1'"),
         ("unknown", "got '1'; supply it for the stores of the training, and train anew"),
     ],
 )
