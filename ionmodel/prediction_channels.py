@@ -74,8 +74,8 @@ def with_channels_of_run(
             return with_channels(store, channels, of_run, redshifts=held)
     on_note(
         f"{len(channels)} derived channels, means within balls, are computed first, in {folder}; "
-        f"they take up to {4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB there until "
-        "the prediction is done"
+        f"they take up to {4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB "
+        "there until the prediction is done"
     )
     total = len(channels) * len(redshifts)
     begun = itertools.count()
