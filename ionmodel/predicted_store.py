@@ -93,6 +93,7 @@ def predict_store(
     overwrite: bool = False,
     command_line: str | None = None,
     on_note: Callable[[str], None] = lambda line: None,
+    on_unlike: Callable[[str], None] = lambda line: None,
     on_plan: Callable[[PredictionPlan], None] = lambda plan: None,
     on_channels: Callable[[int, int], None] = lambda done, total: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -114,7 +115,9 @@ def predict_store(
     command_line : str, optional
         Recorded in the store.
     on_note : callable
-        Told what is unlike training, in a sentence with the numbers.
+        Told what is made beside the predicted store.
+    on_unlike : callable
+        Told what is unlike training, in a sentence with the numbers for each thing.
     on_plan : callable
         Told what will be done.
     on_channels : callable
@@ -178,7 +181,7 @@ def predict_store(
             _plan_before(build, task)  # a refusal does not wait for channels
             held.enter_context(full_disk_as_message(build.folder))
             for line in unlike:
-                on_note(line)
+                on_unlike(line)
             on_plan(plan)
 
         ranks.from_first(enter)

@@ -108,6 +108,17 @@ class RunFolder:
         """
         return load_checkpoint(self.last) if self.last.exists() else None
 
+    def stores(self) -> tuple[Path, ...]:
+        """Return where the stores lay that the run was trained on; none before its checkpoint.
+
+        Raises
+        ------
+        RunFolderError, ConfigError
+            As `read_last`.
+        """
+        checkpoint = self.read_last()
+        return tuple(Path(entry["path"]) for entry in checkpoint["stores"]) if checkpoint else ()
+
     def write_config(self, config: TrainingConfig) -> None:
         """Write the resolved configuration."""
         with whole_file(self.config) as temporary:

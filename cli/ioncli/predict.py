@@ -99,6 +99,12 @@ def predict(
 
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
+        unlike: list[str] = []
+
+        def on_unlike(line: str) -> None:
+            options.echo_note(line)
+            unlike.append(line)
+
         try:
             bars = progress_bars("Predicting", "Derived channels", quiet=not is_first_process())
             with PeakMemory() as peak, bars as (report, report_channels):
@@ -111,6 +117,7 @@ def predict(
                     overwrite=overwrite,
                     command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
                     on_note=options.echo_note,
+                    on_unlike=on_unlike,
                     on_plan=lambda plan: _announce(
                         plan, cubes, device=predictor.device.type, n_processes=n_processes()
                     ),
@@ -131,8 +138,12 @@ def predict(
     click.echo(
         f"{n_cells:,} cells in {options.seconds_in_words(seconds)}, "
         f"{f'{per_cell:,.0f}' if per_cell >= 10 else f'{per_cell:.2g}'} µs a cell; peak memory "
-        f"{options.bytes_in_words(peak.peak_bytes)} (PSS)"
+        f"{options.bytes_in_words(peak.peak_bytes)} (PSS), Python and torch included"
     )
+    if unlike:
+        click.echo("Beware, for a network knows only what it was trained on:")
+        for line in unlike:
+            click.echo(f"  {line}")
     click.echo(f"Wrote {out}")
     one = f" --redshift {inventory.redshifts[0]:g}" if len(inventory.redshifts) > 1 else ""
     click.echo(f"Next: ionstore view {out} --field xhii_predicted{one}")

@@ -27,7 +27,7 @@ _LONG_BATCH_S = 5.0
 @click.command()
 @click.option(
     "--store", "stores", multiple=True, type=click.Path(path_type=Path),
-    default=("cubes.zarr",), help="Store to train on; may be repeated.",
+    help="Store to train on; may be repeated.  [default: cubes.zarr; resuming, those of the run]",
 )  # fmt: skip
 @click.option(
     "--run", "run_path", type=click.Path(path_type=Path),
@@ -93,7 +93,8 @@ def train(
         given = _given_keys(preset, config_file, settings)
         run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
         config, is_new = _configure(run, given)
-        opened = [CubeStore.open(path) for path in stores]
+        named = stores or run.stores() or (Path("cubes.zarr"),)
+        opened = [CubeStore.open(path) for path in named]
         _train(_fit(config, opened, given) if is_new else config, opened, run)
 
 
@@ -149,7 +150,8 @@ def _fit(
         )
     if fitted.scales != config.scales:
         kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
-        click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept}.")
+        unit = "cells" if stores[0].mesh.cell_size_cmpc is None else "cMpc"
+        click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept} {unit}.")
     return fitted
 
 

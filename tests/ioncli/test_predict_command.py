@@ -92,6 +92,17 @@ def test_only_predictions_are_replaced(run: Path, store: CubeStore, tmp_path: Pa
     assert "an ingest into this store was not finished; finish it, or choose" in refused.stderr
 
 
+def test_what_is_unlike_training_is_said_before_and_after(run: Path, tmp_path: Path) -> None:
+    cubes = cubes_at(19, (12.0,), seed=4)
+    other = write_store(tmp_path / "other.zarr", cubes, (12.0,), box_length_cmpc=25.0)
+    out = tmp_path / "predicted.zarr"
+    result = invoke("predict", "--run", str(run), "--store", str(other.path), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    line = "redshift 12 lies outside of 7.5 to 9, those of the training"
+    assert f"Note: {line}" in result.stderr
+    assert f"  {line}\n" in result.stdout.split("Beware")[1]
+
+
 def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) -> None:
     other = write_store(tmp_path / "other.zarr", cubes_at(19, (7.5,), seed=4), (7.5,))
     out = tmp_path / "predicted.zarr"

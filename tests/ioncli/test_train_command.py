@@ -146,6 +146,8 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     finished = "The run was finished before, with 2 epochs; -o epochs=N asks for more."
     assert finished in again.output
     assert finished not in first.output
+    elsewhere = CliRunner().invoke(ionmodel, ["train", "--run", str(run), "--resume"])
+    assert score in elsewhere.output  # of the stores that it was trained on
     fewer = train(store, "--run", str(run), "--resume", options=["epochs=1"])
     assert_one_sentence(fewer, "epochs must be at least 2, those that are trained already, got 1")
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
@@ -461,7 +463,7 @@ def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path
     result = train(store, "--run", run, "--preset", "multiscale", options=options)
     assert result.exit_code == 0, result.output
     assert (
-        "Scales above a quarter of the smallest box are left out, kept: 2.4, 3.4, 4.8."
+        "Scales above a quarter of the smallest box are left out, kept: 2.4, 3.4, 4.8 cMpc."
         in result.output
     )
     assert "Computing 6 derived channels at 2 redshifts: about " in result.stderr
