@@ -105,11 +105,10 @@ def test_the_redshift_is_learned_from(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "with")
     assert train(config, [store], run).best_r2 > 0.99
     assert train(pointwise(epochs=3), [store], RunFolder(tmp_path / "without")).best_r2 < 0.05
-    with (
-        open_training_data(config, [store]) as data,
-        pytest.raises(ValueError, match="x must have"),
-    ):
-        predict_cells(network_of(config), data.validation, torch.device("cpu"))
+    with open_training_data(config, [store]) as data:
+        of_tiles = {"regions": [split.validation for split in data.splits]}
+        with pytest.raises(ValueError, match="x must have"):
+            predict_cells(network_of(config), data.validation, torch.device("cpu"), **of_tiles)
 
 
 def test_the_redshift_is_the_last_channel() -> None:
