@@ -32,6 +32,7 @@ from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.dense import dense_form
 from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
+from ionmodel.given_cubes import given_cubes
 from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import redshift_value
@@ -136,7 +137,7 @@ class Predictor:
         Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
         where averages are inputs, about five more.
         """
-        cubes = self._cubes(fields)
+        cubes = given_cubes(fields, self.config.inputs)
         box = self._box(cubes, redshift, box_length_cmpc, cosmology)
         statistics = {name: FieldStatistics.of(cube) for name, cube in cubes.items()}
         self._check_values(statistics)
@@ -156,33 +157,6 @@ class Predictor:
             on_progress(done, n**3)
         check_numbers(out, "in this box")
         return out
-
-    def _cubes(self, fields: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Return the inputs of the network as arrays that are cubes of one mesh."""
-        if not isinstance(fields, Mapping):
-            raise ConfigError(
-                f"fields must be cubes by their names, got {type(fields).__name__}; give "
-                f"{{{', '.join(f'{name!r}: ...' for name in self.config.inputs)}}}"
-            )
-        missing = [name for name in self.config.inputs if name not in fields]
-        if missing:
-            raise ConfigError(
-                f"the network needs the fields {', '.join(self.config.inputs)}, got "
-                f"{', '.join(fields) or 'none'}; give {', '.join(missing)} too"
-            )
-        cubes = {name: _as_array(name, fields[name]) for name in self.config.inputs}
-        shapes = {name: cube.shape for name, cube in cubes.items()}
-        n = max((0, *shapes[self.config.inputs[0]]))
-        if not n or set(shapes.values()) != {(n, n, n)}:
-            raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
-        for name, cube in cubes.items():
-            n_wrong = cube.size - np.count_nonzero(np.isfinite(cube))
-            if n_wrong:
-                raise ConfigError(
-                    f"{name} must be finite everywhere, got {n_wrong:,} of {cube.size:,} cells "
-                    "that are not; fill them first"
-                )
-        return cubes
 
     def _box(
         self,
@@ -322,24 +296,6 @@ class Predictor:
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
-
-
-def _as_array(name: str, values: ArrayLike) -> Array:
-    """Return real numbers in the byte order of this machine."""
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with gradients
-        raise ConfigError(f"{name} must be an array of numbers: {error}") from error
-    if array.dtype.kind not in "iuf":
-        raise ConfigError(f"{name} must hold real numbers, got {array.dtype}; convert it")
-    if np.ma.is_masked(values):
-        raise ConfigError(
-            f"{name} must be given everywhere, got an array with masked cells; fill them first"
-        )
-    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-        return array.astype(np.float64)
-    native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return native
 
 
 @contextmanager

@@ -108,17 +108,6 @@ class RunFolder:
         """
         return load_checkpoint(self.last) if self.last.exists() else None
 
-    def stores(self) -> tuple[Path, ...]:
-        """Return where the stores lay that the run was trained on; none before its checkpoint.
-
-        Raises
-        ------
-        RunFolderError, ConfigError
-            As `read_last`.
-        """
-        checkpoint = self.read_last()
-        return tuple(Path(entry["path"]) for entry in checkpoint["stores"]) if checkpoint else ()
-
     def write_config(self, config: TrainingConfig) -> None:
         """Write the resolved configuration."""
         with whole_file(self.config) as temporary:
@@ -170,6 +159,11 @@ def check_begun(path: Path) -> None:
     """
     if not path.is_dir():
         raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to start one")
+
+
+def trained_stores(checkpoint: Mapping[str, Any] | None) -> tuple[Path, ...]:
+    """Return where the stores lay that a run was trained on; none before its checkpoint."""
+    return tuple(Path(entry["path"]) for entry in checkpoint["stores"]) if checkpoint else ()
 
 
 def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> TrainingConfig | None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ionmodel.channels.base import check_channels
 from ionmodel.channels.cache import boxes_of
@@ -41,7 +41,7 @@ class SeenBox:
     statistics: Mapping[str, FieldStatistics]
 
     @classmethod
-    def of(cls, config: TrainingConfig, store: CubeStore, redshift: float) -> "SeenBox":
+    def of(cls, config: TrainingConfig, store: CubeStore, redshift: float) -> Self:
         """Return that of a store at a redshift, with the inputs of a run."""
         at = store.redshifts[store.redshift_index(redshift)]
         found = {name: store.statistics(name, at) for name in config.inputs}
@@ -157,10 +157,8 @@ def unlike_training(
 
     Parameters
     ----------
-    config : TrainingConfig
-        Of the run.
-    trained : mapping, optional
-        From `trained_range`; None where the checkpoint does not say.
+    config, trained
+        As in `check_store`.
     boxes : sequence of SeenBox
         Boxes to predict.
     """

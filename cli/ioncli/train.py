@@ -83,7 +83,13 @@ def train(
     # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
-        from ionmodel.run_folder import RunFolder, check_begun, check_new, default_run_folder
+        from ionmodel.run_folder import (
+            RunFolder,
+            check_begun,
+            check_new,
+            default_run_folder,
+            trained_stores,
+        )
         from ionstore.store import CubeStore
 
         if resume and run_path is None:
@@ -92,8 +98,9 @@ def train(
             (check_begun if resume else check_new)(run_path)
         given = _given_keys(preset, config_file, settings)
         run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
-        config, is_new = _configure(run, given)
-        named = stores or run.stores() or (Path("cubes.zarr"),)
+        checkpoint = run.read_last()
+        config, is_new = _configure(run, checkpoint, given)
+        named = stores or trained_stores(checkpoint) or (Path("cubes.zarr"),)
         opened = [CubeStore.open(path) for path in named]
         _train(_fit(config, opened, given) if is_new else config, opened, run)
 
@@ -111,15 +118,17 @@ def _given_keys(
     return given
 
 
-def _configure(run: "RunFolder", given: dict[str, Any]) -> "tuple[TrainingConfig, bool]":
+def _configure(
+    run: "RunFolder", checkpoint: dict[str, Any] | None, given: dict[str, Any]
+) -> "tuple[TrainingConfig, bool]":
     """Return the configuration, the run's own when it was begun, and whether it is a new one."""
     from ionmodel.config import make_config
     from ionmodel.config_keys import over_preset, read_preset
     from ionmodel.run_folder import begun_config, resumed_config
 
-    begun = begun_config(run, run.read_last())
+    begun = begun_config(run, checkpoint)
     if begun is not None:
-        if not run.last.exists():
+        if checkpoint is None:
             click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
         return resumed_config(run, begun, given), False
     preset = read_preset(given.get("preset", DEFAULT_PRESET))

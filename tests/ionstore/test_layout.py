@@ -18,7 +18,7 @@ def test_shards_are_few_equal_and_whole_chunks(mesh: int, chunk: int, shard: int
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 12), st.integers(1, 24))
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 30))
 def test_every_cell_lies_in_exactly_one_shard(mesh: int, chunk: int, shard: int) -> None:
     layout = plan_layout(mesh, chunk_cells=chunk, max_shard_cells=shard)
     visits = np.zeros((mesh,) * 3, int)

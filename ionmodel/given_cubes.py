@@ -1,0 +1,74 @@
+"""Cubes that a user gives by their names, as arrays: what they must be to be predicted from."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ionmodel.errors import ConfigError
+from ionstore.cube import Array
+
+
+def given_cubes(fields: Mapping[str, ArrayLike], inputs: Sequence[str]) -> dict[str, Array]:
+    """Return the inputs of a network as cubes of one mesh.
+
+    Parameters
+    ----------
+    fields : mapping of str to ndarray, shape (n, n, n)
+        Anything that numpy makes such arrays of; others than the inputs are left alone.
+    inputs : sequence of str
+        Names of the inputs, at least one.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n, n, n)
+        Finite real numbers in the byte order of this machine, in the order of the inputs.
+
+    Raises
+    ------
+    ConfigError
+        If they are not given by name, one is missing, they are no cubes of one mesh, or hold what
+        is no finite real number.
+    """
+    if not isinstance(fields, Mapping):
+        raise ConfigError(
+            f"fields must be cubes by their names, got {type(fields).__name__}; give "
+            f"{{{', '.join(f'{name!r}: ...' for name in inputs)}}}"
+        )
+    missing = [name for name in inputs if name not in fields]
+    if missing:
+        raise ConfigError(
+            f"the network needs the fields {', '.join(inputs)}, got {', '.join(fields) or 'none'}; "
+            f"give {', '.join(missing)} too"
+        )
+    cubes = {name: _as_array(name, fields[name]) for name in inputs}
+    shapes = {name: cube.shape for name, cube in cubes.items()}
+    n = max((0, *shapes[inputs[0]]))
+    if not n or set(shapes.values()) != {(n, n, n)}:
+        raise ConfigError(f"fields must be cubes of one mesh, got the shapes {shapes}")
+    for name, cube in cubes.items():
+        n_wrong = cube.size - np.count_nonzero(np.isfinite(cube))
+        if n_wrong:
+            raise ConfigError(
+                f"{name} must be finite everywhere, got {n_wrong:,} of {cube.size:,} cells "
+                "that are not; fill them first"
+            )
+    return cubes
+
+
+def _as_array(name: str, values: ArrayLike) -> Array:
+    """Return real numbers in the byte order of this machine."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors with gradients
+        raise ConfigError(f"{name} must be an array of numbers: {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise ConfigError(f"{name} must hold real numbers, got {array.dtype}; convert it")
+    if np.ma.is_masked(values):
+        raise ConfigError(
+            f"{name} must be given everywhere, got an array with masked cells; fill them first"
+        )
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        return array.astype(np.float64)
+    native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native
