@@ -117,7 +117,7 @@ class _Evidence:
     def __init__(self, simulation: Simulation, trust: Collection[str]) -> None:
         self._simulation = simulation
         # Those that are there: some can be left out of all cubes.
-        self._weighed = {field.name for field in REQUIRED} & simulation.cubes.keys()
+        self._weighed = [field.name for field in REQUIRED if field.name in simulation.cubes]
         self._trust = set(trust)
         self._waiting: dict[float, dict[str, CoarseField]] = {}
         self._lock = threading.Lock()
@@ -129,10 +129,11 @@ class _Evidence:
         with self._lock:
             cube = self._waiting.setdefault(redshift, {})
             cube[name] = means
-            if cube.keys() != self._weighed:
+            if len(cube) < len(self._weighed):
                 return
             del self._waiting[redshift]
-        for found in find_contradictions(cube):
+        # Threads end in any order; what is said must not depend on it.
+        for found in find_contradictions({name: cube[name] for name in self._weighed}):
             if not set(found.fields) & self._trust:
                 path = self._simulation.cubes[found.fields[0]][redshift].path
                 raise SourceDataError(f"{path}: {found.sentence}")

@@ -1,11 +1,15 @@
 """What is refused before anything is written, though every value is in range."""
 
 import shutil
+from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ionstore import first_pass
 from ionstore.errors import SourceDataError
 from ionstore.file_selection import FileSelection
 from ionstore.ingest import ingest_cubes
@@ -100,6 +104,22 @@ def test_the_fields_that_there_are_are_weighed(
         return
     with pytest.raises(SourceDataError, match=said):
         ingest_cubes(simulation, tmp_path / "cubes.zarr", files)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_evidence_is_the_same_whichever_file_is_read_first(
+    simulation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    changed(simulation, "rho", "turned")
+    changed(simulation, "nsrc", "transposed")  # no two of the three agree: all of them are suspects
+
+    def run_in_order(function: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+        results = {index: function(items[index]) for index in order}
+        return [results[index] for index in range(len(items))]
+
+    monkeypatch.setattr(first_pass, "run_in_threads", run_in_order)
+    with pytest.raises(SourceDataError, match=r"rho_z8\.000\.npy: n_igm and "):
+        ingest_cubes(simulation, tmp_path / "cubes.zarr")
 
 
 @pytest.mark.parametrize("others", [("9.000",), ("7.000",), ("9.000", "7.000")])
