@@ -1,14 +1,15 @@
 """What presets make of the same minutes: R² of held-out cells, and how soon it is reached.
 
-All presets train on the same split. The last one, the reference, goes first, for about the minutes
-that were asked for; the others get as many epochs as fit into the time that it took. The reference
-is the network of 2021 unless others are named: the preset ``small``, r = 4, blocks of 16 and 32
-channels, with kernels of 5 cells and the same weights for both fields. Time is that of the
-processors, all cores together, so that others on the machine count for little. Of each, the
-checkpoint that is best in validation is scored over the same cells of the test block, which no
-decision has seen. The others are compared with the reference: unexplained variance (1 - R²), and
-the time, reading and smoothing included, after which they reach what it has in the end.
-``--other`` are boxes of other seeds, scored over as many of all their cells.
+All presets train on the same split. The last one, the reference, goes first, for the minutes that
+were asked for; the others train as a user would have them, for the epochs that they come with, or
+as many as fit into the time that the reference took. The reference is the network of 2021 unless
+others are named: the preset ``small``, r = 4, blocks of 16 and 32 channels, with kernels of 5 cells
+and the same weights for both fields. Time is that of the processors, all cores together, so that
+others on the machine count for little. Of each, the checkpoint that is best in validation is scored
+over the same cells of the test block, which no decision has seen. The others are compared with the
+reference: unexplained variance (1 - R²), and the time, reading and smoothing included, after which
+they reach what it has in the end. ``--other`` are boxes of other seeds, scored over as many of all
+their cells. ``--presets`` with a single name measures that one, in at most these minutes.
 
 Options of a configuration are ``--both`` sides', ``--option`` the first preset's,
 ``--reference-option`` the reference's, in the place of what makes it that of 2021.
@@ -16,6 +17,7 @@ Options of a configuration are ``--both`` sides', ``--option`` the first preset'
     python benchmarks/accuracy.py cube200.zarr --minutes 10
     python benchmarks/accuracy.py seed1.zarr --other seed2.zarr --both symmetries=all
     python benchmarks/accuracy.py cube200.zarr --reference-option kernel=3
+    python benchmarks/accuracy.py cube200.zarr --presets dense -o epochs=50
 """
 
 import argparse
@@ -51,7 +53,7 @@ N_LOOKS = 20
 """Epochs of a preset that is compared, after each of which its best checkpoint so far is looked at;
 that does not count as training."""
 MANY = 10_000
-"""Epochs that no run here comes to the end of."""
+"""Epochs of the reference, which it does not come to the end of."""
 SAFELY = 0.93
 """Share of the reference's time that is planned for the others: machines are noisy."""
 
@@ -72,15 +74,18 @@ def main() -> None:
     others = [CubeStore.open(other) for other in arguments.other]
     *compared, reference = arguments.presets
     both = parse_options(arguments.both)
+    of_first = parse_options(arguments.option)
     of_reference: dict[str, Any] = NETWORK_OF_2021 if reference == "small" else {}
     if arguments.reference_option is not None:
         of_reference = parse_options(arguments.reference_option)
     seconds = 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
 
-        def measure(place: int, preset: str, own: Mapping[str, Any]) -> dict[str, Any]:
+        def measure(
+            place: int, preset: str, own: Mapping[str, Any], **ended: Any
+        ) -> dict[str, Any]:
             options = {**both, **own}
-            changes = {**options, "redshifts": [redshift]}
+            changes = {**options, "redshifts": [redshift], **ended}
             config = make_config(over_preset(read_preset(preset), changes))
             run = RunFolder(Path(folder) / f"{place}-{preset}")
             n_looks = N_LOOKS if place < len(compared) else 0
@@ -94,10 +99,13 @@ def main() -> None:
             )
             return numbers
 
-        theirs = measure(len(compared), reference, of_reference)
+        if not compared:
+            measure(0, reference, of_first)
+            return
+        theirs = measure(len(compared), reference, of_reference, epochs=MANY)
         seconds = SAFELY * theirs["seconds"]
         for place, preset in enumerate(compared):
-            own = parse_options(arguments.option) if place == 0 else {}
+            own = of_first if place == 0 else {}
             numbers = measure(place, preset, own)
             reached = next((at for at, r2 in numbers["r2_by_time"] if r2 >= theirs["r2"]), None)
             print_result(
@@ -113,16 +121,16 @@ def main() -> None:
 def trained(
     config: TrainingConfig, store: CubeStore, run: RunFolder, *, seconds: float, n_looks: int
 ) -> dict[str, Any]:
-    """Train for about that time of all cores; return what came of it.
+    """Train for all epochs or about that time of all cores; return what came of it.
 
     A schedule that ends with the run needs to know the number of epochs: two tell how many fit.
     Any other run is stopped when the time is up.
     """
     test = block_split(store.mesh.cells_per_side, config.radius).test
     assert isinstance(test, Region)
-    n_epochs = MANY
     if config.scheduler == "one_cycle":
-        n_epochs = epochs_within(config, store, seconds)
+        n_epochs = min(config.epochs, epochs_within(config, store, seconds))
+        config = config.model_copy(update={"epochs": n_epochs})
         seconds = math.inf
     curve: list[tuple[float, float]] = []
     epochs: list[dict[str, Any]] = []
@@ -137,7 +145,7 @@ def trained(
 
     with suppress(Interrupted):
         train(
-            config.model_copy(update={"epochs": n_epochs}),
+            config,
             [store],
             run,
             on_plan=clock.plan,
