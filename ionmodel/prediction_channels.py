@@ -1,21 +1,17 @@
 """Derived channels of a store that is predicted: those of the run, or made for the while."""
 
 import itertools
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 
-from ionmodel.channels.cache import boxes_of, cache_path, with_channels
+from ionmodel.channels.cache import CACHE_NAME, boxes_of, cache_path, with_channels
 from ionmodel.prediction import Predictor
 from ionmodel.run_folder import RunFolder
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.store import CubeStore
-
-_AVERAGES = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
-"""Names that `cache_path` gives, and of what is not finished: uuid of the store, and a digest."""
 
 
 def with_channels_of_run(
@@ -111,7 +107,7 @@ def remove_channels(folder: Path) -> None:
     if not folder.exists():
         return
     for path in folder.iterdir():
-        if _AVERAGES.fullmatch(path.name):
+        if CACHE_NAME.fullmatch(path.name):
             shutil.rmtree(path)
     with suppress(OSError):  # there is something else
         folder.rmdir()

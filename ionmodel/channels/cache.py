@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from ionstore.store_writer import StoredField, StoreWriter, create_store
 
 ALGORITHM = 1
 """Raised whenever channels come out as other numbers: older ones are then not reused."""
+
+CACHE_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
+"""Names that `cache_path` gives, and of what is not finished: uuid of the store, and a digest."""
 
 
 def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
