@@ -374,6 +374,7 @@ def test_an_ingest_that_was_killed_is_resumed_on_threads(
 def test_where_no_scheduler_answers_a_sentence_says_so(
     monkeypatch: pytest.MonkeyPatch, address: str, reason: str
 ) -> None:
+    default_s = cluster._ANSWER_WITHIN_S
     monkeypatch.setattr(cluster, "_ANSWER_WITHIN_S", 0.3)
     with socket.socket() as probe:  # bound, but nobody listens
         probe.bind(("127.0.0.1", 0))
@@ -381,7 +382,7 @@ def test_where_no_scheduler_answers_a_sentence_says_so(
         begun = time.monotonic()
         with pytest.raises(ClusterError, match=f"{address}: .* none answers .*{reason}") as raised:
             cluster.check_scheduler(address)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < default_s
     assert "\n" not in str(raised.value)
 
 
