@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ionmodel.box_tiles import first_new_cells
-from ionmodel.channels.cache import with_channels
+from ionmodel.channels.cache import boxes_of, with_channels
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.splits import split_cells
@@ -32,8 +32,8 @@ class TrainingData:
 
     Parameters
     ----------
-    stores : tuple of CubeStore
-        Stores trained on.
+    stores : list of dict
+        The stores, as `describe_stores` does.
     splits : tuple of Split
         Use of each store's cells.
     normalization : Normalization
@@ -46,7 +46,7 @@ class TrainingData:
         What is trained on, as `ionmodel.trained_range` describes it.
     """
 
-    stores: tuple[CubeStore, ...]
+    stores: list[dict[str, Any]]
     splits: tuple[Split, ...]
     normalization: Normalization
     train: Loader
@@ -67,11 +67,49 @@ class TrainingData:
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of it: stores, split, normalization, range."""
         return {
-            "stores": [{"uuid": store.uuid, "path": str(store.path)} for store in self.stores],
+            "stores": self.stores,
             "split": [_describe(split) for split in self.splits],
             "normalization": self.normalization.to_dict(),
             "trained": self.trained,
         }
+
+
+def describe_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[dict[str, Any]]:
+    """Return what a checkpoint keeps of stores, by which they are known again.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the run.
+    stores : sequence of CubeStore
+        Stores of the run.
+
+    Returns
+    -------
+    list of dict
+        For each store its ``uuid``, its ``path`` and ``radii_cells``: the radii in cells of each
+        derived channel, by redshift. Uuids stay when box length or cosmology are edited; radii
+        tell what comes of that.
+
+    Raises
+    ------
+    ConfigError
+        If a derived channel cannot be computed of a box.
+    NotInStoreError
+        If a store does not hold a redshift.
+    """
+    return [
+        {
+            "uuid": store.uuid,
+            "path": str(store.path),
+            "radii_cells": {
+                channel.name: [channel.radius_cells(box) for box in boxes]
+                for channel in config.derived_channels
+            },
+        }
+        for store in stores
+        for boxes in [boxes_of(store, config.redshifts)]
+    ]
 
 
 def open_training_data(
@@ -175,7 +213,7 @@ def open_training_data(
         config, stores, splits, batch_size=batch_size, per_cube=per_cube, chosen=chosen
     )
     return TrainingData(
-        tuple(stores),
+        describe_stores(config, stores),
         tuple(splits),
         normalization,
         train,

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from ionmodel.config import TARGET, TrainingConfig
-from ionmodel.datasets import TrainingData, open_training_data
+from ionmodel.datasets import TrainingData, describe_stores, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.events import Plan, Progress, Result
 from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.ranks import n_processes
 from ionmodel.requirements import check_stores, check_workers, remarks
-from ionmodel.run_folder import RunFolder, begun_config, resumed_config
+from ionmodel.run_folder import RunFolder, begun_config, check_new, resumed_config
 from ionmodel.trainer import Trainer
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.normalize import Normalization
@@ -72,9 +72,10 @@ def train(
     MemoryBudgetError
         If fields and batches do not fit the memory budget, or a batch not the device.
     RunFolderError
-        If another process trains in the run folder, or it was begun with other stores or another
-        configuration (except ``device``, ``num_workers`` and ``epochs``, which may not be fewer
-        than are trained), or its file of keys was edited, or its checkpoint is damaged or gone.
+        If another process trains in the run folder, or it was begun with other stores, with stores
+        that were edited since so that derived channels change, or with another configuration
+        (except ``device``, ``num_workers`` and ``epochs``, which may not be fewer than are
+        trained), or its file of keys was edited, or its checkpoint is damaged or gone.
     TrainingDivergedError
         If the loss is not finite.
 
@@ -89,7 +90,7 @@ def train(
             "torchrun"
         )
     with ExitStack() as held:
-        if run.path.exists():
+        if not (is_new := not run.path.exists()):
             held.enter_context(run.locked())
         checkpoint = run.read_last()
         begun = begun_config(run, checkpoint)
@@ -112,6 +113,7 @@ def train(
             stores,
             run,
             normalization=normalization,
+            is_new=is_new,
             held=held,
             on_stage=on_stage,
             on_channels=on_channels,
@@ -228,6 +230,15 @@ def _check_resumable(
             f"{run.path} was trained on {paths}, got {', '.join(str(s.path) for s in stores)} "
             "(or a store ingested anew); give the same stores or start a new run"
         )
+    for before, now in zip(checkpoint["stores"], describe_stores(config, stores), strict=True):
+        # Checkpoints of older versions do not tell radii.
+        for name, radii in before.get("radii_cells", {}).items():
+            if radii != now["radii_cells"][name]:
+                raise RunFolderError(
+                    f"{run.path} was trained with {name} of {_in_cells(radii)} in {now['path']}, "
+                    f"got {_in_cells(now['radii_cells'][name])}: its box length or cosmology was "
+                    "edited; undo that, or start a new run"
+                )
     n_trained = len(checkpoint["history"])
     if config.epochs < n_trained:
         raise RunFolderError(
@@ -236,18 +247,23 @@ def _check_resumable(
         )
 
 
+def _in_cells(radii: Sequence[float]) -> str:
+    return f"{', '.join(dict.fromkeys(f'{radius:.3g}' for radius in radii))} cells"
+
+
 def _open_data(
     config: TrainingConfig,
     stores: Sequence[CubeStore],
     run: RunFolder,
     *,
     normalization: Normalization | None,
+    is_new: bool,
     held: ExitStack,
     on_stage: Callable[[str], None],
     on_channels: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> TrainingData:
-    """Open the loaders and claim the run folder: first where derived channels go there."""
+    """Open the loaders and claim a new folder: first where derived channels go there."""
     n_boxes = sum(len(config.redshifts or store.redshifts) for store in stores)
     n_derived, begun = n_boxes * len(config.derived_channels), itertools.count()
 
@@ -257,9 +273,10 @@ def _open_data(
         on_channels(next(begun), n_derived)
 
     on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
-    made, is_new = not run.path.exists(), not run.config.exists()
+    has_config = run.config.exists()
     if config.derived_channels:
-        _claim(run, held)
+        if is_new:
+            _claim(run, held)
         run.write_config(config)  # a run that is stopped now is resumed with it
     try:
         data = open_training_data(
@@ -271,23 +288,24 @@ def _open_data(
             on_channel=on_channel,
         )
     except UserError:
-        if made:
+        if config.derived_channels and is_new:
             shutil.rmtree(run.path, ignore_errors=True)
-        elif is_new:  # in an empty folder that was there
+        elif config.derived_channels and not has_config:  # in an empty folder that was there
             run.config.unlink(missing_ok=True)
             shutil.rmtree(run.channels, ignore_errors=True)
         raise
     on_channels(n_derived, n_derived)
     held.enter_context(data)
-    _claim(run, held)
+    if is_new and not config.derived_channels:
+        _claim(run, held)
     return data
 
 
 def _claim(run: RunFolder, held: ExitStack) -> None:
-    """Make a new run's folder and lock it; one that was there is locked already."""
-    if not run.path.exists():
-        run.path.mkdir(parents=True)
-        held.enter_context(run.locked())
+    """Make and lock the folder of a new run, which another process may have begun meanwhile."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    held.enter_context(run.locked())
+    check_new(run.path)
 
 
 def _result(history: Sequence[dict[str, Any]], *, was_finished: bool = False) -> Result:

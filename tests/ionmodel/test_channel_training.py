@@ -12,12 +12,13 @@ from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, read_preset, read_toml
 from ionmodel.datasets import open_training_data
-from ionmodel.errors import ConfigError, Interrupted
+from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.evaluation import predict_cells
 from ionmodel.redshift_input import redshift_value, with_redshift
 from ionmodel.run_folder import RunFolder
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import network_of, train
+from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
@@ -67,6 +68,49 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
     left = max(0, 11 - stop_after)
     assert computed == [*((done, 10) for done in range(left)), (10, 10)]
     assert_same_numbers(undisturbed, stopped)
+
+
+@pytest.mark.parametrize(
+    ("channels", "before", "after", "told"),
+    [
+        (
+            {"scales": [2.0]},
+            {},
+            {"box_length_cmpc": 96.0},
+            "n_igm_top_hat_2 of 2 cells in .*, got 0.5 cells",
+        ),
+        (
+            {"mean_free_path": "choudhury2009", "scales": "none"},
+            {"box_length_cmpc": 480.0, "h": 0.7, "omega_m": 0.3},
+            {"h": 0.5},
+            r"n_src_mean_free_path of \S+ cells in .*, got \S+ cells",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_channels(
+    tmp_path: Path,
+    channels: dict[str, Any],
+    before: dict[str, float],
+    after: dict[str, float],
+    told: str,
+) -> None:
+    path = tmp_path / "cubes.zarr"
+    write_store(path, cubes_at(24, (8.0,)), (8.0,), box_length_cmpc=None)
+    if before:
+        edit_store(path, **before)  # type: ignore[arg-type]
+    run, config = RunFolder(tmp_path / "run"), pointwise(**channels, epochs=1)
+    train(config, [CubeStore.open(path)], run)
+    held = sorted(run.channels.iterdir())
+    edit_store(path, **after)  # type: ignore[arg-type]
+    more = config.model_copy(update={"epochs": 2})
+    with pytest.raises(RunFolderError, match=told):
+        train(more, [CubeStore.open(path)], run)
+    assert sorted(run.channels.iterdir()) == held
+    without_channels = RunFolder(tmp_path / "other")
+    plain = pointwise(epochs=1)
+    train(plain, [CubeStore.open(path)], without_channels)
+    edit_store(path, box_length_cmpc=200.0)
+    train(plain.model_copy(update={"epochs": 2}), [CubeStore.open(path)], without_channels)
 
 
 def test_channels_larger_than_the_memory_budget_train_region_by_region(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ionmodel import trainer, training
 from ionmodel.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.config import make_config
 from ionmodel.config_keys import DEFAULT_PRESET, read_preset
-from ionmodel.datasets import open_training_data
+from ionmodel.datasets import TrainingData, open_training_data
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.evaluation import predict_cells
 from ionmodel.events import Plan, Progress
@@ -355,6 +356,43 @@ def test_a_second_training_in_one_folder_is_refused(
         train(tiny_config(), [store], run)
     assert not any(run.path.iterdir())
     train(tiny_config(epochs=1), [store], run)
+
+
+@pytest.mark.parametrize(
+    ("is_training", "fails", "refused"),
+    [
+        (True, False, "another process is training in this folder"),
+        (False, False, "exists and is not an empty folder"),
+        (False, True, "does not fit"),
+    ],
+)
+def test_a_folder_that_another_process_begins_meanwhile_is_left_to_it(
+    store: CubeStore,
+    tiny_config: ConfigMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_training: bool,
+    fails: bool,
+    refused: str,
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    with ExitStack() as others:
+
+        def open_slowly(*arguments: Any, **options: Any) -> TrainingData:
+            run.path.mkdir()
+            run.write_config(tiny_config(seed=7))
+            if is_training:
+                others.enter_context(run.locked())
+            if fails:
+                raise MemoryBudgetError("what was read does not fit")
+            return open_training_data(*arguments, **options)
+
+        monkeypatch.setattr(training, "open_training_data", open_slowly)
+        with pytest.raises(UserError, match=refused):
+            train(tiny_config(), [store], run)
+    assert [path.name for path in run.path.iterdir()] == ["config.toml"]
+    assert run.config.read_text() == tiny_config(seed=7).to_toml()
 
 
 def test_a_validation_region_without_variance_is_no_error(
