@@ -65,4 +65,4 @@ class TopHat(DerivedChannel):
         2.5
         """
         radius = self.radius_cmpc / (box.mesh.cell_size_cmpc or 1.0)
-        return within_box(radius, "the largest of scales", box.mesh)
+        return within_box(radius, "scales", box.mesh)
