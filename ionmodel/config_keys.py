@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ionmodel.errors import ConfigError
-from ionmodel.networks import NETWORK_KEYS
+from ionmodel.networks import NETWORK_KEYS, PREDICTS_TILES
 
 DEFAULT_PRESET = "dense"
 
@@ -34,6 +34,9 @@ _EXAMPLES: dict[str, Any] = {
     "samples_per_opening": 1024,
 }
 """Values of the keys that the default preset may leave out."""
+
+_SAMPLE_KEYS = ("batch_size", "samples_per_epoch", "validation_samples")
+"""Keys that count samples, which are tiles or cells."""
 
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -63,12 +66,18 @@ def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
         Keys from `read_preset`.
     given : mapping
         Keys that a user gives. Another network than the preset's leaves behind what the preset
-        says of its own.
+        says of its own, tiles among it where the other one does not predict any. Where there are
+        tiles no more, the preset ``small`` says how many cells take the place of so many tiles.
     """
-    kept = dict(preset)
-    if given.get("network", preset["network"]) != preset["network"]:
-        kept = {key: value for key, value in preset.items() if key not in {*NETWORK_KEYS, "tile"}}
-    return {**kept, **given}
+    network = given.get("network", preset["network"])
+    left: set[str] = set()
+    if network != preset["network"]:
+        left = set(NETWORK_KEYS) | ({"tile"} if network not in PREDICTS_TILES else set())
+    keys = {key: value for key, value in preset.items() if key not in left} | dict(given)
+    if "tile" in preset and keys.get("tile", "none") == "none":
+        cells = read_preset("small")
+        keys |= {key: cells[key] for key in _SAMPLE_KEYS if key not in given}
+    return keys
 
 
 def preset_names() -> list[str]:

@@ -253,5 +253,16 @@ def test_another_network_leaves_behind_what_a_preset_says_of_its_own() -> None:
     assert config.network_options() == {"final_activation": True, "width": 8}
     same = make_config(over_preset(read_preset("small"), {"network": "two_branch"}))
     assert same.channels == (16, 32)
-    patches = make_config(over_preset(read_preset("dense"), {"network": "two_branch"}))
-    assert patches.tile is None
+    pointwise = make_config(
+        over_preset(read_preset("dense"), {"network": "pointwise", "radius": 0})
+    )
+    assert (pointwise.tile, pointwise.batch_size) == (8, 8)
+
+
+@pytest.mark.parametrize("given", [{"tile": "none"}, {"network": "two_branch"}])
+def test_samples_are_counted_as_cells_where_there_are_no_tiles(given: dict[str, Any]) -> None:
+    config = make_config(over_preset(read_preset("dense"), {**given, "validation_samples": 7}))
+    small = make_config(read_preset("small"))
+    assert config.tile is None
+    assert (config.batch_size, config.samples_per_epoch) == (256, small.samples_per_epoch)
+    assert config.validation_samples == 7
