@@ -48,7 +48,7 @@ class _Task:
         """Return what decides the values, so that two builds can be compared."""
         store = self.store
         return {
-            "network": _digest(self.predictor.path),
+            "network": self.predictor.digest,
             "store": store.uuid,
             "box_length_cmpc": store.mesh.box_length_cmpc,
             "units": {name: store.units(name) for name in self.predictor.config.inputs},
@@ -58,18 +58,21 @@ class _Task:
 
     def sources(self) -> list[SourceFile]:
         """Return the files that it is made from: the network, and the root of the store."""
+        network, root = self.predictor, (self.store.path / ROOT_METADATA).read_bytes()
+        digest = start_digest()
+        digest.update(root)
         return [
             SourceFile(
                 name=name,
-                size_bytes=len((folder / name).read_bytes()),
-                digest=_digest(folder / name),
+                size_bytes=size_bytes,
+                digest=digest_in_words,
                 folder=str(folder),
                 fields=(PREDICTED.name,),
                 redshifts=self.plan.redshifts,
             )
-            for folder, name in (
-                (self.predictor.path.parent, self.predictor.path.name),
-                (self.store.path, ROOT_METADATA),
+            for folder, name, size_bytes, digest_in_words in (
+                (network.path.parent, network.path.name, network.size_bytes, network.digest),
+                (self.store.path, ROOT_METADATA, len(root), in_words(digest)),
             )
         ]
 
@@ -355,9 +358,3 @@ def read_inputs(
         for place, corner in pieces_on_mesh(first, widths, store.mesh.cells_per_side):
             store.read_into(name, redshift, corner, block[channel][place], conversion=conversion)
     return block
-
-
-def _digest(path: StorePath) -> str:
-    digest = start_digest()
-    digest.update(path.read_bytes())
-    return in_words(digest)

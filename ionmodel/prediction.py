@@ -42,6 +42,7 @@ from ionmodel.trained_range import SeenBox, radii_in_cells, unlike_training
 from ionmodel.training import choose_device, network_of
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Fields
+from ionstore.digest import in_words, start_digest
 from ionstore.grid import Mesh
 from ionstore.layout import Corner
 from ionstore.neighborhoods import gather_neighborhoods
@@ -66,6 +67,10 @@ class Predictor:
         That device.
     path : Path
         The checkpoint.
+    size_bytes : int
+        Its size when it was read.
+    digest : str
+        Digest of its bytes then: a training that still runs may put a better one in its place.
     trained : dict, optional
         What it was trained on, as `ionmodel.trained_range` describes it; None where the
         checkpoint does not say.
@@ -76,6 +81,8 @@ class Predictor:
     network: PatchNetwork = field(repr=False)
     device: torch.device
     path: Path
+    size_bytes: int = field(repr=False)
+    digest: str = field(repr=False)
     trained: Mapping[str, Any] | None = field(repr=False)
 
     @property
@@ -336,6 +343,8 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     ConfigError
         If this machine has no such device, or the checkpoint was made with keys that are not known
         here.
+    OSError
+        If it cannot be read.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
     if not folder.best.exists():
@@ -343,7 +352,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
             f"{folder.path}: expected a run with at least one finished epoch (best.pt), found "
             "none; train it first, or name another folder"
         )
-    checkpoint = load_checkpoint(folder.best)
+    checkpoint, content = _checkpoint_and_bytes(folder.best)
     config = make_config(checkpoint["config"])
     where = choose_device(device)
     network = network_of(config)
@@ -355,11 +364,24 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
             f"{folder.best}: expected the weights and the normalization of a network as its "
             "configuration describes it, got others; train it anew"
         ) from error
+    digest = start_digest()
+    digest.update(content)
     return Predictor(
         config,
         normalization,
         network.to(where).eval(),
         where,
         folder.best,
+        len(content),
+        in_words(digest),
         checkpoint.get("trained"),
     )
+
+
+def _checkpoint_and_bytes(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Return a checkpoint with the bytes that it was read from."""
+    while True:
+        content = path.read_bytes()
+        checkpoint = load_checkpoint(path)
+        if path.read_bytes() == content:  # else a training has replaced it meanwhile
+            return checkpoint, content

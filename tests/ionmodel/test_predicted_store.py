@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128
 
 from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
@@ -121,6 +122,30 @@ def test_a_stopped_prediction_goes_on_where_it_was(
         predict_store(predictor, odd_store, target)
     predict_store(other, odd_store, target, overwrite=True, redshifts=[7.5])
     assert CubeStore.open(target).redshifts == (7.5,)
+
+
+def test_a_network_that_is_replaced_meanwhile_is_neither_recorded_nor_gone_on_with(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    run, target = RunFolder(tmp_path / "run"), tmp_path / "predicted.zarr"
+    run.path.mkdir()
+    content = runs("residual").best.read_bytes()
+    run.best.write_bytes(content)
+    predictor = load(run, device="cpu")
+    run.best.write_bytes(runs("pointwise").best.read_bytes())  # a training goes on
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(predictor, odd_store, target, on_progress=stop)
+    with pytest.raises(StoreExistsError, match="was not finished, of another network"):
+        predict_store(load(run, device="cpu"), odd_store, target)
+    predict_store(predictor, odd_store, target)
+    files = {source.name: source for source in CubeStore.open(target).attributes.sources}
+    assert files["best.pt"].digest == f"xxh3_128:{xxh3_128(content).hexdigest()}"
+    assert files["best.pt"].size_bytes == len(content)
 
 
 def test_a_prediction_killed_before_its_first_part_begins_anew(

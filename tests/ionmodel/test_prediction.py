@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -227,6 +228,22 @@ def test_a_checkpoint_without_all_weights_is_refused(
     save_checkpoint(tmp_path / "best.pt", content)
     with pytest.raises(RunFolderError, match="expected the weights and the normalization"):
         load(tmp_path)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(
+    runs: Callable[[str], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, better = tmp_path / "best.pt", runs("pointwise").best
+    best.write_bytes(runs("residual").best.read_bytes())
+
+    def load_late(path: Path) -> dict[str, Any]:
+        path.write_bytes(better.read_bytes())
+        return load_checkpoint(path)
+
+    monkeypatch.setattr("ionmodel.prediction.load_checkpoint", load_late)
+    predictor, other = load(tmp_path, device="cpu"), load(runs("pointwise"), device="cpu")
+    assert predictor.config == other.config
+    assert (predictor.digest, predictor.size_bytes) == (other.digest, better.stat().st_size)
 
 
 def test_predictions_that_are_no_numbers_are_refused(
