@@ -140,6 +140,15 @@ def is_overdensity(config: TrainingConfig, name: str) -> bool:
     return {**DEFAULT_TRANSFORMS, **config.transforms}.get(name) == "overdensity"
 
 
+def needs_mean(config: TrainingConfig, name: str) -> bool:
+    """Whether a network sees a field, or averages of it, relative to the mean of its box."""
+    averages = [channel.name for channel in config.derived_channels if channel.parent == name]
+    transforms = config.channel_transforms
+    return is_overdensity(config, name) or any(
+        transforms.get(average) == "overdensity" for average in averages
+    )
+
+
 def refuse_empty(config: TrainingConfig, store: CubeStore, redshifts: Sequence[float]) -> None:
     """Check that every box has the overdensities that a network sees.
 
@@ -152,7 +161,7 @@ def refuse_empty(config: TrainingConfig, store: CubeStore, redshifts: Sequence[f
     """
     for name in config.inputs:
         for redshift in redshifts:
-            if is_overdensity(config, name) and store.statistics(name, redshift).mean == 0:
+            if needs_mean(config, name) and store.statistics(name, redshift).mean == 0:
                 raise ConfigError(
                     f"{store.path}: {name} must not be 0 on average, for the network sees it "
                     f"relative to its mean, got an empty box at redshift {redshift:g}; take other "

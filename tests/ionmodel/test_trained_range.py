@@ -47,6 +47,12 @@ def test_an_empty_box_is_refused(
         check_stores(predictor.config, [empty])
     seen_as_it_is = predictor.config.model_copy(update={"transforms": {"n_igm": "identity"}})
     check_stores(seen_as_it_is, [empty])
+    averages = {
+        "scales": (2.0,),
+        "transforms": {"n_igm": "identity", "n_igm_top_hat_2": "overdensity"},
+    }
+    with pytest.raises(ConfigError, match=message):
+        check_stores(predictor.config.model_copy(update=averages), [empty])
 
 
 @pytest.mark.parametrize(
