@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ionmodel.errors import ConfigError
+from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.prediction import Predictor, check_numbers
 from ionmodel.prediction_channels import remove_channels, with_channels_of_run
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
@@ -142,6 +142,8 @@ def predict_store(
         If the memory is too small.
     NotInStoreError
         If the store does not hold a redshift.
+    RunFolderError
+        If processes have loaded different networks.
     StoreExistsError
         If there is something at `target` (other than a prediction, where that may be replaced), or
         another build of it runs or was not finished.
@@ -161,6 +163,11 @@ def predict_store(
     prediction is done; those of the run are taken where it was trained on the same store.
     """
     with joined_ranks() as ranks, ExitStack() as held:
+        if ranks.from_first(lambda: predictor.digest) != predictor.digest:
+            raise RunFolderError(
+                f"{predictor.path}: all processes must predict with the same network, got several, "
+                "for a training replaced it while they were started; run the same command again"
+            )
         plan = plan_prediction(
             predictor,
             store,

@@ -2,15 +2,19 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from xxhash import xxh3_128
 
+from ionmodel.errors import RunFolderError
 from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
+from ionmodel.ranks import Ranks
 from ionmodel.run_folder import RunFolder
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
@@ -146,6 +150,22 @@ def test_a_network_that_is_replaced_meanwhile_is_neither_recorded_nor_gone_on_wi
     files = {source.name: source for source in CubeStore.open(target).attributes.sources}
     assert files["best.pt"].digest == f"xxh3_128:{xxh3_128(content).hexdigest()}"
     assert files["best.pt"].size_bytes == len(content)
+
+
+def test_processes_that_loaded_different_networks_do_not_share_a_store(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Second(Ranks):
+        def from_first(self, make: Callable[[], Any]) -> Any:
+            return "xxh3_128:0"
+
+    monkeypatch.setattr("ionmodel.predicted_store.joined_ranks", lambda: nullcontext(Second(1, 2)))
+    with pytest.raises(RunFolderError, match=r"best\.pt: all processes must predict with the same"):
+        predict_store(load(runs("residual"), device="cpu"), odd_store, tmp_path / "predicted.zarr")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_prediction_killed_before_its_first_part_begins_anew(
