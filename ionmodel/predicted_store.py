@@ -139,7 +139,7 @@ def predict_store(
         If the store does not fit the network, the network predicts what is no number, or
         processes on several machines cannot share the derived channels.
     MemoryBudgetError
-        If the memory is too small.
+        If the memory is too small, or that of the device.
     NotInStoreError
         If the store does not hold a redshift.
     RunFolderError

@@ -43,6 +43,7 @@ from ionmodel.training import choose_device, network_of
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Fields
 from ionstore.digest import in_words, start_digest
+from ionstore.errors import MemoryBudgetError
 from ionstore.grid import Mesh
 from ionstore.layout import Corner
 from ionstore.neighborhoods import gather_neighborhoods
@@ -130,6 +131,8 @@ class Predictor:
             where overdensities are asked for; if what the network must be told of the box is not
             given or cannot be, or the box is too small for its averages; or if the network
             predicts what is no number.
+        MemoryBudgetError
+            If the device has no memory for the network and a tile.
 
         Warns
         -----
@@ -256,6 +259,11 @@ class Predictor:
         -------
         ndarray of float32, shape (a, b, c)
             Predicted xHII.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the device has no memory for the network and a tile.
         """
         r = self.radius
         a, b, c = (length - 2 * r for length in block.shape[1:])
@@ -299,7 +307,7 @@ class Predictor:
         return out.reshape(shape)
 
     def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), _full_float32(), _full_device_in_words(self.device):
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
@@ -315,6 +323,19 @@ def _full_float32() -> Iterator[None]:
         yield
     finally:
         convolution.fp32_precision = before
+
+
+@contextmanager
+def _full_device_in_words(device: torch.device) -> Iterator[None]:
+    """Say what an accelerator has no memory for."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryBudgetError(
+            "the network and what it predicts at once must fit the free memory of device "
+            f"{device.type}, which is too small; end what else runs there, lower the memory of a "
+            "predicted store (--memory), or predict on the CPU (device cpu)"
+        ) from error
 
 
 def check_numbers(predicted: NDArray[np.float32], where: str) -> None:
@@ -343,6 +364,8 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     ConfigError
         If this machine has no such device, or the checkpoint was made with keys that are not known
         here.
+    MemoryBudgetError
+        If the device has no memory for the network.
     OSError
         If it cannot be read.
     """
@@ -366,10 +389,12 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
         ) from error
     digest = start_digest()
     digest.update(content)
+    with _full_device_in_words(where):
+        network = network.to(where)
     return Predictor(
         config,
         normalization,
-        network.to(where).eval(),
+        network.eval(),
         where,
         folder.best,
         len(content),

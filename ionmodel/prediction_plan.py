@@ -69,7 +69,7 @@ def plan_prediction(
     Raises
     ------
     MemoryBudgetError
-        If not even the smallest tiles fit.
+        If not even the smallest tiles fit, or the device has no memory for a tile.
     NotInStoreError
         If the store does not hold a redshift.
     """

@@ -11,8 +11,10 @@ import torch
 
 from ionmodel.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
+from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
+from ionstore.errors import MemoryBudgetError
 from ionstore.store import CubeStore
 from tests.ionmodel.predicted_runs import cell_by_cell, lively
 
@@ -244,6 +246,35 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(
     predictor, other = load(tmp_path, device="cpu"), load(runs("pointwise"), device="cpu")
     assert predictor.config == other.config
     assert (predictor.digest, predictor.size_bytes) == (other.digest, better.stat().st_size)
+
+
+def _full(*arguments: object, **options: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_device_without_memory_for_a_tile_is_one_sentence(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict = load(runs("residual"), device="cpu")
+    monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", _full)
+    fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
+    with pytest.raises(MemoryBudgetError, match=r"free memory of device cpu.*lower the memory of"):
+        predict(fields, **TOLD)
+    with pytest.raises(MemoryBudgetError, match=r"free memory of device cpu.*lower the memory of"):
+        predict_store(predict, odd_store, tmp_path / "predicted.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_without_memory_for_the_network_is_one_sentence(
+    runs: Callable[[str], RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs("residual")
+    monkeypatch.setattr(torch.nn.Module, "to", _full)
+    with pytest.raises(MemoryBudgetError, match=r"must fit the free memory of device cpu"):
+        load(run, device="cpu")
 
 
 def test_predictions_that_are_no_numbers_are_refused(
