@@ -51,6 +51,9 @@ from ionstore.normalize import Normalization
 from ionstore.split import Region
 from ionstore.statistics import FieldStatistics
 
+_FEW_PATCHES = 8  # that tell whether all that are predicted together can be timed
+_LONGEST_TIMING_S = 5.0  # that these may take, by what the few take
+
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
@@ -282,16 +285,38 @@ class Predictor:
         return out
 
     def seconds_per_cell(self, tile: int) -> float:
-        """Return the seconds that a cell takes, from the better of two timed tiles of zeros."""
-        side = tile if self.network.has_dense_form else 2
-        width = side + 2 * self.radius
-        zeros = np.zeros((self.network.channels, width, width, width), np.float32)
+        """Return the seconds that a cell takes, from the better of two timed predictions of zeros.
+
+        Parameters
+        ----------
+        tile : int
+            Cells along a side that are predicted at once; where there is no dense form, as many
+            neighborhoods are timed as are predicted together.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the device has no memory for the network and a tile.
+        """
+        if self.network.has_dense_form:
+            return self._timed((tile, tile, tile))
+        together = patches_at_once(self.network)
+        few = min(_FEW_PATCHES, together)
+        per_cell = self._timed((few, 1, 1))
+        if few < together and per_cell * together <= _LONGEST_TIMING_S:
+            per_cell = self._timed((together, 1, 1))  # faster a cell than few are
+        return per_cell
+
+    def _timed(self, shape: Corner) -> float:
+        """Return the seconds a cell that a block takes which is predicted at once."""
+        widths = (length + 2 * self.radius for length in shape)
+        zeros = np.zeros((self.network.channels, *widths), np.float32)
         seconds = []
         for _ in range(2):
             began = time.perf_counter()
-            self.predict_block(zeros, tile=side)
+            self.predict_block(zeros, tile=max(shape))
             seconds.append(time.perf_counter() - began)
-        return min(seconds) / side**3
+        return min(seconds) / prod(shape)
 
     def _predict_by_patches(
         self, block: Fields, shape: Corner, on_cells: Callable[[int], None]

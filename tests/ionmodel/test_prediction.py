@@ -1,8 +1,10 @@
 """Fields in, a predicted box out: as cell by cell, wherever the box is cut."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -275,6 +277,27 @@ def test_a_device_without_memory_for_the_network_is_one_sentence(
     monkeypatch.setattr(torch.nn.Module, "to", _full)
     with pytest.raises(MemoryBudgetError, match=r"must fit the free memory of device cpu"):
         load(run, device="cpu")
+
+
+@pytest.mark.parametrize(("seconds", "timed"), [(0.1, [8, 8, 256, 256]), (10.0, [8, 8])])
+def test_as_many_neighborhoods_are_timed_as_are_predicted_together_unless_they_take_long(
+    seconds: float,
+    timed: list[int],
+    runs: Callable[[str], RunFolder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predictor = load(runs("padded"), device="cpu")
+    batches: list[int] = []
+    predictor.network.register_forward_pre_hook(
+        lambda module, inputs: batches.append(len(inputs[0]))
+    )
+    clock = itertools.count(step=seconds)
+    monkeypatch.setattr(
+        "ionmodel.prediction.time", SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    per_cell = predictor.seconds_per_cell(64)
+    assert batches == timed
+    assert per_cell == pytest.approx(seconds / timed[-1])
 
 
 def test_predictions_that_are_no_numbers_are_refused(
