@@ -307,24 +307,30 @@ def _plan_before(build: StoreBuild | ObjectBuild, task: _Task) -> dict[str, Any]
 def _write_parts(
     task: _Task, work: _Work, ranks: Ranks, on_progress: Callable[[int, int], None]
 ) -> None:
-    predictor, store, plan = task.predictor, task.store, task.plan
-    cells = {part: prod(store.layout.shard_region(part.shard)[1]) for part in plan.parts}
+    layout, parts = task.store.layout, task.plan.parts
+    cells = {part: prod(layout.shard_region(part.shard)[1]) for part in parts}
     mine = work.todo[ranks.rank :: ranks.world]
     done = sum(cells.values()) - sum(cells[part] for part in work.todo)
     total = done + sum(cells[part] for part in mine)
     on_progress(done, total)
     for part in mine:
-        start, shape = store.layout.shard_region(part.shard)
-        redshift = plan.redshifts[part.redshift_index]
-        block = read_inputs(predictor, store, redshift, start, shape)
 
         def report(n_cells: int, before: int = done) -> None:
             on_progress(before + n_cells, total)
 
-        values = predictor.predict_block(block, tile=plan.tile, on_cells=report)
-        check_numbers(values, f"at redshift {redshift:g}")
-        write_part(part, values, work.writer, work.books)
+        _write_part(task, work, part, report)
         done += cells[part]
+
+
+def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], None]) -> None:
+    """Predict and write a part; its arrays end here, before those of the next one are made."""
+    predictor, store, plan = task.predictor, task.store, task.plan
+    start, shape = store.layout.shard_region(part.shard)
+    redshift = plan.redshifts[part.redshift_index]
+    block = read_inputs(predictor, store, redshift, start, shape)
+    values = predictor.predict_block(block, tile=plan.tile, on_cells=on_cells)
+    check_numbers(values, f"at redshift {redshift:g}")
+    write_part(part, values, work.writer, work.books)
 
 
 def read_inputs(

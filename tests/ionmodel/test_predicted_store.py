@@ -1,7 +1,8 @@
 """Whole boxes from store to store, predicted as their cells would be one by one."""
 
 import shutil
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ionstore.errors import StoreExistsError
 from ionstore.layout import Layout
 from ionstore.objects import ObjectPath
 from ionstore.store import CubeStore
-from tests.conftest import write_store
+from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import FAMILIES, REDSHIFTS, cell_by_cell, lively
 from tests.object_server import upload
 
@@ -150,6 +151,25 @@ def test_a_network_that_is_replaced_meanwhile_is_neither_recorded_nor_gone_on_wi
     files = {source.name: source for source in CubeStore.open(target).attributes.sources}
     assert files["best.pt"].digest == f"xxh3_128:{xxh3_128(content).hexdigest()}"
     assert files["best.pt"].size_bytes == len(content)
+
+
+def test_several_shards_take_the_memory_of_one(
+    runs: Callable[[str], RunFolder], tmp_path: Path
+) -> None:
+    redshifts = (9.0, 8.0, 7.5)
+    store = write_store(tmp_path / "cubes.zarr", cubes_at(48, redshifts), redshifts)
+    predictor = load(runs("residual"), device="cpu")
+
+    def peak_bytes(name: str, redshifts: Sequence[float]) -> int:
+        tracemalloc.start()
+        try:
+            predict_store(predictor, store, tmp_path / name, redshifts=redshifts)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    predict_store(predictor, store, tmp_path / "before.zarr")  # compiles what is compiled once
+    assert peak_bytes("all.zarr", redshifts) < 1.2 * peak_bytes("one.zarr", [9.0])
 
 
 def test_processes_that_loaded_different_networks_do_not_share_a_store(
