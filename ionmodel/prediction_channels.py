@@ -1,9 +1,9 @@
 """Derived channels of a store that is predicted: those of the run, or made for the while."""
 
-import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -12,6 +12,59 @@ from ionmodel.prediction import Predictor
 from ionmodel.run_folder import RunFolder
 from ionstore.cube import REDSHIFT_TOLERANCE
 from ionstore.store import CubeStore
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChannels:
+    """Derived channels that need not be computed.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of stores of channels, as `ionmodel.channels.cache` takes it.
+    redshifts : tuple of float
+        Redshifts of the one that holds them.
+    """
+
+    folder: Path
+    redshifts: tuple[float, ...]
+
+
+def find_channels(
+    predictor: Predictor, store: CubeStore, redshifts: Sequence[float], folder: Path | None
+) -> FoundChannels | None:
+    """Return where the derived channels that a network sees lie, None if some must be computed.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network; the folder of its run may hold them.
+    store : CubeStore
+        Store with its inputs.
+    redshifts : sequence of float
+        Redshifts to predict.
+    folder : Path, optional
+        Where else they may lie: made by a prediction that was stopped.
+
+    Raises
+    ------
+    ConfigError
+        If a channel cannot be computed of a box.
+    NotInStoreError
+        If the store does not hold a redshift.
+    """
+    of_run = RunFolder(predictor.path.parent).channels
+    trained_on = predictor.config.redshifts or store.redshifts
+    places = [(of_run, redshifts), (of_run, trained_on)]
+    if folder is not None:
+        places.append((folder, redshifts))
+    for place, held in places:
+        if _lacks(held, redshifts) or _lacks(store.redshifts, held):
+            continue
+        boxes = boxes_of(store, held)
+        if cache_path(store, predictor.config.derived_channels, boxes, place).exists():
+            return FoundChannels(place, tuple(held))
+    return None
 
 
 def with_channels_of_run(
@@ -61,23 +114,27 @@ def with_channels_of_run(
     channels = predictor.config.derived_channels
     if not channels:
         return store
-    of_run = RunFolder(predictor.path.parent).channels
-    trained_on = predictor.config.redshifts or store.redshifts
-    for held in (redshifts, trained_on):
-        if _lacks(held, redshifts) or _lacks(store.redshifts, held):
-            continue
-        if cache_path(store, channels, boxes_of(store, held), of_run).exists():
-            return with_channels(store, channels, of_run, redshifts=held)
+    found = find_channels(predictor, store, redshifts, folder)
+    if found is not None:
+        return with_channels(store, channels, found.folder, redshifts=found.redshifts)
     on_note(
         f"{len(channels)} derived channels, means within balls, are computed first, in {folder}; "
         f"they take up to {4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB "
         "there until the prediction is done"
     )
-    total = len(channels) * len(redshifts)
-    begun = itertools.count()
+    parents = dict.fromkeys(channel.parent for channel in channels)
+    # As they are computed: one that comes after others tells that those are there already.
+    in_order = [
+        (channel.name, box.redshift)
+        for box in boxes_of(store, redshifts)
+        for parent in parents
+        for channel in channels
+        if channel.parent == parent
+    ]
+    total = len(in_order)
 
     def on_channel(name: str, redshift: float) -> None:
-        on_channels(next(begun), total)
+        on_channels(in_order.index((name, redshift)), total)
 
     made = with_channels(
         store,

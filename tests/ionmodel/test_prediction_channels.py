@@ -84,6 +84,24 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
     )
 
 
+def test_averages_go_on_being_counted_where_they_were_stopped(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
+) -> None:
+    predictor = load(runs("multiscale"), device="cpu")
+    same = copied(odd_store, tmp_path / "same.zarr")
+    target = tmp_path / "predicted.zarr"
+
+    def stop(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_store(predictor, same, target, on_channels=stop)
+    averaged: list[tuple[int, int]] = []
+    predict_store(predictor, same, target, on_channels=lambda *done: averaged.append(done))
+    assert averaged == [(done, 2 * 5) for done in range(7, 11)]
+
+
 @pytest.mark.parametrize("last", ["multiscale", "residual"])
 def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
     last: str, runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
