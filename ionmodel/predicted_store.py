@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +14,12 @@ import numpy as np
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.prediction import Predictor, check_numbers
 from ionmodel.prediction_channels import remove_channels, with_channels_of_run
-from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES, PredictionPlan, plan_prediction
+from ionmodel.prediction_plan import (
+    DEFAULT_MEMORY_BYTES,
+    PredictionPlan,
+    chosen_redshifts,
+    plan_prediction,
+)
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.trained_range import check_store
 from ionstore.attributes import ROOT_METADATA, SourceFile, read_root_metadata
@@ -79,11 +83,10 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is left to do, and where it goes; the same for all processes."""
+    """Where what is predicted goes; the same for all processes."""
 
     writer: ShardWriter
     books: PartBooks | ObjectBooks
-    todo: tuple[Part, ...]
 
 
 def predict_store(
@@ -122,7 +125,7 @@ def predict_store(
     on_unlike : callable
         Told what is unlike training, in a sentence with the numbers for each thing.
     on_plan : callable
-        Told what will be done.
+        Told what will be done, and what of it is left.
     on_channels : callable
         Told how many derived channels are done and how many there are, while they are computed.
     on_progress : callable
@@ -168,14 +171,8 @@ def predict_store(
                 f"{predictor.path}: all processes must predict with the same network, got several, "
                 "for a training replaced it while they were started; run the same command again"
             )
-        plan = plan_prediction(
-            predictor,
-            store,
-            redshifts=redshifts,
-            memory_bytes=memory_bytes,
-            n_processes=ranks.world,
-        )
-        unlike = check_store(predictor.config, predictor.trained, store, plan.redshifts)
+        taken = chosen_redshifts(store, redshifts)
+        unlike = check_store(predictor.config, predictor.trained, store, taken)
         if _lies_in(target, store.path):
             raise StoreExistsError(
                 f"{target}: this is, or lies in, the store that is predicted from; choose another "
@@ -184,20 +181,30 @@ def predict_store(
         if overwrite:
             _check_replaced(target)
         build = start_build(target, overwrite=overwrite, on_note=on_note)
+        folder = None
+        if isinstance(build, StoreBuild):
+            folder = build.place.with_name(f"{build.place.name}.channels")
+        plan = plan_prediction(
+            predictor,
+            store,
+            redshifts=taken,
+            memory_bytes=memory_bytes,
+            n_processes=ranks.world,
+        )
         task = _Task(predictor, store, plan)
 
-        def enter() -> None:
+        def enter() -> PredictionPlan:
             held.enter_context(build)
-            _plan_before(build, task)  # a refusal does not wait for channels
+            # A refusal does not wait for channels.
+            rest = replace(plan, left=_parts_left(build, task))
             held.enter_context(full_disk_as_message(build.folder))
             for line in unlike:
                 on_unlike(line)
-            on_plan(plan)
+            on_plan(rest)
+            return rest
 
-        ranks.from_first(enter)
-        if isinstance(build, StoreBuild):
-            folder = build.place.with_name(f"{build.place.name}.channels")
-        else:
+        plan = ranks.from_first(enter)
+        if folder is None:
             if ranks.n_machines > 1 and predictor.config.derived_channels:
                 raise ConfigError(
                     f"{target}: derived channels are kept in a temporary folder of one machine "
@@ -216,7 +223,7 @@ def predict_store(
                 on_channels=on_channels,
             )
         )
-        task = replace(task, store=with_inputs)
+        task = _Task(predictor, with_inputs, plan)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
         _write_parts(task, work, ranks, on_progress)
         ranks.wait_for_all()
@@ -260,10 +267,7 @@ def _check_replaced(target: StorePath) -> None:
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
     """Begin a store, or take up one that was not finished."""
     store, plan = task.store, task.plan
-    before = _plan_before(build, task)
-    # Killed before its first part, a build may have no store yet.
-    is_begun = before is not None and any(build.books.result(part) for part in plan.parts)
-    if not is_begun:
+    if plan.left == plan.parts:  # killed before its first part, a build may have no store yet
         store_uuid = str(uuid.uuid4())
         said = {"uuid": store_uuid, "command_line": command_line, "prediction": task.identity}
         build.begin(said)
@@ -280,23 +284,24 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
         )
     else:
         writer = StoreWriter(build.store_path)
-    todo = tuple(part for part in plan.parts if build.books.result(part) is None)
     shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
-    return _Work(shards, build.books, todo)
+    return _Work(shards, build.books)
 
 
-def _plan_before(build: StoreBuild | ObjectBuild, task: _Task) -> dict[str, Any] | None:
-    """Return the plan that this prediction was begun with before, None if it was not."""
-    before = build.plan()
-    if before is None or before.get("prediction") == task.identity:
-        return before
+def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...]:
+    """Return the parts that are not done: all where this prediction was not begun before."""
+    parts, before = task.plan.parts, build.plan()
+    if before is None:
+        return parts
+    if before.get("prediction") == task.identity:
+        return tuple(part for part in parts if build.books.result(part) is None)
     if "prediction" not in before:
         raise StoreExistsError(
             f"{build.target}: an ingest into this store was not finished; finish it, or choose "
             "another place with --out"
         )
     if build.overwrite:
-        return None
+        return parts
     raise StoreExistsError(
         f"{build.target}: another prediction of this store was not finished, of another network, "
         "store or redshifts, or before the store was edited; finish it with the command that began "
@@ -307,11 +312,10 @@ def _plan_before(build: StoreBuild | ObjectBuild, task: _Task) -> dict[str, Any]
 def _write_parts(
     task: _Task, work: _Work, ranks: Ranks, on_progress: Callable[[int, int], None]
 ) -> None:
-    layout, parts = task.store.layout, task.plan.parts
-    cells = {part: prod(layout.shard_region(part.shard)[1]) for part in parts}
-    mine = work.todo[ranks.rank :: ranks.world]
-    done = sum(cells.values()) - sum(cells[part] for part in work.todo)
-    total = done + sum(cells[part] for part in mine)
+    plan = task.plan
+    mine = plan.left[ranks.rank :: ranks.world]
+    done = plan.n_cells - plan.n_cells_left
+    total = done + sum(map(plan.cells_of, mine))
     on_progress(done, total)
     for part in mine:
 
@@ -319,7 +323,7 @@ def _write_parts(
             on_progress(before + n_cells, total)
 
         _write_part(task, work, part, report)
-        done += cells[part]
+        done += plan.cells_of(part)
 
 
 def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], None]) -> None:

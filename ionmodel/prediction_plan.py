@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from ionmodel.channels.cache import smoothing_bytes
 from ionmodel.network_memory import SMALLEST_TILE, largest_tile, tile_bytes
 from ionmodel.prediction import Predictor
 from ionstore.errors import MemoryBudgetError
 from ionstore.fields import PREDICTED
-from ionstore.layout import Part, plan_parts
+from ionstore.layout import Layout, Part, plan_parts
 from ionstore.store import CubeStore
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
@@ -22,25 +23,66 @@ class PredictionPlan:
     ----------
     redshifts : tuple of float
         Redshifts, descending.
+    layout : Layout
+        Layout of the predicted field.
     parts : tuple of Part
-        Shards of the predicted field.
+        Its shards.
+    left : tuple of Part
+        Those of them that are not predicted yet.
     tile : int
         Cells along a side that the network predicts at once.
     memory_bytes : int
         About what a process takes, beside Python and torch themselves.
     by_patches : bool
         Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
-    seconds : float
-        Estimated duration, from one timed tile; derived channels, decoding and encoding are
-        left out.
+    seconds_per_cell : float
+        Seconds that the network takes, as timed.
+    n_processes : int
+        Processes that share out the shards.
     """
 
     redshifts: tuple[float, ...]
+    layout: Layout
     parts: tuple[Part, ...]
+    left: tuple[Part, ...]
     tile: int
     memory_bytes: int
     by_patches: bool
-    seconds: float
+    seconds_per_cell: float
+    n_processes: int
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all shards."""
+        return sum(map(self.cells_of, self.parts))
+
+    @property
+    def n_cells_left(self) -> int:
+        """Cells of the shards that are left."""
+        return sum(map(self.cells_of, self.left))
+
+    @property
+    def seconds(self) -> float:
+        """Estimated duration of what is left, without derived channels, decoding and encoding."""
+        of_busiest = -(-len(self.left) // self.n_processes) / max(1, len(self.left))
+        return of_busiest * self.n_cells_left * self.seconds_per_cell
+
+    def cells_of(self, part: Part) -> int:
+        """Return the cells of a shard that lie on the mesh."""
+        _, shape = self.layout.shard_region(part.shard)
+        return prod(shape)
+
+
+def chosen_redshifts(store: CubeStore, redshifts: Sequence[float]) -> tuple[float, ...]:
+    """Return redshifts as a store holds them, descending; all where none are given.
+
+    Raises
+    ------
+    NotInStoreError
+        If the store does not hold one.
+    """
+    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
+    return tuple(sorted(chosen or store.redshifts, reverse=True))
 
 
 def plan_prediction(
@@ -66,6 +108,11 @@ def plan_prediction(
     n_processes : int
         Processes that share out the shards.
 
+    Returns
+    -------
+    PredictionPlan
+        All shards are left.
+
     Raises
     ------
     MemoryBudgetError
@@ -74,8 +121,7 @@ def plan_prediction(
         If the store does not hold a redshift.
     """
     layout = store.layout
-    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
-    taken = tuple(sorted(chosen or store.redshifts, reverse=True))
+    taken = chosen_redshifts(store, redshifts)
     shard = min(layout.shard_cells, layout.mesh_cells)
     block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3
     block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
@@ -88,17 +134,18 @@ def plan_prediction(
             "MB; raise the memory"
         )
     parts = plan_parts([PREDICTED.name], len(taken), layout)
-    share = -(-len(parts) // n_processes) / len(parts)  # of the shards, of the busiest process
-    n_cells = len(taken) * store.mesh.n_cells
     tile = min(tile, shard)
     return PredictionPlan(
         taken,
+        layout,
         parts,
-        tile,
-        max(
+        left=parts,
+        tile=tile,
+        memory_bytes=max(
             block + tile_bytes(predictor.network, tile),
             smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
         ),
         by_patches=not predictor.network.has_dense_form,
-        seconds=share * n_cells * predictor.seconds_per_cell(tile),
+        seconds_per_cell=predictor.seconds_per_cell(tile),
+        n_processes=n_processes,
     )

@@ -13,7 +13,6 @@ from ioncli.progress import progress_bars
 
 if TYPE_CHECKING:
     from ionmodel.prediction_plan import PredictionPlan
-    from ionstore.store import CubeStore
 
 
 class Size(click.ParamType[int]):
@@ -93,13 +92,18 @@ def predict(
     with options.errors_as_messages():
         from ionmodel.predicted_store import predict_store
         from ionmodel.prediction import load
-        from ionmodel.ranks import is_first_process, n_processes
+        from ionmodel.ranks import is_first_process
         from ionstore.process_memory import PeakMemory
         from ionstore.store import CubeStore
 
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
         unlike: list[str] = []
+        plans: list[PredictionPlan] = []
+
+        def on_plan(plan: "PredictionPlan") -> None:
+            plans.append(plan)
+            _announce(plan, device=predictor.device.type)
 
         def on_unlike(line: str) -> None:
             options.echo_note(line)
@@ -118,9 +122,7 @@ def predict(
                     command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
                     on_note=options.echo_note,
                     on_unlike=on_unlike,
-                    on_plan=lambda plan: _announce(
-                        plan, cubes, device=predictor.device.type, n_processes=n_processes()
-                    ),
+                    on_plan=on_plan,
                     on_channels=report_channels,
                     on_progress=report,
                 )
@@ -133,11 +135,9 @@ def predict(
     statistics = inventory.fields["xhii_predicted"].statistics
     for redshift, found in zip(inventory.redshifts, statistics, strict=True):
         click.echo(f"redshift {redshift:g}: mean predicted xHII by volume {found.mean:.4f}")
-    n_cells = len(statistics) * cubes.mesh.n_cells
-    per_cell = 1e6 * seconds / n_cells
     click.echo(
-        f"{n_cells:,} cells in {options.seconds_in_words(seconds)}, "
-        f"{f'{per_cell:,.0f}' if per_cell >= 10 else f'{per_cell:.2g}'} µs a cell; peak memory "
+        f"{_cells_in_words(plans[0])} in {options.seconds_in_words(seconds)}"
+        f"{_pace_in_words(seconds, plans[0].n_cells_left)}; peak memory "
         f"{options.bytes_in_words(peak.peak_bytes)} (PSS), Python and torch included"
     )
     if unlike:
@@ -149,16 +149,28 @@ def predict(
     click.echo(f"Next: ionstore view {out} --field xhii_predicted{one}")
 
 
-def _announce(plan: "PredictionPlan", store: "CubeStore", *, device: str, n_processes: int) -> None:
-    n_cells = len(plan.redshifts) * store.mesh.n_cells
+def _cells_in_words(plan: "PredictionPlan") -> str:
+    left = f"{plan.n_cells_left:,} of " if plan.left != plan.parts else ""
+    return f"{left}{plan.n_cells:,} cells"
+
+
+def _pace_in_words(seconds: float, n_cells: int) -> str:
+    if not n_cells:
+        return ""
+    per_cell = 1e6 * seconds / n_cells
+    return f", {f'{per_cell:,.0f}' if per_cell >= 10 else f'{per_cell:.2g}'} µs a cell"
+
+
+def _announce(plan: "PredictionPlan", *, device: str) -> None:
+    cells = _cells_in_words(plan) + " left" * (plan.left != plan.parts)
     how = (
         "cell by cell, for the network pads inside of its neighborhoods"
         if plan.by_patches
         else f"in tiles of {plan.tile}³ cells"
     )
-    shared = f", in each of {n_processes} processes" if n_processes > 1 else ""
+    shared = f", in each of {plan.n_processes} processes" if plan.n_processes > 1 else ""
     click.echo(
-        f"{n_cells:,} cells at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
+        f"{cells} at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
         f"{device}: about {options.seconds_in_words(plan.seconds)} (decoding, encoding and derived "
         f"channels come on top) and {options.bytes_in_words(plan.memory_bytes)} beside Python and "
         f"torch{shared}.",

@@ -1,8 +1,12 @@
 """``ionmodel predict`` as a user meets it."""
 
+import itertools
 import json
+import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
@@ -14,6 +18,7 @@ from ioncli.predict import predict
 from ionmodel.prediction import load
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
 from ionstore.ingest import ingest_cubes
+from ionstore.recorded_parts import write_part
 from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.three_file_sets import PREFIXES, write_set
@@ -61,6 +66,48 @@ def test_a_box_is_announced_predicted_and_summed_up(
     words = shlex.split(both.stdout.splitlines()[-1].removeprefix("Next: ionstore "))
     shown = invoke(*words, "--output", str(tmp_path / "slice.png"), program=ionstore)
     assert shown.exit_code == 0, shown.output
+
+
+def test_what_is_left_is_announced_and_counted(
+    run: Path, store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "predicted.zarr"
+    arguments = ("predict", "--run", str(run), "--store", str(store.path), "--out", str(out))
+    n_written = itertools.count(1)
+
+    def stop_after_one(*told: Any) -> None:
+        write_part(*told)
+        if next(n_written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("ionmodel.predicted_store.write_part", stop_after_one)
+    stopped = invoke(*arguments)
+    assert stopped.exit_code == 130
+    assert "13,718 cells at 2 redshifts in tiles" in stopped.stderr
+    clock = iter([0.0, 6859.0])  # a second for each cell that is left
+    monkeypatch.setattr("ioncli.predict.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "6,859 of 13,718 cells left at 2 redshifts in tiles" in result.stderr
+    assert "6,859 of 13,718 cells in 1.9 h, 1,000,000 µs a cell; peak memory" in result.stdout
+
+
+def test_a_prediction_that_was_stopped_at_its_end_has_no_pace(
+    run: Path, store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "predicted.zarr"
+    arguments = ("predict", "--run", str(run), "--store", str(store.path), "--out", str(out))
+
+    def stop(*told: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ionmodel.predicted_store.merge_parts", stop)
+        assert invoke(*arguments).exit_code == 130
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "0 of 13,718 cells left at 2 redshifts in tiles" in result.stderr
+    assert re.search(r"0 of 13,718 cells in \d+ s; peak memory", result.stdout)
 
 
 def test_only_predictions_are_replaced(run: Path, store: CubeStore, tmp_path: Path) -> None:

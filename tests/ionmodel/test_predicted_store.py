@@ -15,6 +15,7 @@ from xxhash import xxh3_128
 from ionmodel.errors import RunFolderError
 from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
+from ionmodel.prediction_plan import PredictionPlan
 from ionmodel.ranks import Ranks
 from ionmodel.run_folder import RunFolder
 from ionstore.edit import edit_store
@@ -116,8 +117,16 @@ def test_a_stopped_prediction_goes_on_where_it_was(
     with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
         predict_store(other, odd_store, target)
     seen: list[int] = []
-    predict_store(predictor, odd_store, target, on_progress=lambda done, _: seen.append(done))
+    plans: list[PredictionPlan] = []
+    predict_store(
+        predictor,
+        odd_store,
+        target,
+        on_plan=plans.append,
+        on_progress=lambda done, _: seen.append(done),
+    )
     assert 0 < seen[0] < 2 * 19**3
+    assert (plans[0].n_cells, plans[0].n_cells_left) == (2 * 19**3, 2 * 19**3 - seen[0])
     for redshift in REDSHIFTS:
         np.testing.assert_array_equal(
             CubeStore.open(target).read_field("xhii_predicted", redshift),

@@ -1,6 +1,7 @@
 """How a store is predicted within a memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -34,3 +35,15 @@ def test_the_busiest_process_decides_how_long_it_takes(
     whole = 1e-3 * 2 * 19**3
     expected = {1: whole, 3: whole * 6 / 16, 16: whole / 16, 100: whole / 16}
     assert {n: plan.seconds for n, plan in plans.items()} == pytest.approx(expected)
+
+
+def test_only_what_is_left_takes_time(
+    runs: Callable[[str], RunFolder], odd_store: CubeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Predictor, "seconds_per_cell", lambda predictor, tile: 1e-3)
+    plan = plan_prediction(load(runs("residual"), device="cpu"), odd_store, n_processes=2)
+    assert plan.n_cells == plan.n_cells_left == 2 * 19**3
+    rest = replace(plan, left=plan.parts[8:])  # the second redshift
+    assert (rest.n_cells, rest.n_cells_left) == (2 * 19**3, 19**3)
+    assert rest.seconds == pytest.approx(1e-3 * 19**3 / 2)
+    assert replace(plan, left=()).seconds == 0
