@@ -13,7 +13,7 @@ import numpy as np
 
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.prediction import Predictor, check_numbers
-from ionmodel.prediction_channels import remove_channels, with_channels_of_run
+from ionmodel.prediction_channels import find_channels, remove_channels, with_channels_of_run
 from ionmodel.prediction_plan import (
     DEFAULT_MEMORY_BYTES,
     PredictionPlan,
@@ -190,6 +190,7 @@ def predict_store(
             redshifts=taken,
             memory_bytes=memory_bytes,
             n_processes=ranks.world,
+            computes_channels=find_channels(predictor, store, taken, folder) is None,
         )
         task = _Task(predictor, store, plan)
 

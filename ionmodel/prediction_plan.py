@@ -92,6 +92,7 @@ def plan_prediction(
     redshifts: Sequence[float] = (),
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     n_processes: int = 1,
+    computes_channels: bool = True,
 ) -> PredictionPlan:
     """Decide how a store is predicted within a memory.
 
@@ -107,6 +108,8 @@ def plan_prediction(
         Bound on the memory of a process, beside Python and torch themselves.
     n_processes : int
         Processes that share out the shards.
+    computes_channels : bool
+        Whether derived channels, where the network sees any, have to be computed first.
 
     Returns
     -------
@@ -135,6 +138,7 @@ def plan_prediction(
         )
     parts = plan_parts([PREDICTED.name], len(taken), layout)
     tile = min(tile, shard)
+    is_smoothed = computes_channels and predictor.config.derived_channels
     return PredictionPlan(
         taken,
         layout,
@@ -143,7 +147,7 @@ def plan_prediction(
         tile=tile,
         memory_bytes=max(
             block + tile_bytes(predictor.network, tile),
-            smoothing_bytes(store.mesh) if predictor.config.derived_channels else 0,
+            smoothing_bytes(store.mesh) if is_smoothed else 0,
         ),
         by_patches=not predictor.network.has_dense_form,
         seconds_per_cell=predictor.seconds_per_cell(tile),

@@ -12,6 +12,7 @@ import pytest
 from ionmodel.errors import ConfigError
 from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
+from ionmodel.prediction_plan import PredictionPlan
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionstore.errors import MemoryBudgetError, StoreExistsError
@@ -100,6 +101,31 @@ def test_averages_go_on_being_counted_where_they_were_stopped(
     averaged: list[tuple[int, int]] = []
     predict_store(predictor, same, target, on_channels=lambda *done: averaged.append(done))
     assert averaged == [(done, 2 * 5) for done in range(7, 11)]
+
+
+def test_only_averages_that_are_computed_take_memory(
+    runs: Callable[[str], RunFolder],
+    odd_store: CubeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    smoothing = 10**8
+    monkeypatch.setattr("ionmodel.prediction_plan.smoothing_bytes", lambda mesh: smoothing)
+    predictor = load(runs("multiscale"), device="cpu")
+    same = copied(odd_store, tmp_path / "same.zarr")
+    plans: list[PredictionPlan] = []
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for store, target in ((odd_store, "own.zarr"), (same, "one.zarr"), (same, "one.zarr")):
+        with pytest.raises(KeyboardInterrupt):
+            predict_store(
+                predictor, store, tmp_path / target, on_plan=plans.append, on_progress=stop
+            )
+    of_run, first, again = (plan.memory_bytes for plan in plans)
+    assert first == smoothing
+    assert of_run == again < smoothing  # what was stopped has left its averages
 
 
 @pytest.mark.parametrize("last", ["multiscale", "residual"])
