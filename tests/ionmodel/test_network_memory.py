@@ -25,6 +25,25 @@ def test_the_widest_layer_counts() -> None:
     assert layer_bytes(valid, 9) == 4 * 4 * 64 * 9**3
 
 
+def test_features_of_all_fields_count() -> None:
+    beside = TwoBranch(
+        3, channels=8, padding=False, block_channels=(32,), kernel=3, head_dropout_widths=(64,)
+    )
+    assert layer_bytes(beside, 10) == 4 * 2 * (8 * 32 + 64) * 10**3
+    waiting = TwoBranch(
+        5, channels=6, padding=False, block_channels=(64, 8), kernel=3, head_dropout_widths=()
+    )
+    assert layer_bytes(waiting, 10) == 4 * (5 * 8 + 4 * 64) * 10**3
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_no_tile_takes_less_than_a_smaller_one(width: int) -> None:
+    said = [tile_bytes(Pointwise(widths=[width]), tile) for tile in range(8, 100)]
+    assert said == sorted(said)
+    assert said[0] == 3 * layer_bytes(Pointwise(widths=[width]), 8) // 2  # in the heap
+    assert said[-1] == layer_bytes(Pointwise(widths=[width]), 99) or width == 8
+
+
 MEASURE = """
 import re
 import torch
@@ -43,30 +62,38 @@ network = {network}.eval()
 form = dense_form(network)
 with torch.no_grad():
     form(torch.randn(1, network.channels, *3 * (network.receptive_field + 7,)))
-    x = torch.randn(1, network.channels, *3 * (network.receptive_field + 63,))
+    outputs = []
+    for layer in form.modules():
+        layer.register_forward_hook(lambda layer, given, out: outputs.append(out.nbytes))
+    x = torch.randn(1, network.channels, *3 * (network.receptive_field + {tile} - 1,))
     before = resident("VmRSS")
     with open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")  # the peak is from now on
-    form(x)
-print(resident("VmHWM") - before, tile_bytes(network, 64))
+    for _ in range(3):  # what one tile leaves of the heap is not all of use to the next
+        form(x)
+print(max(outputs), resident("VmHWM") - before, tile_bytes(network, {tile}))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted by Linux")
 @pytest.mark.parametrize(
-    "network",
+    ("network", "tile"),
     [
-        "Residual(2, channels=14)",
-        "Pointwise(channels=14, widths=[64, 64])",
-        "TwoBranch(5, channels=6, block_channels=[32], kernel=3, padding=False, "
-        "head_dropout_widths=[], head_widths=[8])",
+        ("Residual(2, channels=14)", 64),
+        ("Pointwise(channels=14, widths=[64, 64])", 64),
+        ("TwoBranch(3, block_channels=[64], kernel=3, padding=False, "
+        "head_dropout_widths=[], head_widths=[8])", 32),
+        ("TwoBranch(3, channels=8, block_channels=[32], kernel=3, padding=False, "
+        "head_dropout_widths=[], head_widths=[64])", 48),
     ],
-)
-def test_no_tile_takes_more_than_is_said(network: str) -> None:
-    code = MEASURE.format(network=network)
+)  # fmt: skip
+def test_no_tile_takes_more_than_is_said(network: str, tile: int) -> None:
+    code = MEASURE.format(network=network, tile=tile)
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    measured, said = map(int, shown.stdout.split())
-    assert said / 3 < measured < said
+    largest, measured, said = map(int, shown.stdout.split())
+    assert measured < said
+    # Of the layers alone: how many copies a machine's oneDNN makes says nothing on the bound.
+    assert said < 8 * largest
 
 
 @pytest.mark.parametrize("side", [8, 32, 64])
