@@ -1,10 +1,9 @@
 """Processes that share out work, started as users start them."""
 
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,14 @@ ionmodel()
 
 
 @pytest.fixture
-def torchrun(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start ``ionmodel`` with some arguments by torchrun with some options."""
+def torchrun(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``ionmodel`` with some arguments by torchrun with some options; end all at the end."""
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
+    started: list[subprocess.Popen[str]] = []
 
     def start(options: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [
                 sys.executable,
                 "-m",
@@ -50,17 +50,24 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    running = [process for process in started if process.poll() is None]
+    for process in running:
+        process.terminate()  # torchrun then ends its workers; killed, it would leave them behind
+    for process in running:
+        with process:
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Return status, output and errors."""
-    with process:
-        try:
-            stdout, stderr = process.communicate(timeout=300)
-        finally:
-            process.kill()
+    stdout, stderr = process.communicate(timeout=300)
     return process.returncode, stdout, stderr
 
 
@@ -121,19 +128,21 @@ def test_training_takes_one_process(
 def test_machines_that_share_no_folder_are_told_so(
     runs: Callable[[str], RunFolder],
     odd_store: CubeStore,
+    tmp_path: Path,
     torchrun: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # Machines that meet in a file need no port chosen beforehand, which others could take first.
     shared = [
         "--nnodes=2",
         "--nproc-per-node=1",
-        "--master-addr=127.0.0.1",
-        f"--master-port={port}",
+        "--rdzv-backend=c10d",
+        "--rdzv-conf=store_type=file",
+        f"--rdzv-endpoint={tmp_path / 'meeting'}",
+        "--rdzv-id=two",
+        "--local-addr=127.0.0.1",
     ]
     arguments = predict(runs("wide"), odd_store, "s3://box/two/predicted.zarr")
-    machines = [torchrun([*shared, f"--node-rank={rank}"], arguments) for rank in (0, 1)]
+    machines = [torchrun(shared, arguments) for _ in range(2)]
     for status, _, stderr in map(ended, machines):
         assert status != 0
         assert "got processes on 2; predict into a folder that all of them see" in stderr
