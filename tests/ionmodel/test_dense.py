@@ -180,22 +180,39 @@ def architectures(draw: st.DrawFn) -> tuple[nn.Sequential, int, int]:
     return nn.Sequential(*layers), width, n_channels
 
 
+@st.composite
+def placed_tiles(draw: st.DrawFn, mesh: tuple[int, int, int]) -> tuple[int, np.ndarray]:
+    """A width, and where two tiles start: one anywhere, one in the last cells before the faces."""
+    anywhere = [draw(st.integers(0, cells - 1)) for cells in mesh]
+    return draw(st.integers(1, 3)), np.array([anywhere, [cells - 1 for cells in mesh]])
+
+
 @settings(derandomize=True, deadline=None, max_examples=100)
-@given(
-    architectures(),
-    st.integers(1, 3),
-    st.sampled_from([torch.float32, torch.float64]),
-    st.integers(0, 100),
-)
+@given(architectures(), st.data(), st.sampled_from([torch.float32, torch.float64]))
+@torch.no_grad()
 def test_every_patch_of_a_tile_is_predicted_as_by_itself(
-    architecture: tuple[nn.Sequential, int, int], tile: int, dtype: torch.dtype, seed: int
+    architecture: tuple[nn.Sequential, int, int], data: st.DataObject, dtype: torch.dtype
 ) -> None:
     network, width, n_channels = architecture
-    randomized(network.to(dtype), seed)
     has_weights = any(isinstance(layer, nn.Conv3d | nn.Linear) for layer in network.modules())
     assume(has_weights)
-    side = tile + width - 1
-    expected = assert_dense(network, tiles(n_channels, side, side, side, dtype=dtype), width)
+    seed = data.draw(st.integers(0, 100), label="seed")
+    randomized(network.to(dtype).eval(), seed)
+    mesh = data.draw(st.tuples(*3 * (st.integers(width, width + 3),)), label="mesh")
+    tile, starts = data.draw(placed_tiles(mesh), label="tile and starts")
+    fields = np.random.default_rng(seed).normal(size=(n_channels, *mesh)).astype("f4")
+
+    radius = width // 2
+    wrapped = np.pad(fields, [(0, 0), *3 * [(radius, radius)]], mode="wrap")
+    offsets = np.array(list(np.ndindex(tile, tile, tile)))
+    cells = ((starts[:, None] + offsets) % mesh).reshape(-1, 3)  # those of a tile, one by one
+    patches = np.stack(
+        [wrapped[:, i : i + width, j : j + width, k : k + width] for i, j, k in cells]
+    )
+    expected = network(torch.from_numpy(patches).to(dtype)).unflatten(0, (2, -1))
+    dense = dense_form(network, receptive_field=width)
+    predicted = dense(torch.from_numpy(gather_tiles(fields, starts, tile, radius)).to(dtype))
+    assert_close(predicted.flatten(2).transpose(1, 2), expected)
     assume(varies(expected))
 
 
