@@ -204,6 +204,8 @@ class TwoBranch(PatchNetwork):
         z: Tensor = self.head(self.branches(x).flatten(1))
         return z.squeeze(1)  # (batch, 1) → (batch,)
 
+    # Not by the rules of `ionmodel.dense_rules`, which drop dropout and fix the statistics, as only
+    # prediction may, and import this family. In evaluation both give the same, by test.
     def _logits_of_tiles(self, x: Tensor) -> Tensor:
         # Each pooling keeps all cells, and what follows looks at every second one of those before.
         spacing, reach = 1, 1

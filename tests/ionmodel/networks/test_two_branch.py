@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+from ionmodel.dense import dense_form
 from ionmodel.networks.two_branch import TwoBranch
 
 SMALL: dict[str, Any] = {
@@ -259,6 +262,50 @@ def test_without_padding_a_tile_is_as_good_as_its_neighborhoods(
         assert weights.grad is not None, name
         redundant = name.endswith("conv.bias")  # normalization subtracts it again
         assert redundant or weights.grad.abs().max() > 0, name
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(
+    block_channels=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    kernel=st.sampled_from([1, 3]),
+    wider=st.integers(0, 3),
+    channels=st.integers(1, 3),
+    shared=st.booleans(),
+    widths=st.lists(st.integers(1, 4), max_size=2),
+    beyond=st.tuples(*3 * (st.integers(0, 3),)),
+)
+@torch.no_grad()
+def test_a_tile_gives_what_the_dense_form_gives(
+    *,
+    block_channels: list[int],
+    kernel: int,
+    wider: int,
+    channels: int,
+    shared: bool,
+    widths: list[int],
+    beyond: tuple[int, int, int],
+) -> None:
+    least = 1
+    for _ in block_channels:
+        least = 2 * least + kernel - 1
+    torch.manual_seed(wider)
+    network = TwoBranch(
+        least // 2 + wider,
+        channels=channels,
+        padding=False,
+        kernel=kernel,
+        block_channels=block_channels,
+        shared_branches=shared,
+        head_dropout_widths=widths,
+        head_widths=widths[:1],
+    ).double()
+    width = network.receptive_field
+    x = torch.randn(2, channels, *(width + cells for cells in beyond), dtype=torch.float64)
+    network(torch.randn(2, channels, *3 * (width + 1,), dtype=torch.float64))  # statistics
+    network.eval()
+    expected = dense_form(network).logits(x).squeeze(1)
+    got = network.logits(x).reshape(expected.shape)  # a neighborhood has no axes of cells
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_with_padding_a_tile_is_refused() -> None:
