@@ -119,7 +119,7 @@ def open_training_data(
     normalization: Normalization | None = None,
     channels_folder: Path | None = None,
     on_note: Callable[[str], None] = lambda line: None,
-    on_channel: Callable[[str, float], None] = lambda name, redshift: None,
+    on_channels: Callable[[int, int], None] = lambda done, total: None,
 ) -> TrainingData:
     """Open the loaders of a run.
 
@@ -135,8 +135,9 @@ def open_training_data(
         Where stores of derived channels lie or are made; needed if there are such channels.
     on_note : callable
         Told what the computation of derived channels takes, if there is one.
-    on_channel : callable
-        Told name and redshift of each derived channel before it is computed.
+    on_channels : callable
+        Told how many derived channels are done and how many there are, over all stores: before
+        each one that is computed, and at the end of each store.
 
     Raises
     ------
@@ -153,6 +154,12 @@ def open_training_data(
     if config.derived_channels:
         if channels_folder is None:
             raise ValueError("channels_folder must be given where there are derived channels")
+        per_box = len(config.derived_channels)
+        counts = [per_box * len(boxes_of(store, config.redshifts)) for store in stores]
+
+        def after(n: int) -> Callable[[int, int], None]:
+            return lambda done, _: on_channels(n + done, sum(counts))
+
         stores = [
             with_channels(
                 store,
@@ -161,9 +168,9 @@ def open_training_data(
                 redshifts=config.redshifts,
                 memory_bytes=config.memory_budget,
                 on_note=on_note,
-                on_channel=on_channel,
+                on_channels=after(sum(counts[:place])),
             )
-            for store in stores
+            for place, store in enumerate(stores)
         ]
     splits = split_cells(config, stores)
     trained_on = [place for place, split in enumerate(splits) if _count(split.train)]

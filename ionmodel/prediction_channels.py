@@ -122,30 +122,14 @@ def with_channels_of_run(
         f"they take up to {4e-6 * len(channels) * len(redshifts) * prod(store.mesh.shape):,.0f} MB "
         "there until the prediction is done"
     )
-    parents = dict.fromkeys(channel.parent for channel in channels)
-    # As they are computed: one that comes after others tells that those are there already.
-    in_order = [
-        (channel.name, box.redshift)
-        for box in boxes_of(store, redshifts)
-        for parent in parents
-        for channel in channels
-        if channel.parent == parent
-    ]
-    total = len(in_order)
-
-    def on_channel(name: str, redshift: float) -> None:
-        on_channels(in_order.index((name, redshift)), total)
-
-    made = with_channels(
+    return with_channels(
         store,
         channels,
         folder,
         redshifts=redshifts,
         memory_bytes=memory_bytes,
-        on_channel=on_channel,
+        on_channels=on_channels,
     )
-    on_channels(total, total)
-    return made
 
 
 def remove_channels(folder: Path) -> None:

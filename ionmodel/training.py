@@ -1,6 +1,5 @@
 """Training a network on neighborhoods or tiles, from the stores to the run folder."""
 
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -264,13 +263,11 @@ def _open_data(
     should_stop: Callable[[], bool],
 ) -> TrainingData:
     """Open the loaders and claim a new folder: first where derived channels go there."""
-    n_boxes = sum(len(config.redshifts or store.redshifts) for store in stores)
-    n_derived, begun = n_boxes * len(config.derived_channels), itertools.count()
 
-    def on_channel(name: str, redshift: float) -> None:
-        if should_stop():
+    def on_channels_or_stop(done: int, total: int) -> None:
+        if done < total and should_stop():
             raise Interrupted("stopped before the first step, while channels were computed")
-        on_channels(next(begun), n_derived)
+        on_channels(done, total)
 
     on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
     has_config = run.config.exists()
@@ -285,7 +282,7 @@ def _open_data(
             normalization=normalization,
             channels_folder=run.channels,
             on_note=on_stage,
-            on_channel=on_channel,
+            on_channels=on_channels_or_stop,
         )
     except UserError:
         if config.derived_channels and is_new:
@@ -294,7 +291,6 @@ def _open_data(
             run.config.unlink(missing_ok=True)
             shutil.rmtree(run.channels, ignore_errors=True)
         raise
-    on_channels(n_derived, n_derived)
     held.enter_context(data)
     if is_new and not config.derived_channels:
         _claim(run, held)

@@ -90,7 +90,7 @@ def with_channels(
     redshifts: Sequence[float] | None = None,
     memory_bytes: int | None = None,
     on_note: Callable[[str], None] = lambda line: None,
-    on_channel: Callable[[str, float], None] = lambda name, redshift: None,
+    on_channels: Callable[[int, int], None] = lambda done, total: None,
 ) -> CubeStore:
     """Return a store with its derived channels beside its fields, computed where they are not yet.
 
@@ -108,8 +108,9 @@ def with_channels(
         Bound on the memory of the computation.
     on_note : callable
         Told what the computation takes, if there is one.
-    on_channel : callable
-        Told name and redshift of each channel before it is computed.
+    on_channels : callable
+        Told how many channels are done and how many there are, over all redshifts: before each one
+        that is computed, and at the end.
 
     Raises
     ------
@@ -153,7 +154,8 @@ def with_channels(
             f"{len(boxes)} redshift{'s' * (len(boxes) > 1)}: about "
             f"{on_disk / 1e6:,.0f} MB below {folder}, {needed / 1e6:,.0f} MB of memory"
         )
-        _build(store, channels, boxes, path, on_channel)
+        _build(store, channels, boxes, path, on_channels)
+    on_channels(len(channels) * len(boxes), len(channels) * len(boxes))
     return JoinedStore(store, CubeStore.open(path))
 
 
@@ -162,13 +164,14 @@ def _build(
     channels: Sequence[DerivedChannel],
     boxes: Sequence[Box],
     path: Path,
-    on_channel: Callable[[str, float], None],
+    on_channels: Callable[[int, int], None],
 ) -> None:
     parts = plan_parts([channel.name for channel in channels], len(boxes), store.layout)
     with StoreBuild(path) as build, full_disk_as_message(build.folder):
         # A build that was interrupted before its first part may lack a part of its metadata.
         begun = any(build.books.result(part) is not None for part in parts)
         writer = StoreWriter(build.store_path) if begun else _begin(build, store, channels, boxes)
+        done = 0
         for index, box in enumerate(boxes):
             assert box.redshift is not None
             for parent in dict.fromkeys(channel.parent for channel in channels):
@@ -182,13 +185,13 @@ def _build(
                     for channel in channels
                     if channel.parent == parent
                 }
-                if not any(todo.values()):
-                    continue
-                field = PeriodicField(store.read_field(parent, box.redshift))
+                field = None
                 for channel, missing in todo.items():
                     if missing:
-                        on_channel(channel.name, box.redshift)
+                        on_channels(done, len(channels) * len(boxes))
+                        field = field or PeriodicField(store.read_field(parent, box.redshift))
                         _write(writer.shards, build, missing, channel.compute(field, box))
+                    done += 1
         merged = merge_parts(build.books, parts)
         writer.finalize(
             {

@@ -65,8 +65,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
     assert make_config(read_toml(stopped.config)) == config
     computed: list[tuple[int, int]] = []
     train(config, [store], stopped, on_channels=lambda *counts: computed.append(counts))
-    left = max(0, 11 - stop_after)
-    assert computed == [*((done, 10) for done in range(left)), (10, 10)]
+    assert computed == [(done, 10) for done in range(min(stop_after - 1, 10), 11)]
     assert_same_numbers(undisturbed, stopped)
 
 
@@ -206,6 +205,24 @@ def test_what_does_not_fit_leaves_nothing(
             train(pointwise(**changes), [store], folder)
     assert not run.path.exists()
     assert list(empty.path.iterdir()) == []
+
+
+def test_channels_of_several_stores_are_counted_together(
+    store: CubeStore, odd_store: CubeStore, tmp_path: Path
+) -> None:
+    config = pointwise(scales=[2.0])
+    told: list[tuple[int, int]] = []
+    for stores in ([odd_store], [store, odd_store]):
+        told.clear()
+        with open_training_data(
+            config,
+            stores,
+            channels_folder=tmp_path,
+            on_channels=lambda *counts: told.append(counts),
+        ):
+            pass
+    n = 2 * len(store.redshifts)
+    assert told == [*((done, n + 4) for done in range(n + 1)), (n + 4, n + 4)]
 
 
 def test_channels_need_a_folder(store: CubeStore) -> None:

@@ -52,23 +52,23 @@ def test_channels_lie_beside_the_fields(store: CubeStore, tmp_path: Path) -> Non
 
 
 def test_what_is_there_is_not_computed_again(store: CubeStore, tmp_path: Path) -> None:
-    told: list[tuple[str, float]] = []
+    told: list[tuple[int, int]] = []
 
-    def tell(name: str, redshift: float) -> None:
-        told.append((name, redshift))
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
 
     notes: list[str] = []
     for _ in range(2):
-        with_channels(store, CHANNELS, tmp_path, on_note=notes.append, on_channel=tell)
-        assert len(told) == 8
+        with_channels(store, CHANNELS, tmp_path, on_note=notes.append, on_channels=tell)
+    assert told == [*((done, 8) for done in range(9)), (8, 8)]
     (note,) = notes
     assert note.startswith("computing 4 derived channels at 2 redshifts: about ")
     assert f" MB below {tmp_path}, " in note
     joined = with_channels(
-        store, CHANNELS[:1], tmp_path, redshifts=[7.5], on_note=notes.append, on_channel=tell
+        store, CHANNELS[:1], tmp_path, redshifts=[7.5], on_note=notes.append, on_channels=tell
     )
     assert notes[1].startswith("computing 1 derived channel at 1 redshift: about ")
-    assert told[8:] == [("n_igm_top_hat_2", 7.5)]
+    assert told[10:] == [(0, 1), (1, 1)]
     assert joined.redshifts == REDSHIFTS
     joined.read_field("n_igm_top_hat_2", 7.5)
     assert len(list(tmp_path.iterdir())) == 2
@@ -76,22 +76,20 @@ def test_what_is_there_is_not_computed_again(store: CubeStore, tmp_path: Path) -
 
 def test_an_interrupted_computation_goes_on(store: CubeStore, tmp_path: Path) -> None:
     whole = with_channels(store, CHANNELS, tmp_path / "whole")
-    told: list[str] = []
 
-    def stop(name: str, redshift: float) -> None:
-        if len(told) == 5:
+    def stop(done: int, total: int) -> None:
+        if done == 5:
             raise KeyboardInterrupt
-        told.append(name)
 
     with pytest.raises(KeyboardInterrupt):
-        with_channels(store, CHANNELS, tmp_path / "part", on_channel=stop)
+        with_channels(store, CHANNELS, tmp_path / "part", on_channels=stop)
     (left,) = (tmp_path / "part").iterdir()
     assert left.name.endswith(".zarr.partial")
-    again: list[str] = []
+    again: list[int] = []
     joined = with_channels(
-        store, CHANNELS, tmp_path / "part", on_channel=lambda name, _: again.append(name)
+        store, CHANNELS, tmp_path / "part", on_channels=lambda done, _: again.append(done)
     )
-    assert len(again) == 3
+    assert again == [5, 6, 7, 8]
     for channel in CHANNELS:
         for redshift in REDSHIFTS:
             np.testing.assert_array_equal(
