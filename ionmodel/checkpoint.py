@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from ionmodel.errors import RunFolderError
 from ionstore.atomic import whole_file
 
 FORMAT_VERSION = 4
+
+_PIECE_BYTES = 2**20
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -34,8 +37,18 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         torch.save(plain, temporary)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, *, on_bytes: Callable[[bytes], object] | None = None
+) -> dict[str, Any]:
     """Read a checkpoint on the CPU.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+    on_bytes : callable, optional
+        Given the bytes of the file, piece by piece: of the one that is read, though another may
+        take its place meanwhile.
 
     Raises
     ------
@@ -45,11 +58,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         If it is older, and of a configuration that is not known here.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train anew")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            while on_bytes is not None and (piece := file.read(_PIECE_BYTES)):
+                on_bytes(piece)
+            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train anew")
+            file.seek(0)
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunFolderError(
             f"{path}: expected a checkpoint of plain values, it holds other Python objects, which "

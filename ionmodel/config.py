@@ -26,7 +26,7 @@ TARGET = "xhii"
 """Field that networks predict."""
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
@@ -201,9 +201,9 @@ class TrainingConfig(BaseModel):
     head_widths: Widths | None = None
     recompute: bool | None = None
     loss: Literal["mse", "bce"]
-    learning_rate: float = Field(gt=0, le=1)
+    learning_rate: float = Field(gt=0, le=1, allow_inf_nan=False)
     scheduler: Literal["one_cycle", "plateau", "none"]
-    scheduler_factor: float = Field(gt=0, lt=1)
+    scheduler_factor: float = Field(gt=0, lt=1, allow_inf_nan=False)
     scheduler_patience: int = Field(ge=0)
     batch_size: int = Field(ge=2)
     samples_per_epoch: Count | None = None
@@ -361,14 +361,13 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
     Raises
     ------
     ConfigError
-        If a key is unknown (the nearest one is named), missing, or its value does not fit.
+        If a key is unknown (one that is near is named), missing, or its value does not fit.
     """
     for key in keys:
         if key not in TrainingConfig.model_fields:
-            nearest = difflib.get_close_matches(key, TrainingConfig.model_fields, n=1, cutoff=0)
-            raise ConfigError(
-                f"{key!r} is no key of the configuration; the nearest is {nearest[0]!r}"
-            )
+            nearest = difflib.get_close_matches(key, TrainingConfig.model_fields, n=1)
+            way_on = f"the nearest is {nearest[0]!r}" if nearest else "see `ionmodel train --help`"
+            raise ConfigError(f"{key!r} is no key of the configuration; {way_on}")
     left_out = {
         key: None
         for key, value in keys.items()

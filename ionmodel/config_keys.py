@@ -15,6 +15,7 @@ from ionmodel.networks import NETWORK_KEYS, PREDICTS_TILES
 DEFAULT_PRESET = "dense"
 
 _EXAMPLES: dict[str, Any] = {
+    "scales": [2.4, 4.8],
     "mean_free_path": "worseck2014",
     "mean_free_path_cmpc": 20.0,
     "redshift_input": True,
@@ -33,7 +34,7 @@ _EXAMPLES: dict[str, Any] = {
     "core": 64,
     "samples_per_opening": 1024,
 }
-"""Values of the keys that the default preset may leave out."""
+"""Values of keys that the default preset may leave out, or that do not fit every box there."""
 
 _SAMPLE_KEYS = ("batch_size", "samples_per_epoch", "validation_samples")
 """Keys that count samples, which are tiles or cells."""
@@ -154,7 +155,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
 
 def example(key: str, equals: str = "=", *, shell: bool = False) -> str:
     """Return a key with a value that fits it, in TOML or as an option in a shell."""
-    value = {**_EXAMPLES, **read_preset(DEFAULT_PRESET)}[key]
+    value = {**read_preset(DEFAULT_PRESET), **_EXAMPLES}[key]
     text = value if shell and isinstance(value, str) else toml_value(value)
     return f"{key}{equals}{shlex.quote(text) if shell else text}"
 

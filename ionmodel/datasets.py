@@ -19,6 +19,7 @@ from ionstore.cube import Cells
 from ionstore.loader_settings import LoaderOptions, SettingsOptions
 from ionstore.loading import NeighborhoodLoader, TileLoader
 from ionstore.normalize import Normalization, fit_normalization
+from ionstore.places import absolute
 from ionstore.samples import tile_starts
 from ionstore.split import Region, Split
 from ionstore.store import CubeStore
@@ -101,7 +102,7 @@ def describe_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> list
     return [
         {
             "uuid": store.uuid,
-            "path": str(store.path),
+            "path": str(absolute(store.path)),
             "radii_cells": {
                 channel.name: [channel.radius_cells(box) for box in boxes]
                 for channel in config.derived_channels

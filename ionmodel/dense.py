@@ -1,5 +1,6 @@
 """A patch network evaluated densely: the same numbers for all cells of a tile at once."""
 
+from numbers import Integral
 from typing import Self
 
 import torch
@@ -122,6 +123,8 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
 
     Raises
     ------
+    TypeError
+        If the network is no Module.
     ValueError
         If the network has no exact dense form that is known here (the message names the layer),
         the receptive field does not fit its layers, or it is missing.
@@ -173,6 +176,8 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     >>> dense(torch.zeros(5, 2, 20, 20, 20)).shape
     torch.Size([5, 1, 12, 12, 12])
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     width, channels = _receptive_field(network, receptive_field), None
     final_activation = False
     if isinstance(network, PatchNetwork):
@@ -222,6 +227,8 @@ def _receptive_field(network: nn.Module, receptive_field: int | None) -> int:
             f"receptive_field must be given for a {type(network).__name__}: the width in cells of "
             "the patches it takes"
         )
-    if receptive_field < 1 or receptive_field % 2 == 0:
-        raise ValueError(f"receptive_field must be odd and positive, got {receptive_field}")
+    if not isinstance(receptive_field, Integral) or receptive_field < 1 or receptive_field % 2 == 0:
+        raise ValueError(
+            f"receptive_field must be a whole number, odd and positive, got {receptive_field!r}"
+        )
     return receptive_field

@@ -32,7 +32,7 @@ from ionstore.inventory import Inventory, take_inventory
 from ionstore.layout import Corner, Part
 from ionstore.object_build import ObjectBooks, ObjectBuild, start_build
 from ionstore.partition import pieces_on_mesh
-from ionstore.places import StorePath
+from ionstore.places import StorePath, absolute
 from ionstore.recorded_parts import merge_parts, write_part
 from ionstore.shard_writer import ShardWriter
 from ionstore.store import CubeStore
@@ -70,7 +70,7 @@ class _Task:
                 name=name,
                 size_bytes=size_bytes,
                 digest=digest_in_words,
-                folder=str(folder),
+                folder=str(absolute(folder)),
                 fields=(PREDICTED.name,),
                 redshifts=self.plan.redshifts,
             )

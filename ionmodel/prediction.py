@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,9 @@ from ionmodel.given_cubes import given_cubes
 from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import redshift_value
-from ionmodel.requirements import is_overdensity
+from ionmodel.requirements import is_overdensity, needs_mean
 from ionmodel.run_folder import RunFolder
-from ionmodel.trained_range import SeenBox, radii_in_cells, unlike_training
+from ionmodel.trained_range import SeenBox, check_length, radii_in_cells, unlike_training
 from ionmodel.training import choose_device, network_of
 from ionstore.cosmology import Cosmology
 from ionstore.cube import Array, Fields
@@ -179,12 +180,16 @@ class Predictor:
         cosmology: Cosmology | None,
     ) -> Box:
         """Return what derived channels must know of the box."""
-        if redshift is not None and not 0 <= redshift < np.inf:
-            raise ConfigError(f"redshift must be a number from 0 on, got {redshift}")
+        if redshift is not None and not (_is_number(redshift) and 0 <= redshift < np.inf):
+            raise ConfigError(f"redshift must be one number from 0 on, got {redshift!r}")
         if redshift is None and self.config.redshift_input:
             raise ConfigError("the network sees the redshift, got none; give redshift=")
-        if box_length_cmpc is not None and not 0 < box_length_cmpc < np.inf:
-            raise ConfigError(f"box_length_cmpc must be a positive number, got {box_length_cmpc}")
+        if box_length_cmpc is not None and not (
+            _is_number(box_length_cmpc) and 0 < box_length_cmpc < np.inf
+        ):
+            raise ConfigError(
+                f"box_length_cmpc must be one positive number, got {box_length_cmpc!r}"
+            )
         derived = self.config.derived_channels
         if derived and box_length_cmpc is None and not radii_in_cells(self.trained):
             raise ConfigError(
@@ -199,6 +204,7 @@ class Predictor:
             )
         n = len(cubes[self.config.inputs[0]])
         box = Box(Mesh(n, box_length_cmpc), redshift, cosmology)
+        check_length(self.config, "this box", box.mesh)
         check_channels(derived, [box])
         return box
 
@@ -210,7 +216,7 @@ class Predictor:
                     "simulations write it, in the unit of training"
                     + (", not as overdensity" if is_overdensity(self.config, name) else "")
                 )
-            if found.mean == 0 and is_overdensity(self.config, name):
+            if found.mean == 0 and needs_mean(self.config, name):
                 raise ConfigError(
                     f"{name} must not be 0 on average, for the network sees it relative to its "
                     "mean; give a box with gas"
@@ -338,6 +344,10 @@ class Predictor:
         return predicted
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Convolve without TensorFloat-32, cuDNN's default: it rounds tiles unlike single cells."""
@@ -395,12 +405,24 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
         If it cannot be read.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
+    if folder.path.is_file():
+        raise RunFolderError(
+            f"{folder.path}: expected the folder of a run, got a file; name its folder, which "
+            f"holds {folder.best.name}"
+        )
     if not folder.best.exists():
         raise RunFolderError(
             f"{folder.path}: expected a run with at least one finished epoch (best.pt), found "
             "none; train it first, or name another folder"
         )
-    checkpoint, content = _checkpoint_and_bytes(folder.best)
+    digest, size_bytes = start_digest(), 0
+
+    def take(piece: bytes) -> None:
+        nonlocal size_bytes
+        digest.update(piece)
+        size_bytes += len(piece)
+
+    checkpoint = load_checkpoint(folder.best, on_bytes=take)
     config = make_config(checkpoint["config"])
     where = choose_device(device)
     network = network_of(config)
@@ -412,8 +434,6 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
             f"{folder.best}: expected the weights and the normalization of a network as its "
             "configuration describes it, got others; train it anew"
         ) from error
-    digest = start_digest()
-    digest.update(content)
     with _full_device_in_words(where):
         network = network.to(where)
     return Predictor(
@@ -422,16 +442,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
         network.eval(),
         where,
         folder.best,
-        len(content),
+        size_bytes,
         in_words(digest),
         checkpoint.get("trained"),
     )
-
-
-def _checkpoint_and_bytes(path: Path) -> tuple[dict[str, Any], bytes]:
-    """Return a checkpoint with the bytes that it was read from."""
-    while True:
-        content = path.read_bytes()
-        checkpoint = load_checkpoint(path)
-        if path.read_bytes() == content:  # else a training has replaced it meanwhile
-            return checkpoint, content

@@ -17,6 +17,8 @@ from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import read_toml
 from ionmodel.errors import ConfigError, RunFolderError
 from ionstore.atomic import whole_file
+from ionstore.errors import UserError
+from ionstore.store import CubeStore
 
 _log = logging.getLogger(__name__)
 
@@ -161,9 +163,24 @@ def check_begun(path: Path) -> None:
         raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to start one")
 
 
-def trained_stores(checkpoint: Mapping[str, Any] | None) -> tuple[Path, ...]:
-    """Return where the stores lay that a run was trained on; none before its checkpoint."""
-    return tuple(Path(entry["path"]) for entry in checkpoint["stores"]) if checkpoint else ()
+def open_trained_stores(run: RunFolder, checkpoint: Mapping[str, Any]) -> list[CubeStore]:
+    """Open the stores that a run was trained on, where they lay then.
+
+    Raises
+    ------
+    RunFolderError
+        If one does not lie there any more.
+    """
+    opened = []
+    for entry in checkpoint["stores"]:
+        try:
+            opened.append(CubeStore.open(entry["path"]))
+        except (UserError, OSError) as error:
+            raise RunFolderError(
+                f"{run.path} was trained on {entry['path']}, which cannot be opened ({error}); "
+                "give --store where it lies now"
+            ) from error
+    return opened
 
 
 def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> TrainingConfig | None:

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ionmodel.channels.base import check_channels
+from ionmodel.channels.base import LARGEST_SHARE, check_channels, fits
 from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.requirements import is_overdensity, refuse_empty
 from ionstore.fields import N_IGM
+from ionstore.grid import Mesh
 from ionstore.statistics import FieldStatistics
 from ionstore.store import CubeStore
 
@@ -143,11 +144,41 @@ def check_store(
     if trained is not None:
         _check_units(config, trained, store)
         _check_radii(config, trained, store)
+    check_length(config, str(store.path), store.mesh)
     check_channels(config.derived_channels, boxes_of(store, redshifts))
     refuse_empty(config, store, redshifts)
     return unlike_training(
         config, trained, [SeenBox.of(config, store, redshift) for redshift in redshifts]
     )
+
+
+def check_length(config: TrainingConfig, name: str, mesh: Mesh) -> None:
+    """Check that a box has room for the averages that a network sees.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Of the run.
+    name : str
+        What messages call the box.
+    mesh : Mesh
+        Its mesh.
+
+    Raises
+    ------
+    ConfigError
+        If the largest of the scales is above a quarter of it.
+    """
+    largest = max(config.scales or (0.0,))
+    length, unit = float(mesh.cells_per_side), "cells"
+    if mesh.box_length_cmpc is not None:
+        length, unit = mesh.box_length_cmpc, "cMpc"
+    if not fits(largest, length):
+        raise ConfigError(
+            f"{name}: the network sees means within {largest:g} {unit} and needs boxes of at least "
+            f"{largest / LARGEST_SHARE:g} {unit}, got {length:.4g} {unit}; train one with smaller "
+            "scales for it"
+        )
 
 
 def unlike_training(
@@ -187,7 +218,10 @@ def _redshift(trained: Sequence[float], box: SeenBox) -> list[str]:
     low, high = trained
     if box.redshift is None or low - _REDSHIFTS_BEYOND <= box.redshift <= high + _REDSHIFTS_BEYOND:
         return []
-    return [f"redshift {box.redshift:g} lies outside of {_range(low, high)}, those of the training"]
+    known = f"that of the training, {low:g}"
+    if low < high:
+        known = f"those of the training, {low:g} to {high:g}"
+    return [f"redshift {box.redshift:g} is far from {known}"]
 
 
 def _moments(

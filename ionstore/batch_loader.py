@@ -157,7 +157,7 @@ class BatchLoader(ABC, Generic[BatchType]):
             raise MemoryBudgetError(
                 f"the batches prepared ahead take {ring / 1e6:.1f} MB of memory, memory_budget "
                 f"leaves {max(0, self._remainder.n_bytes) / 1e6:.1f} MB for them; raise "
-                f"memory_budget, lower batch_size{or_else}, or let go of other siblings first"
+                f"memory_budget or lower batch_size{or_else}"
             )
         other._start(sizes, settings, core)
         return other

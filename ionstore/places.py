@@ -62,6 +62,17 @@ def parse_place(place: str | os.PathLike[str]) -> StorePath:
     return ObjectPath(bucket, "/".join(pieces))
 
 
+def absolute(place: StorePath) -> StorePath:
+    """Return what names a place in every working folder.
+
+    Parameters
+    ----------
+    place : StorePath
+        A folder, or a key, which comes back as it is.
+    """
+    return place.absolute() if isinstance(place, Path) else place
+
+
 def bytes_below(place: StorePath) -> int:
     """Return the bytes of all files in a folder, or of all objects below a key.
 

@@ -88,7 +88,7 @@ def train(
             check_begun,
             check_new,
             default_run_folder,
-            trained_stores,
+            open_trained_stores,
         )
         from ionstore.store import CubeStore
 
@@ -100,8 +100,10 @@ def train(
         run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
         checkpoint = run.read_last()
         config, is_new = _configure(run, checkpoint, given)
-        named = stores or trained_stores(checkpoint) or (Path("cubes.zarr"),)
-        opened = [CubeStore.open(path) for path in named]
+        if stores or checkpoint is None:
+            opened = [CubeStore.open(path) for path in stores or (Path("cubes.zarr"),)]
+        else:
+            opened = open_trained_stores(run, checkpoint)
         _train(_fit(config, opened, given) if is_new else config, opened, run)
 
 

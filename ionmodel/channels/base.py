@@ -135,6 +135,11 @@ def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> 
             channel.radius_cells(box)
 
 
+def fits(radius: float, length: float) -> bool:
+    """Whether a box of some length has room for a ball, its radius in the same unit."""
+    return radius <= LARGEST_SHARE * length * (1 + 1e-9)
+
+
 def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
     """Return the radius of a ball if the box has room for it.
 
@@ -152,9 +157,9 @@ def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
     ConfigError
         If it is above a quarter of the box.
     """
-    largest = LARGEST_SHARE * mesh.cells_per_side
-    if radius_cells <= largest * (1 + 1e-9):
+    if fits(radius_cells, mesh.cells_per_side):
         return radius_cells
+    largest = LARGEST_SHARE * mesh.cells_per_side
     cell, unit = mesh.cell_size_cmpc or 1.0, "cells" if mesh.cell_size_cmpc is None else "cMpc"
     raise ConfigError(
         f"{what} must be at most a quarter of the box, {largest * cell:.4g} {unit}, got "

@@ -145,7 +145,7 @@ def test_what_is_unlike_training_is_said_before_and_after(run: Path, tmp_path: P
     out = tmp_path / "predicted.zarr"
     result = invoke("predict", "--run", str(run), "--store", str(other.path), "--out", str(out))
     assert result.exit_code == 0, result.output
-    line = "redshift 12 lies outside of 7.5 to 9, those of the training"
+    line = "redshift 12 is far from those of the training, 7.5 to 9"
     assert f"Note: {line}" in result.stderr
     assert f"  {line}\n" in result.stdout.split("Beware")[1]
 

@@ -153,6 +153,25 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
 
 
+def test_a_run_goes_on_from_another_folder_and_says_where_its_store_was(
+    store: CubeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "cubes.zarr", tmp_path / "moved.zarr"
+    shutil.copytree(store.path, here)
+    monkeypatch.chdir(tmp_path)
+    settings = [word for option in TINY for word in ("-o", option)]
+    relative = ["train", "--store", "cubes.zarr", "--run", "run", *settings]
+    assert CliRunner().invoke(ionmodel, relative).exit_code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    resume = ["train", "--run", "../run", "--resume", "-o", "epochs=3"]
+    assert CliRunner().invoke(ionmodel, resume).exit_code == 0
+    here.rename(there)
+    refused = CliRunner().invoke(ionmodel, resume)
+    assert_one_sentence(refused, f"was trained on {here}, which cannot be opened", "give --store")
+    assert CliRunner().invoke(ionmodel, [*resume, "--store", str(there)]).exit_code == 0
+
+
 def test_resume_takes_more_epochs_another_device_and_workers_and_nothing_else(
     store: CubeStore, tmp_path: Path
 ) -> None:

@@ -89,7 +89,7 @@ def test_malformed_options_are_refused(options: list[str]) -> None:
         ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
         ({"loss": "l1"}, "loss must be 'mse' or 'bce', got 'l1'; .* loss=bce"),
         ({"loss": "bce", "final_activation": False}, "needs final_activation"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at most 1, got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"seed": 2**63}, "seed must be below 9223372036854775808, got 9223372036854775808; give"),
         (

@@ -716,8 +716,9 @@ def test_a_family_of_other_makers_is_refused() -> None:
     ("network", "receptive_field", "message"),
     [
         (nn.Sequential(), None, "receptive_field must be given for a Sequential: the width"),
-        (nn.Sequential(), 4, "receptive_field must be odd and positive, got 4"),
-        (nn.Sequential(), -1, "receptive_field must be odd and positive, got -1"),
+        (nn.Sequential(), 4, "receptive_field must be a whole number, odd and positive, got 4"),
+        (nn.Sequential(), 9.0, "receptive_field must be a whole number, odd and positive, got 9.0"),
+        (nn.Sequential(), -1, "receptive_field must be a whole number, odd and positive, got -1"),
         (Pointwise(0), 3, "receptive_field must be the network's, 1, or left out, got 3"),
     ],
 )

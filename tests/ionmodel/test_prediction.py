@@ -65,7 +65,9 @@ def test_arrays_are_averaged_in_memory(
     shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
     rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **told)
     np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-4)
-    with pytest.warns(UnlikeTrainingWarning, match=r"redshift 12 lies outside of 7\.5 to 9"):
+    with pytest.warns(
+        UnlikeTrainingWarning, match=r"redshift 12 is far from those of the training, 7\.5 to 9"
+    ):
         other = predict(fields, **{**told, "redshift": 12.0})
     assert np.abs(other - xhii).max() > 1e-4
     with pytest.warns(UnlikeTrainingWarning, match=r"this box: a cell is 1\.579 cMpc; the network"):
@@ -110,6 +112,9 @@ def test_precision_is_full_while_predicting_and_as_it_was_after(
 def test_a_folder_without_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="expected a run with at least one finished epoch"):
         load(tmp_path)
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(RunFolderError, match=r"best\.pt: expected the folder of a run, got a file"):
+        load(tmp_path / "best.pt")
 
 
 def test_whatever_numpy_makes_cubes_of_is_taken(
@@ -179,14 +184,19 @@ def test_fields_that_are_none_are_refused(
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"box_length_cmpc": 0.0}, "box_length_cmpc must be a positive number, got 0"),
-        ({"box_length_cmpc": np.inf}, "box_length_cmpc must be a positive number, got inf"),
-        ({"redshift": -2.0}, "redshift must be a number from 0 on, got -2"),
-        ({"redshift": np.nan}, "redshift must be a number from 0 on, got nan"),
+        ({"box_length_cmpc": 0.0}, "box_length_cmpc must be one positive number, got 0"),
+        ({"box_length_cmpc": np.inf}, "box_length_cmpc must be one positive number, got inf"),
+        ({"box_length_cmpc": "19"}, "box_length_cmpc must be one positive number, got '19'"),
+        ({"box_length_cmpc": np.array([1.0, 2.0])}, "box_length_cmpc must be one positive number"),
+        ({"box_length_cmpc": True}, "box_length_cmpc must be one positive number, got True"),
+        ({"redshift": -2.0}, "redshift must be one number from 0 on, got -2"),
+        ({"redshift": np.nan}, "redshift must be one number from 0 on, got nan"),
+        ({"redshift": [7.5]}, r"redshift must be one number from 0 on, got \[7.5\]"),
+        ({"box_length_cmpc": 11.0}, "this box: the network .* of at least 12 cMpc, got 11 cMpc"),
     ],
 )
 def test_what_no_box_has_is_refused(
-    told: dict[str, float], message: str, runs: Callable[[str], RunFolder], odd_store: CubeStore
+    told: dict[str, Any], message: str, runs: Callable[[str], RunFolder], odd_store: CubeStore
 ) -> None:
     predict = load(runs("wide"), device="cpu")
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
@@ -234,20 +244,26 @@ def test_a_checkpoint_without_all_weights_is_refused(
         load(tmp_path)
 
 
-def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_as_it_was(
     runs: Callable[[str], RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    best, better = tmp_path / "best.pt", runs("pointwise").best
+    best, newer = tmp_path / "best.pt", tmp_path / "newer.pt"
     best.write_bytes(runs("residual").best.read_bytes())
+    newer.write_bytes(runs("pointwise").best.read_bytes())
 
-    def load_late(path: Path) -> dict[str, Any]:
-        path.write_bytes(better.read_bytes())
-        return load_checkpoint(path)
+    def load_meanwhile(path: Path, *, on_bytes: Callable[[bytes], object]) -> dict[str, Any]:
+        def take(piece: bytes) -> None:
+            on_bytes(piece)
+            if newer.exists():
+                newer.replace(path)  # as training does
 
-    monkeypatch.setattr("ionmodel.prediction.load_checkpoint", load_late)
-    predictor, other = load(tmp_path, device="cpu"), load(runs("pointwise"), device="cpu")
+        return load_checkpoint(path, on_bytes=take)
+
+    monkeypatch.setattr("ionmodel.prediction.load_checkpoint", load_meanwhile)
+    predictor, other = load(tmp_path, device="cpu"), load(runs("residual"), device="cpu")
+    assert not newer.exists()
     assert predictor.config == other.config
-    assert (predictor.digest, predictor.size_bytes) == (other.digest, better.stat().st_size)
+    assert (predictor.digest, predictor.size_bytes) == (other.digest, other.size_bytes)
 
 
 def _full(*arguments: object, **options: object) -> None:

@@ -27,7 +27,7 @@ def test_what_is_unlike_training_is_told_with_numbers(
     told = check_store(predictor.config, predictor.trained, other, [12.0])
     text = "\n".join(told)
     assert "a cell is 5.263 cMpc; the network was trained with" in text
-    assert "redshift 12 lies outside of 7.5 to 9, those of the training" in text
+    assert "redshift 12 is far from those of the training, 7.5 to 9" in text
     assert "the mean of n_src at redshift 12 is" in text
     assert check_store(predictor.config, None, other, [12.0])[0].startswith("the run does not say")
 
