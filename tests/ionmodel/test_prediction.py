@@ -79,7 +79,7 @@ def test_arrays_are_averaged_in_memory(
         ConfigError, match=r"averages over balls \(n_igm_top_hat_2\).* give box_len"
     ):
         predict(fields, redshift=7.5)
-    with pytest.raises(ConfigError, match="at most a quarter of the box"):
+    with pytest.raises(ConfigError, match="needs boxes of at least 18 cMpc, got 10 cMpc"):
         predict(fields, redshift=7.5, box_length_cmpc=10.0)
 
 

@@ -41,7 +41,7 @@ def test_a_radius_is_in_cmpc_or_in_cells_of_a_box_of_unknown_size() -> None:
 
 def test_nothing_above_a_quarter_of_the_box() -> None:
     TopHat("n_igm", 16.0).radius_cells(Box(Mesh(32, 64.0)))
-    with pytest.raises(ConfigError, match=r"of scales must be at most .* 16 cMpc, got 16.1 cMpc"):
+    with pytest.raises(ConfigError, match=r"scales must be at most .* 16 cMpc, got 16.1 cMpc"):
         TopHat("n_igm", 16.1).radius_cells(Box(Mesh(32, 64.0)))
     with pytest.raises(ConfigError, match="at most a quarter of the box, 8 cells, got 9 cells"):
         TopHat("n_igm", 9.0).radius_cells(Box(Mesh(32)))
