@@ -43,8 +43,8 @@ from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
-from ionstore.split import Region, block_split
-from ionstore.store import CubeStore
+from ionstore.sampling.split import Region, block_split
+from ionstore.store.cube_store import CubeStore
 
 NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}
 """What the preset ``small`` has otherwise."""

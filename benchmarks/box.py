@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube import Fields
-from ionstore.grid import Mesh
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Fields
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
+from ionstore.store.cube_store import CubeStore
 
 NAMES = ("n_igm", "n_src")
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from result import print_result
 
-from ionstore.codecs import Compression, blosc
-from ionstore.cube import Array
-from ionstore.fields import FIELDS
-from ionstore.grid import Mesh
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Array
+from ionstore.cube.fields import FIELDS
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
+from ionstore.store.codecs import Compression, blosc
+from ionstore.store.cube_store import CubeStore
 
 SETTINGS = [
     *(

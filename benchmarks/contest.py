@@ -12,8 +12,8 @@ import numpy as np
 from box import Box
 from result import median_and_spread
 
-from ionstore.cube import Array, Cells, Neighborhoods
-from ionstore.neighborhoods import gather_neighborhoods
+from ionstore.cube.arrays import Array, Cells, Neighborhoods
+from ionstore.loading.gather import gather_neighborhoods
 
 BATCH_BYTES, MOST_SAMPLES = 32e6, 1024
 N_BATCHES = 8  # of different cells, so that no contestant finds its data in the processor's cache

@@ -18,9 +18,9 @@ import numpy as np
 from box import NAMES
 from contest import N_DROPPED, N_TIMED, Case, Contestant, Cutting, Streaming, UnavailableError
 
-from ionstore.cube import Array, Fields
-from ionstore.loading import NeighborhoodLoader
-from ionstore.neighborhoods import gather_neighborhoods
+from ionstore.cube.arrays import Array, Fields
+from ionstore.loading.gather import gather_neighborhoods
+from ionstore.loading.loaders import NeighborhoodLoader
 
 CACHE_BYTES = 8 * 10**9  # more than any box here: nothing that was decoded is dropped
 

@@ -28,14 +28,14 @@ import zarr
 from numcodecs import blosc
 from result import median_and_spread, print_result
 
-from ionstore.conversion import convert, slices
-from ionstore.cube import Array
-from ionstore.layout import Corner
-from ionstore.normalize import fit_normalization
-from ionstore.places import open_file
-from ionstore.shards import ShardIndexes, plan_block
-from ionstore.split import Region
-from ionstore.store import CubeStore
+from ionstore.cube.arrays import Array
+from ionstore.sampling.split import Region
+from ionstore.storage.paths import open_file
+from ionstore.store.conversion import convert, slices
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner
+from ionstore.store.normalization import fit_normalization
+from ionstore.store.shards import ShardIndexes, plan_block
 
 Block = tuple[Corner, Corner]
 """First cell and shape of a block."""

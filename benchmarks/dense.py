@@ -37,6 +37,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from ioncli.process_memory import PeakMemory
 from ionmodel.channels.cache import with_channels
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import read_preset
@@ -44,11 +45,10 @@ from ionmodel.networks.base import DenseNetwork, PatchNetwork
 from ionmodel.predicted_store import predict_store, read_inputs
 from ionmodel.prediction import Predictor
 from ionmodel.training import network_of
-from ionstore.neighborhoods import gather_neighborhoods
-from ionstore.normalize import fit_normalization
-from ionstore.process_memory import PeakMemory
-from ionstore.split import Region
-from ionstore.store import CubeStore
+from ionstore.loading.gather import gather_neighborhoods
+from ionstore.sampling.split import Region
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import fit_normalization
 
 MATRIX = 2048
 LARGE_TILES = {"scales": "none", "tile": 48, "batch_size": 2}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from result import median_and_spread, print_result
 
-from ionstore.loading import Batch, NeighborhoodLoader
+from ionstore.loading.loaders import Batch, NeighborhoodLoader
 
 BATCH_BYTES, MOST_SAMPLES, N_DROPPED, N_TIMED = 32e6, 1024, 5, 20
 

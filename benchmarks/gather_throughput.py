@@ -2,7 +2,7 @@
 
 All contestants deliver batches of two fields, C-contiguous float32, checked before they are timed:
 
-- gather       `ionstore.neighborhoods.gather_neighborhoods`, one thread
+- gather       `ionstore.loading.gather.gather_neighborhoods`, one thread
 - loader       `ionstore.loading.NeighborhoodLoader`, thread mode, batch in hand, in mid-epoch
 - c_row_copy   the same row copies in C
 - c_memcpy     the limit: batches that are there already, one memcpy each

@@ -27,10 +27,10 @@ import numpy as np
 from numcodecs import blosc as blosc_settings
 from result import median_and_spread, print_result
 
-from ionstore.codecs import blosc
-from ionstore.cube import Array
-from ionstore.ingest import ingest_cubes
-from ionstore.store import CubeStore
+from ionstore.cube.arrays import Array
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.store.codecs import blosc
+from ionstore.store.cube_store import CubeStore
 
 PREFIXES = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}
 

@@ -20,9 +20,9 @@ import numpy as np
 from process import output_of_script, peak_of_script
 from result import print_result
 
-from ionstore.grid import Mesh
-from ionstore.statistics import FieldStatistics
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 
 RESIDENT = {"radius": 24, "batch_size": 32, "samples_per_epoch": 3000}
 REGIONS = {

@@ -3,7 +3,7 @@
 Every contestant hands out the same long epoch of batches, checked first. Timed is the middle of the
 epoch: the first two batches pass before the clock starts, so that starting up does not count.
 
-- inline         `ionstore.neighborhoods.gather_neighborhoods`, called in the loop
+- inline         `ionstore.loading.gather.gather_neighborhoods`, called in the loop
 - inline_ring    the same, from shared memory into four shared batches in turn, as in the loader
 - loader_0       `ionstore.loading.NeighborhoodLoader`, its background thread
 - loader_1, _2   the same with one and two worker processes
@@ -32,8 +32,8 @@ from contestants import streaming_loader
 from result import print_result
 from torch.utils.data import DataLoader, Dataset
 
-from ionstore.cube import Array, Fields, Neighborhoods
-from ionstore.neighborhoods import gather_neighborhoods
+from ionstore.cube.arrays import Array, Fields, Neighborhoods
+from ionstore.loading.gather import gather_neighborhoods
 
 
 class PaddedBox(Dataset[torch.Tensor]):

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ionstore.process_memory import PeakMemory
+from ioncli.process_memory import PeakMemory
 
 
 def peak_of_script(code: str, *arguments: str) -> int:

@@ -20,7 +20,7 @@ from ionmodel.config_keys import read_preset
 from ionmodel.datasets import open_training_data
 from ionmodel.run_folder import RunFolder
 from ionmodel.training import train
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 
 
 def main() -> None:

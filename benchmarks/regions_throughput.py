@@ -32,9 +32,9 @@ import zarr
 from contestants import compiled, pointer
 from result import median_and_spread, print_result
 
-from ionstore.cube import Array, Cells, Neighborhoods
-from ionstore.loading import NeighborhoodLoader
-from ionstore.store import CubeStore
+from ionstore.cube.arrays import Array, Cells, Neighborhoods
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.store.cube_store import CubeStore
 
 BATCH_BYTES, MOST_SAMPLES = 16e6, 1024
 NAMES, TARGET = ("n_igm", "n_src"), "xhii"

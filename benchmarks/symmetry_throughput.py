@@ -3,7 +3,7 @@
 Random cells of a box of two float32 fields, each under a random one of 48 symmetries:
 
 - plain          no symmetry
-- while_cutting  `ionstore.neighborhoods.gather_neighborhoods` with ``symmetries``
+- while_cutting  `ionstore.loading.gather.gather_neighborhoods` with ``symmetries``
 - afterwards     cut, then each sample flipped and transposed into the batch by NumPy
 
     python benchmarks/symmetry_throughput.py --mesh 300 --radius 24 --radius 12 --radius 4
@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 from result import median_and_spread, print_result
 
-from ionstore.neighborhoods import gather_neighborhoods
-from ionstore.symmetry import N_SYMMETRIES, transformed
+from ionstore.loading.gather import gather_neighborhoods
+from ionstore.sampling.symmetry import N_SYMMETRIES, transformed
 
 BATCH_BYTES, MOST_SAMPLES, N_BATCHES = 32e6, 1024, 8
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.grid import Mesh
-from ionstore.statistics import FieldStatistics
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 
 FILES = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}
 UNITS = {"n_igm": "g cm-3", "n_src": "1", "xhii": "1"}

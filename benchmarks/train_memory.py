@@ -67,7 +67,7 @@ def measure_training(preset: str, store: Path, run: Path, options: list[str]) ->
 
 
 def measure_way_2021(store: Path, folder: Path) -> None:
-    from ionstore.loading import NeighborhoodLoader
+    from ionstore.loading.loaders import NeighborhoodLoader
 
     files = folder / "cubes"
     files.mkdir()

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube import Cells, Fields
-from ionstore.layout import Corner
-from ionstore.split import Region
+from ionstore.cube.arrays import Cells, Fields
+from ionstore.sampling.split import Region
+from ionstore.store.layout import Corner
 
 
 def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
@@ -38,8 +38,8 @@ def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
     Parameters
     ----------
     starts : ndarray of int64, shape (n, 3)
-        First cells of tiles, of those that `ionstore.samples.tile_starts` covers the region with:
-        the last ones overlap those before.
+        First cells of tiles, of those that `ionstore.sampling.samples.tile_starts` covers the
+        region with: the last ones overlap those before.
     region : Region
         The region.
     tile : int

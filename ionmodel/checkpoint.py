@@ -10,7 +10,7 @@ import torch
 
 from ionmodel.config import make_config
 from ionmodel.errors import RunFolderError
-from ionstore.atomic import whole_file
+from ionstore.storage.files import whole_file
 
 FORMAT_VERSION = 4
 

@@ -19,8 +19,8 @@ from ionmodel.channels.mean_free_path import SOURCES, Law
 from ionmodel.config_keys import example, parse_size, toml_value
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
-from ionstore.normalize import DEFAULT_TRANSFORMS, Transform
-from ionstore.symmetry import Symmetries
+from ionstore.sampling.symmetry import Symmetries
+from ionstore.store.normalization import DEFAULT_TRANSFORMS, Transform
 
 TARGET = "xhii"
 """Field that networks predict."""
@@ -94,8 +94,8 @@ class TrainingConfig(BaseModel):
     redshifts : tuple of float, optional
         Redshifts trained on; all of the store by default.
     transforms : mapping of str to str
-        Transform by field where `ionstore.normalize.DEFAULT_TRANSFORMS` is not wanted; averages
-        of a field are transformed as it is.
+        Transform by field where `ionstore.store.normalization.DEFAULT_TRANSFORMS` is not wanted;
+        averages of a field are transformed as it is.
     network : str
         Family of networks, a name in `ionmodel.networks.NETWORKS`.
     radius : int

@@ -15,14 +15,14 @@ from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.splits import split_cells
 from ionmodel.trained_range import trained_range
-from ionstore.cube import Cells
-from ionstore.loader_settings import LoaderOptions, SettingsOptions
-from ionstore.loading import NeighborhoodLoader, TileLoader
-from ionstore.normalize import Normalization, fit_normalization
-from ionstore.places import absolute
-from ionstore.samples import tile_starts
-from ionstore.split import Region, Split
-from ionstore.store import CubeStore
+from ionstore.cube.arrays import Cells
+from ionstore.loading.loaders import NeighborhoodLoader, TileLoader
+from ionstore.sampling.samples import tile_starts
+from ionstore.sampling.settings import LoaderOptions, SettingsOptions
+from ionstore.sampling.split import Region, Split
+from ionstore.storage.paths import absolute
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import Normalization, fit_normalization
 
 Loader = NeighborhoodLoader | TileLoader
 

@@ -11,9 +11,9 @@ from ionmodel.box_tiles import first_new_cells
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.redshift_input import with_redshift
-from ionstore.cube import Cells
-from ionstore.loading import Batch, NeighborhoodLoader, TileBatch, TileLoader
-from ionstore.split import Region
+from ionstore.cube.arrays import Cells
+from ionstore.loading.loaders import Batch, NeighborhoodLoader, TileBatch, TileLoader
+from ionstore.sampling.split import Region
 
 Floats = NDArray[np.float32]
 
@@ -81,8 +81,8 @@ def predict_cells(
     device : torch.device
         Where the network is.
     regions : sequence of Region
-        What the tiles cover in each store, as `ionstore.samples.tile_starts` says; needed of a
-        loader of tiles, which may overlap.
+        What the tiles cover in each store, as `ionstore.sampling.samples.tile_starts` says; needed
+        of a loader of tiles, which may overlap.
     redshift_input : bool
         Whether the network sees the redshift.
     on_batch : callable

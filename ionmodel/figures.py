@@ -8,7 +8,7 @@ import numpy as np
 
 from ionmodel.config import Leak
 from ionmodel.evaluation import Predictions
-from ionstore.atomic import whole_file
+from ionstore.storage.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,21 +22,21 @@ from ionmodel.prediction_plan import (
 )
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.trained_range import check_store
-from ionstore.attributes import ROOT_METADATA, SourceFile, read_root_metadata
-from ionstore.build import PartBooks, StoreBuild, full_disk_as_message
-from ionstore.cube import Fields
-from ionstore.digest import in_words, start_digest
+from ionstore.build.bucket import ObjectBooks, ObjectBuild, start_build
+from ionstore.build.folder import PartBooks, StoreBuild, full_disk_as_message
+from ionstore.build.parts import merge_parts, write_part
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.build.store_writer import StoredField, StoreWriter, create_store
+from ionstore.cube.arrays import Fields
+from ionstore.cube.fields import PREDICTED
 from ionstore.errors import StoreExistsError, StoreFormatError, UserError
-from ionstore.fields import PREDICTED
-from ionstore.inventory import Inventory, take_inventory
-from ionstore.layout import Corner, Part
-from ionstore.object_build import ObjectBooks, ObjectBuild, start_build
-from ionstore.partition import pieces_on_mesh
-from ionstore.places import StorePath, absolute
-from ionstore.recorded_parts import merge_parts, write_part
-from ionstore.shard_writer import ShardWriter
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, StoreWriter, create_store
+from ionstore.info import Inventory, take_inventory
+from ionstore.sampling.regions import pieces_on_mesh
+from ionstore.storage.digest import in_words, start_digest
+from ionstore.storage.paths import StorePath, absolute
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner, Part
+from ionstore.store.metadata import ROOT_METADATA, SourceFile, read_root_metadata
 
 
 @dataclass(frozen=True, slots=True)

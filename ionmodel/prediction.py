@@ -41,16 +41,16 @@ from ionmodel.requirements import is_overdensity, needs_mean
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import SeenBox, check_length, radii_in_cells, unlike_training
 from ionmodel.training import choose_device, network_of
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array, Fields
-from ionstore.digest import in_words, start_digest
+from ionstore.cube.arrays import Array, Fields
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import MemoryBudgetError
-from ionstore.grid import Mesh
-from ionstore.layout import Corner
-from ionstore.neighborhoods import gather_neighborhoods
-from ionstore.normalize import Normalization
-from ionstore.split import Region
-from ionstore.statistics import FieldStatistics
+from ionstore.loading.gather import gather_neighborhoods
+from ionstore.sampling.split import Region
+from ionstore.storage.digest import in_words, start_digest
+from ionstore.store.layout import Corner
+from ionstore.store.normalization import Normalization
 
 _FEW_PATCHES = 8  # that tell whether all that are predicted together can be timed
 _LONGEST_TIMING_S = 5.0  # that these may take, by what the few take

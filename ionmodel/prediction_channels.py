@@ -10,8 +10,8 @@ from pathlib import Path
 from ionmodel.channels.cache import CACHE_NAME, boxes_of, cache_path, with_channels
 from ionmodel.prediction import Predictor
 from ionmodel.run_folder import RunFolder
-from ionstore.cube import REDSHIFT_TOLERANCE
-from ionstore.store import CubeStore
+from ionstore.cube.arrays import REDSHIFT_TOLERANCE
+from ionstore.store.cube_store import CubeStore
 
 
 @dataclass(frozen=True, slots=True)

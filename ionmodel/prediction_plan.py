@@ -7,10 +7,10 @@ from math import prod
 from ionmodel.channels.cache import smoothing_bytes
 from ionmodel.network_memory import SMALLEST_TILE, largest_tile, tile_bytes
 from ionmodel.prediction import Predictor
+from ionstore.cube.fields import PREDICTED
 from ionstore.errors import MemoryBudgetError
-from ionstore.fields import PREDICTED
-from ionstore.layout import Layout, Part, plan_parts
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout, Part, plan_parts
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
 

@@ -8,10 +8,10 @@ from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.splits import split_cells
-from ionstore.fields import N_IGM, N_SRC
-from ionstore.normalize import DEFAULT_TRANSFORMS
-from ionstore.places import StorePath
-from ionstore.store import CubeStore
+from ionstore.cube.fields import N_IGM, N_SRC
+from ionstore.storage.paths import StorePath
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import DEFAULT_TRANSFORMS
 
 _WORKERS_A_PROCESSOR = 4
 _ALONE = 0.5  # cells: a ball of such a radius holds the cell in its middle alone

@@ -16,9 +16,9 @@ from ionmodel.checkpoint import load_checkpoint
 from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import read_toml
 from ionmodel.errors import ConfigError, RunFolderError
-from ionstore.atomic import whole_file
 from ionstore.errors import UserError
-from ionstore.store import CubeStore
+from ionstore.storage.files import whole_file
+from ionstore.store.cube_store import CubeStore
 
 _log = logging.getLogger(__name__)
 

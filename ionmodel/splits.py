@@ -7,8 +7,8 @@ import numpy as np
 from ionmodel.channels.base import LARGEST_SHARE
 from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
-from ionstore.split import Region, Split, block_split, largest_radius, random_split
-from ionstore.store import CubeStore
+from ionstore.sampling.split import Region, Split, block_split, largest_radius, random_split
+from ionstore.store.cube_store import CubeStore
 
 
 def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:

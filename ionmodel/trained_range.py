@@ -10,10 +10,10 @@ from ionmodel.channels.cache import boxes_of
 from ionmodel.config import TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.requirements import is_overdensity, refuse_empty
-from ionstore.fields import N_IGM
-from ionstore.grid import Mesh
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
+from ionstore.cube.fields import N_IGM
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
+from ionstore.store.cube_store import CubeStore
 
 _SAME_CELL = 0.01  # relative
 _FAR = 1.5  # times the largest, or one such part of the smallest

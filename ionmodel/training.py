@@ -19,8 +19,8 @@ from ionmodel.requirements import check_stores, check_workers, remarks
 from ionmodel.run_folder import RunFolder, begun_config, check_new, resumed_config
 from ionmodel.trainer import Trainer
 from ionstore.errors import MemoryBudgetError, UserError
-from ionstore.normalize import Normalization
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import Normalization
 
 
 def train(

@@ -1,1 +1,8 @@
-"""Data engine for reionization emulators: simulation cubes in, neighborhoods of cells out."""
+"""Simulation cubes in one compressed Zarr store, and batches of neighborhoods out of it."""
+
+from importlib.metadata import version
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version("ionstore")

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ionstore.atomic import link_or_copy
-from ionstore.attributes import ROOT_METADATA, how_to_finish, partial_folder
-from ionstore.build import StoreBuild, full_disk_as_message
-from ionstore.cosmology import Cosmology
-from ionstore.description import check_known
+from ionstore.build.folder import StoreBuild, full_disk_as_message
+from ionstore.build.store_writer import write_attributes, write_cell_centers
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import check_known
+from ionstore.cube.fields import N_IGM, N_SRC
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.units import N_SRC_UNITS, KnownFrame, contradiction_to_frame
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
-from ionstore.fields import N_IGM, N_SRC
-from ionstore.grid import Mesh
-from ionstore.objects import ObjectPath
-from ionstore.places import parse_place
-from ionstore.store import CubeStore
-from ionstore.store_writer import write_attributes, write_cell_centers
-from ionstore.units import N_SRC_UNITS, KnownFrame, contradiction_to_frame
+from ionstore.storage.files import link_or_copy
+from ionstore.storage.paths import parse_place
+from ionstore.storage.s3 import ObjectPath
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.metadata import ROOT_METADATA, how_to_finish, partial_folder
 
 
 def edit_store(
@@ -47,8 +47,8 @@ def edit_store(
     omega_m, omega_b : float, optional
         Density parameters of matter and of baryons today. As they were by default.
     n_src_unit : str, optional
-        Unit of sources that are not stored as counts, one of `ionstore.units.N_SRC_UNITS`. As it
-        was by default.
+        Unit of sources that are not stored as counts, one of `ionstore.cube.units.N_SRC_UNITS`. As
+        it was by default.
     density_frame : {"proper", "comoving"}, optional
         Frame of the gas density, whose unit is then g/cm3. As it was by default.
     on_opened : callable

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.atomic import whole_file
-from ionstore.attributes import check_is_outside_stores
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.fields import IONIZED_FRACTIONS
 from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
-from ionstore.fields import IONIZED_FRACTIONS
-from ionstore.layout import Corner
-from ionstore.store import CubeStore
+from ionstore.storage.files import whole_file
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner
+from ionstore.store.metadata import check_is_outside_stores
 from ionstore.threads import Progress, run_in_threads
 
 _BLOCK_BYTES = 1 << 23

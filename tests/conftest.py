@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
-from ionstore.grid import Mesh
-from ionstore.layout import Layout
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.object_server import environment, make_bucket, running_object_server
 
 # Read when torch is imported, in processes of tests too. Its threads wait for each other without

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ionstore.objects import ObjectPath
+from ionstore.storage.s3 import ObjectPath
 
 _START_S = 30.0
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorstore
 
-from ionstore.cube import Array
-from ionstore.layout import Layout
-from ionstore.store import DIMENSIONS, CubeStore
+from ionstore.cube.arrays import Array
+from ionstore.store.cube_store import DIMENSIONS, CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 FORMAT_1 = Path(__file__).parent / "data" / "format_1.zarr"

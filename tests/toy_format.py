@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array, Cells
+from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.fields import FIELDS
 from ionstore.errors import SourceDataError
-from ionstore.fields import FIELDS
-from ionstore.layout import Corner
 from ionstore.readers.base import (
     FieldSource,
     FileContents,
@@ -22,6 +21,7 @@ from ionstore.readers.base import (
     OnBytes,
     PointList,
 )
+from ionstore.store.layout import Corner
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ioncli.inventory_text import lacking_lines
 from ioncli.options import table_lines
 
 if TYPE_CHECKING:
-    from ionstore.detection import Detection, FieldSummary
+    from ionstore.ingest.detect import Detection, FieldSummary
 
 _REDSHIFTS_SHOWN = 4
 _HASH = re.compile("([0-9a-f]{6})[0-9a-f]{26}")  # in the names of 21cmFAST
@@ -75,7 +75,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _numbers(found: FieldSummary) -> str:
-    from ionstore.quantities import QUANTITY_WORDS
+    from ionstore.ingest.unit_conversion import QUANTITY_WORDS
 
     return QUANTITY_WORDS[found.quantity]
 

@@ -8,7 +8,7 @@ import click
 from ioncli import options
 
 if TYPE_CHECKING:
-    from ionstore.store import CubeStore
+    from ionstore.store.cube_store import CubeStore
 
 
 @click.command()
@@ -81,7 +81,7 @@ def edit(
 
 def _what_it_says(store: "CubeStore") -> dict[str, str]:
     """Return what can be edited, in words."""
-    from ionstore.cosmology import Cosmology
+    from ionstore.cube.cosmology import Cosmology
 
     box, cosmology = store.mesh.box_length_cmpc, store.cosmology or Cosmology()
     parameters = {name: getattr(cosmology, name) for name in ("h", "omega_m", "omega_b")}

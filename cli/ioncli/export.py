@@ -39,10 +39,10 @@ def export(
     Example:
       ionstore export cubes.zarr --field xhii --redshift 8.397 -o xfrac3d_8.397.bin
     """
+    from ionstore.cube.fields import ionized_fraction_among
     from ionstore.errors import NotInStoreError
     from ionstore.export import export_field
-    from ionstore.fields import ionized_fraction_among
-    from ionstore.store import CubeStore
+    from ionstore.store.cube_store import CubeStore
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)

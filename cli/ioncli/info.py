@@ -20,8 +20,8 @@ def info(store: Path, as_json: bool) -> None:
       ionstore info cubes.zarr --json | jq .redshifts
     """
     from ioncli.inventory_text import inventory_lines, source_lines, statistics_lines
-    from ionstore.inventory import take_inventory
-    from ionstore.store import CubeStore
+    from ionstore.info import take_inventory
+    from ionstore.store.cube_store import CubeStore
 
     with options.errors_as_messages():
         inventory = take_inventory(CubeStore.open(store))

@@ -12,8 +12,8 @@ from ioncli import options
 from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ionstore.detection import Detection
-    from ionstore.store import CubeStore
+    from ionstore.ingest.detect import Detection
+    from ionstore.store.cube_store import CubeStore
 
 
 class KeepBits(click.ParamType[tuple[str, int]]):
@@ -42,7 +42,7 @@ class FieldPath(click.ParamType[tuple[str, Path]]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, Path]:
         """Return the field and the path."""
-        from ionstore.fields import FIELDS
+        from ionstore.cube.fields import FIELDS
 
         if isinstance(value, tuple):
             return value
@@ -194,13 +194,13 @@ def ingest(
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
     from ioncli.inventory_text import inventory_lines
-    from ionstore.build_plan import known_of, select_for
-    from ionstore.description import from_values
-    from ionstore.detection import detect
-    from ionstore.file_selection import FileSelection
-    from ionstore.ingest import ingest_cubes
-    from ionstore.object_build import start_build
-    from ionstore.store import CubeStore
+    from ionstore.build.bucket import start_build
+    from ionstore.cube.description import from_values
+    from ionstore.ingest.append import known_of, select_for
+    from ionstore.ingest.detect import detect
+    from ionstore.ingest.ingest import ingest_cubes
+    from ionstore.ingest.selection import FileSelection
+    from ionstore.store.cube_store import CubeStore
 
     if append and overwrite:
         raise click.UsageError("--append adds to STORE, --overwrite replaces it; give one of them")
@@ -258,8 +258,8 @@ def ingest(
 
 
 def _what_is_kept(store: Path) -> str:
-    from ionstore.attributes import partial_folder
-    from ionstore.places import parse_place
+    from ionstore.storage.paths import parse_place
+    from ionstore.store.metadata import partial_folder
 
     place = parse_place(store)
     if isinstance(place, Path) and not partial_folder(place).exists():
@@ -278,7 +278,7 @@ def _echo_fields(detection: "Detection") -> None:
 def _show(detection: "Detection", old: "CubeStore | None", keep_bits: dict[str, int]) -> None:
     """Print what was found and what is missing; exit with 1 where an ingest would be refused."""
     from ioncli.detection_text import detection_lines
-    from ionstore.ingest import outline_ingest
+    from ionstore.ingest.ingest import outline_ingest
 
     for line in detection_lines(detection):
         click.echo(line)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ioncli.options import bytes_in_words, table_lines
 
 if TYPE_CHECKING:
-    from ionstore.attributes import SourceFile
-    from ionstore.inventory import Inventory
+    from ionstore.info import Inventory
+    from ionstore.store.metadata import SourceFile
 
 
 def inventory_lines(inventory: Inventory) -> Iterator[str]:
@@ -57,7 +57,7 @@ def lacking_lines(fields: Collection[str]) -> Iterator[str]:
 
     Of what a network predicted nothing is lacking.
     """
-    from ionstore.fields import INPUTS, WITHOUT
+    from ionstore.cube.fields import INPUTS, WITHOUT
 
     if any(one.name in fields for one in INPUTS):
         yield from (

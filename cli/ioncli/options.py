@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ionstore.store import CubeStore
+    from ionstore.store.cube_store import CubeStore
 
 
 @contextmanager

@@ -90,11 +90,11 @@ def predict(
       torchrun --nproc-per-node 4 -- $(which ionmodel) predict --run runs/first --store cubes.zarr
     """
     with options.errors_as_messages():
+        from ioncli.process_memory import PeakMemory
         from ionmodel.predicted_store import predict_store
         from ionmodel.prediction import load
         from ionmodel.ranks import is_first_process
-        from ionstore.process_memory import PeakMemory
-        from ionstore.store import CubeStore
+        from ionstore.store.cube_store import CubeStore
 
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()

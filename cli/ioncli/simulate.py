@@ -48,9 +48,9 @@ def simulate(
     Example:
       ionstore simulate sim/ --mesh 64 --redshift 10.11 --redshift 8.397 --redshift 7.305
     """
-    from ionstore.grid import Mesh
-    from ionstore.simulate import why_no_sources
-    from ionstore.simulation_files import write_simulation
+    from ionstore.cube.mesh import Mesh
+    from ionstore.simulate.cubes import why_no_sources
+    from ionstore.simulate.files import write_simulation
 
     box = Mesh(mesh, box_length_cmpc)
     with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as report:

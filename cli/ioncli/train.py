@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ionmodel.config import TrainingConfig
     from ionmodel.events import Plan, Progress, Result
     from ionmodel.run_folder import RunFolder
-    from ionstore.store import CubeStore
+    from ionstore.store.cube_store import CubeStore
 
 _LONG_BATCH_S = 5.0
 
@@ -90,7 +90,7 @@ def train(
             default_run_folder,
             open_trained_stores,
         )
-        from ionstore.store import CubeStore
+        from ionstore.store.cube_store import CubeStore
 
         if resume and run_path is None:
             raise click.UsageError("--resume needs --run, the folder to go on in")
@@ -168,9 +168,9 @@ def _fit(
 
 def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder") -> None:
     from ioncli.epochs import EpochDisplay
+    from ioncli.process_memory import PeakMemory
     from ionmodel import training
     from ionmodel.errors import Interrupted
-    from ionstore.process_memory import PeakMemory
 
     stop, display = _Stop(), EpochDisplay()
 

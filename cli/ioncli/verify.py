@@ -11,8 +11,8 @@ from ioncli import options
 from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ionstore.damage import Damage
-    from ionstore.verify import Verification
+    from ionstore.verify.damage import Damage
+    from ionstore.verify.verify import Verification
 
 
 @click.command()
@@ -38,8 +38,8 @@ def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
       ionstore verify cubes.zarr --sources sim/
       ionstore verify cubes.zarr --sources sim/ --sources later_redshifts/
     """
-    from ionstore.store import CubeStore
-    from ionstore.verify import verify_store
+    from ionstore.store.cube_store import CubeStore
+    from ionstore.verify.verify import verify_store
 
     with options.errors_as_messages(), progress_bar(f"Verifying {store.name}") as report:
         found = verify_store(CubeStore.open(store), sources=sources, on_progress=report)

@@ -40,9 +40,9 @@ def view(
     Example:
       ionstore view cubes.zarr --field xhii --redshift 8.397 -o slice.png
     """
-    from ionstore.fields import ionized_fraction_among
-    from ionstore.slice_figure import draw_slice
-    from ionstore.store import CubeStore
+    from ionstore.cube.fields import ionized_fraction_among
+    from ionstore.store.cube_store import CubeStore
+    from ionstore.view import draw_slice
 
     with options.errors_as_messages():
         cubes = CubeStore.open(store)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ionmodel.channels import CHANNELS
 from ionmodel.errors import ConfigError
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Fields
-from ionstore.grid import Mesh
+from ionstore.cube.arrays import Fields
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.mesh import Mesh
 
 if TYPE_CHECKING:  # it needs torch
     from ionmodel.channels.periodic_field import PeriodicField

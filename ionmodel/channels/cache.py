@@ -10,17 +10,17 @@ from typing import Any
 
 from ionmodel.channels.base import Box, DerivedChannel, check_channels
 from ionmodel.channels.periodic_field import FIELDS_AT_ONCE, PeriodicField
-from ionstore.build import StoreBuild, full_disk_as_message
-from ionstore.cube import Fields
-from ionstore.digest import start_digest
+from ionstore.build.folder import StoreBuild, full_disk_as_message
+from ionstore.build.parts import merge_parts, write_part
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.build.store_writer import StoredField, StoreWriter, create_store
+from ionstore.cube.arrays import Fields
+from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError
-from ionstore.grid import Mesh
-from ionstore.joined_store import JoinedStore
-from ionstore.layout import Part, plan_parts
-from ionstore.recorded_parts import merge_parts, write_part
-from ionstore.shard_writer import ShardWriter
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, StoreWriter, create_store
+from ionstore.storage.digest import start_digest
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.joined_store import JoinedStore
+from ionstore.store.layout import Part, plan_parts
 
 ALGORITHM = 1
 """Raised whenever channels come out as other numbers: older ones are then not reused."""

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from ionmodel.channels.base import Box, DerivedChannel, within_box
 from ionmodel.errors import ConfigError
-from ionstore.cosmology import Cosmology
-from ionstore.grid import Mesh
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.mesh import Mesh
 
 Law = Literal["constant", "choudhury2009", "worseck2014"]
 
@@ -49,7 +49,7 @@ def choudhury2009(redshift: float, cosmology: Cosmology) -> float:
 
     Examples
     --------
-    >>> from ionstore.cosmology import PLANCK18
+    >>> from ionstore.cube.cosmology import PLANCK18
     >>> round(choudhury2009(8.397, PLANCK18), 2)
     29.38
     """

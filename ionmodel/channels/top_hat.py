@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ionmodel.channels.base import Box, DerivedChannel, within_box
-from ionstore.grid import Mesh
+from ionstore.cube.mesh import Mesh
 
 
 @dataclass(frozen=True, slots=True)

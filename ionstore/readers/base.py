@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array, Cells
-from ionstore.layout import Corner
-from ionstore.units import KnownFrame
+from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.units import KnownFrame
+from ionstore.store.layout import Corner
 
 STREAM_BYTES = 1 << 23
 OnBytes = Callable[[bytes], object]
@@ -220,7 +220,7 @@ class FoundField:
     Parameters
     ----------
     field : str, optional
-        Name of the field, one of `ionstore.fields.FIELDS`; None where neither the file nor its
+        Name of the field, one of `ionstore.cube.fields.FIELDS`; None where neither the file nor its
         name says, so that only a user who names the file for a field can.
     redshift : float, optional
         Redshift as the file or its name says; None where neither does.

@@ -9,13 +9,13 @@ import xarray as xr
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build import StoreBuild
-from ionstore.cosmology import Cosmology, mean_gas_density
-from ionstore.description import SimulationDescription
+from ionstore.build.folder import StoreBuild
+from ionstore.build.store_writer import write_attributes
+from ionstore.cube.cosmology import Cosmology, mean_gas_density
+from ionstore.cube.description import SimulationDescription
 from ionstore.edit import edit_store
-from ionstore.ingest import ingest_cubes
-from ionstore.store import CubeStore
-from ionstore.store_writer import write_attributes
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.store.cube_store import CubeStore
 from tests.three_file_sets import files_of, write_set
 
 
@@ -172,7 +172,7 @@ def test_file_systems_without_hard_links_are_copied_on(
 def test_systems_without_an_exchange_rename_twice(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ionstore.atomic._exchange", lambda one, other: False)
+    monkeypatch.setattr("ionstore.storage.files._exchange", lambda one, other: False)
     assert _run(store, "--box-length", "25").exit_code == 0
     assert CubeStore.open(store).mesh.box_length_cmpc == 25.0
     assert sorted(path.name for path in store.parent.iterdir()) == ["cubes.zarr", "sim"]
@@ -182,7 +182,7 @@ def test_an_edit_that_was_killed_between_two_renames_is_repaired_by_the_next(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_of(store)
-    monkeypatch.setattr("ionstore.atomic._exchange", lambda one, other: False)
+    monkeypatch.setattr("ionstore.storage.files._exchange", lambda one, other: False)
     with monkeypatch.context() as patched:
         real = os.rename
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from ioncli.main import ionstore
 from ionstore.errors import StoreFormatError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.forked_commands import CommandServer
 from tests.stopped_commands import go_on, stopped
 from tests.three_file_sets import contents_of, files_of, write_set
@@ -27,9 +27,9 @@ OLD, NEW = ("9.000", "8.000"), ("8.500", "7.000")
 MESH = 40
 N_PARTS = 6  # of two redshifts
 BOX = ("--box-length", "20")
-A_PART_IS_DONE = ("ionstore.build", "PartBooks", "record", "1")
+A_PART_IS_DONE = ("ionstore.build.folder", "PartBooks", "record", "1")
 ALL_PARTS_ARE_DONE = (*A_PART_IS_DONE[:3], str(N_PARTS))
-A_BLOCK_IS_READ = ("ionstore.store", "CubeStore", "read_block", "1")
+A_BLOCK_IS_READ = ("ionstore.store.cube_store", "CubeStore", "read_block", "1")
 CAPABILITY_VERSION_3, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 0x20080522, 1, 2
 WITHOUT_POWERS = (__name__, "give_up_powers")
 

@@ -6,14 +6,14 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build import StoreBuild
-from ionstore.cube import Array
-from ionstore.description import SimulationDescription
-from ionstore.file_selection import FileSelection
-from ionstore.grid import Mesh
-from ionstore.ingest import ingest_cubes
-from ionstore.statistics import FieldStatistics
-from ionstore.store_writer import StoredField, create_store
+from ionstore.build.folder import StoreBuild
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Array
+from ionstore.cube.description import SimulationDescription
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
 from tests.three_file_sets import write_set
 
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.cosmology import Cosmology
-from ionstore.description import SimulationDescription
-from ionstore.store import CubeStore
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import SimulationDescription
+from ionstore.store.cube_store import CubeStore
 from tests.forked_commands import CommandServer, Forked
 from tests.stopped_commands import go_on, stopped
 from tests.three_file_sets import files_of, write_set
@@ -31,7 +31,7 @@ def _stopped_after(
     commands: CommandServer, n_parts: int, *arguments: str | Path
 ) -> AbstractContextManager[Forked]:
     """Run an ingest until it stops itself, when some parts are done and others are not."""
-    when = ("ionstore.build", "PartBooks", "record", str(n_parts))
+    when = ("ionstore.build.folder", "PartBooks", "record", str(n_parts))
     return stopped(commands, when, "ingest", *arguments)
 
 
@@ -295,7 +295,7 @@ def test_an_interrupt_before_anything_was_written_says_so(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ionstore.first_pass.find_contradictions", interrupted)
+    monkeypatch.setattr("ionstore.ingest.first_pass.find_contradictions", interrupted)
     result = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "Stopped; nothing was written yet."

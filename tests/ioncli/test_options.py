@@ -8,7 +8,7 @@ import zarr
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build import StoreBuild
+from ionstore.build.folder import StoreBuild
 from tests.three_file_sets import write_set
 
 OPENING = (["info"], ["view"], ["edit", "--h", "0.7"])

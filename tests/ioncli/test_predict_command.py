@@ -17,9 +17,9 @@ from ioncli.main import ionmodel, ionstore
 from ioncli.predict import predict
 from ionmodel.prediction import load
 from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
-from ionstore.ingest import ingest_cubes
-from ionstore.recorded_parts import write_part
-from ionstore.store import CubeStore
+from ionstore.build.parts import write_part
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.three_file_sets import PREFIXES, write_set
 

@@ -7,8 +7,13 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ioncli.simulate import simulate
-from ionstore.simulate import DEFAULT_REDSHIFTS, DEFAULT_SEED, MAX_REDSHIFT, MIN_CELLS_PER_SIDE
-from ionstore.simulation_files import write_simulation
+from ionstore.simulate.cubes import (
+    DEFAULT_REDSHIFTS,
+    DEFAULT_SEED,
+    MAX_REDSHIFT,
+    MIN_CELLS_PER_SIDE,
+)
+from ionstore.simulate.files import write_simulation
 
 
 def _run(*arguments: object) -> Result:
@@ -111,7 +116,7 @@ def test_a_mistake_in_the_library_is_not_blamed_on_the_user(
     def fail(*arguments: object, **options: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("ionstore.simulation_files.simulate_cubes", fail)
+    monkeypatch.setattr("ionstore.simulate.files.simulate_cubes", fail)
     result = _run(tmp_path / "sim", "--mesh", "8")
     assert isinstance(result.exception, ValueError)
 

@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.attributes import merge_source_files
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.store import CubeStore
-from ionstore.store_writer import write_attributes
+from ionstore.build.store_writer import write_attributes
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.metadata import merge_source_files
 from tests.three_file_sets import write_set
 
 

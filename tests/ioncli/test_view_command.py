@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 from matplotlib.image import imread
 
 from ioncli.main import ionstore
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 
 

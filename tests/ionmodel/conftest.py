@@ -10,8 +10,8 @@ from ionmodel.config import TrainingConfig, make_config
 from ionmodel.config_keys import over_preset, read_preset
 from ionmodel.run_folder import RunFolder
 from ionmodel.training import train
-from ionstore.layout import Layout
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import FAMILIES, REDSHIFTS
 

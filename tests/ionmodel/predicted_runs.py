@@ -9,8 +9,8 @@ from ionmodel.channels.cache import with_channels
 from ionmodel.prediction import Predictor
 from ionmodel.redshift_input import with_redshift
 from ionmodel.run_folder import RunFolder
-from ionstore.loading import NeighborhoodLoader
-from ionstore.store import CubeStore
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.store.cube_store import CubeStore
 
 REDSHIFTS = (9.0, 7.5)
 FAMILIES: dict[str, dict[str, Any]] = {

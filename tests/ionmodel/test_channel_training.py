@@ -20,7 +20,7 @@ from ionmodel.splits import fit_to_mesh
 from ionmodel.training import network_of, train
 from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.test_training import assert_same_numbers

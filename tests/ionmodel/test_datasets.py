@@ -8,8 +8,8 @@ from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError
 from ionmodel.evaluation import predict_cells
 from ionmodel.networks.base import build_network
-from ionstore.split import Region
-from ionstore.store import CubeStore
+from ionstore.sampling.split import Region
+from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.tiny_tiles import tiny
 

@@ -18,7 +18,7 @@ from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.pointwise import Pointwise
 from ionmodel.networks.residual import Residual
 from ionmodel.networks.two_branch import TwoBranch
-from ionstore.neighborhoods import gather_neighborhoods, gather_tiles
+from ionstore.loading.gather import gather_neighborhoods, gather_tiles
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Largest difference, in units of the largest patch prediction (of 1 where that is smaller)."""

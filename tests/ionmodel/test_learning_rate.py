@@ -8,7 +8,7 @@ import pytest
 from ionmodel.learning_rate import one_cycle
 from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.training import train
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 
 

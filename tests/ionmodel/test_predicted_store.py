@@ -20,9 +20,9 @@ from ionmodel.ranks import Ranks
 from ionmodel.run_folder import RunFolder
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
-from ionstore.layout import Layout
-from ionstore.objects import ObjectPath
-from ionstore.store import CubeStore
+from ionstore.storage.s3 import ObjectPath
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import FAMILIES, REDSHIFTS, cell_by_cell, lively
 from tests.object_server import upload

@@ -17,7 +17,7 @@ from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
 from ionstore.errors import MemoryBudgetError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.predicted_runs import cell_by_cell, lively
 
 TOLD = {"box_length_cmpc": 20.0}  # as the store that was trained on

@@ -16,8 +16,8 @@ from ionmodel.prediction_plan import PredictionPlan
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
 from ionstore.errors import MemoryBudgetError, StoreExistsError
-from ionstore.layout import Layout
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import REDSHIFTS, lively
 

@@ -9,7 +9,7 @@ from ionmodel.prediction import Predictor, load
 from ionmodel.prediction_plan import plan_prediction
 from ionmodel.run_folder import RunFolder
 from ionstore.errors import MemoryBudgetError, NotInStoreError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 
 
 def test_memory_decides_the_tile(runs: Callable[[str], RunFolder], odd_store: CubeStore) -> None:

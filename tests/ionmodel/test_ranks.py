@@ -12,7 +12,7 @@ import pytest
 from ionmodel.predicted_store import predict_store
 from ionmodel.prediction import load
 from ionmodel.run_folder import RunFolder
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.predicted_runs import REDSHIFTS
 
 ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]

@@ -13,7 +13,7 @@ from ionmodel.errors import ConfigError
 from ionmodel.requirements import check_stores, check_workers, remarks
 from ionstore.edit import edit_store
 from ionstore.errors import NotInStoreError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
 

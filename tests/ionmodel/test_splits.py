@@ -14,10 +14,10 @@ from ionmodel.run_folder import RunFolder
 from ionmodel.splits import fit_to_mesh, split_cells
 from ionmodel.trained_range import trained_range
 from ionmodel.training import train
-from ionstore.grid import Mesh
-from ionstore.loading import NeighborhoodLoader
-from ionstore.normalize import fit_normalization
-from ionstore.store import CubeStore
+from ionstore.cube.mesh import Mesh
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import fit_normalization
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.tiny_tiles import tiny

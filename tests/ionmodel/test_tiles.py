@@ -14,7 +14,7 @@ from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network
 from ionmodel.run_folder import RunFolder
 from ionmodel.training import train
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.test_training import assert_same_numbers
 from tests.ionmodel.tiny_tiles import TINY, tiny
 

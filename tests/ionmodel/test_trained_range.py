@@ -11,7 +11,7 @@ from ionmodel.prediction import load
 from ionmodel.requirements import check_stores
 from ionmodel.run_folder import RunFolder
 from ionmodel.trained_range import check_store
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import REDSHIFTS
 

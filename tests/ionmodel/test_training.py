@@ -26,7 +26,7 @@ from ionmodel.run_folder import RunFolder, resumed_config
 from ionmodel.splits import fit_to_mesh
 from ionmodel.training import train
 from ionstore.errors import MemoryBudgetError, UserError
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.conftest import ConfigMaker
 

@@ -24,13 +24,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from ionstore.coarse_field import BlockMeans
-from ionstore.description import SimulationDescription
-from ionstore.detection import detect
-from ionstore.evidence import find_contradictions
-from ionstore.ingest import ingest_cubes
-from ionstore.store import CubeStore
-from ionstore.survey import survey_source
+from ionstore.cube.description import SimulationDescription
+from ionstore.ingest.coarse_field import BlockMeans
+from ionstore.ingest.detect import detect
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.plausibility import find_contradictions
+from ionstore.ingest.survey import survey_source
+from ionstore.store.cube_store import CubeStore
 
 CUT = {"given": SimulationDescription(box_length_cmpc=20.0), "max_shard_cells": 8, "chunk_cells": 4}
 SOON_S = 0.01

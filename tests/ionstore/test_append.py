@@ -12,22 +12,23 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ionstore import atomic, first_pass
-from ionstore.build import StoreBuild
-from ionstore.build_plan import check_append, known_of
-from ionstore.cosmology import Cosmology
-from ionstore.description import SimulationDescription, from_values
-from ionstore.detection import detect
+from ionstore.build.folder import StoreBuild
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.build.store_writer import write_attributes
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import SimulationDescription, from_values
 from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.ingest_outline import IngestOutline, find_origins
-from ionstore.inventory import take_inventory
-from ionstore.places import StorePath
-from ionstore.shard_writer import ShardWriter
-from ionstore.store import CubeStore
-from ionstore.store_writer import write_attributes
+from ionstore.info import take_inventory
+from ionstore.ingest import first_pass
+from ionstore.ingest.append import check_append, known_of
+from ionstore.ingest.detect import detect
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.ingest_outline import IngestOutline, find_origins
+from ionstore.ingest.selection import FileSelection
+from ionstore.storage import files as atomic
+from ionstore.storage.paths import StorePath
+from ionstore.store.cube_store import CubeStore
 from tests.conftest import write_store
 from tests.three_file_sets import PREFIXES, files_of, write_set
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ionstore import atomic
-from ionstore.atomic import link_or_copy, put_back, swap_in, whole_file, write_json
+from ionstore.storage import files as atomic
+from ionstore.storage.files import link_or_copy, put_back, swap_in, whole_file, write_json
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:

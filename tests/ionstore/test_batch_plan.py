@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from ionstore.batch_plan import BatchPlan, Picked, Share
-from ionstore.order import Order
-from ionstore.partition import Partition
-from ionstore.samples import CubeSamples, Samples
-from ionstore.split import Region
-from ionstore.symmetry import Symmetries
+from ionstore.sampling.batches import BatchPlan, Picked, Share
+from ionstore.sampling.order import Order
+from ionstore.sampling.regions import Partition
+from ionstore.sampling.samples import CubeSamples, Samples
+from ionstore.sampling.split import Region
+from ionstore.sampling.symmetry import Symmetries
 
 
 def plan_of(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ionstore import atomic
-from ionstore.attributes import PLAN
-from ionstore.build import StoreBuild, read_record
+from ionstore.build.folder import StoreBuild, read_record
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
-from ionstore.ingest import ingest_cubes
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.storage import files as atomic
+from ionstore.store.metadata import PLAN
 from tests.three_file_sets import files_of, write_set
 
 

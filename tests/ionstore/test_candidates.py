@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.candidates import FoundFiles, file_name, find_candidates
 from ionstore.errors import SourceDataError
+from ionstore.ingest.candidates import FoundFiles, file_name, find_candidates
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 
 

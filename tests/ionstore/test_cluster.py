@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ionstore import cluster
-from ionstore.description import SimulationDescription
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.cube.description import SimulationDescription
 from ionstore.errors import ClusterError, SourceDataError, StoreExistsError
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.objects import ObjectPath
-from ionstore.shard_writer import ShardWriter
+from ionstore.ingest import cluster
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
+from ionstore.storage.s3 import ObjectPath
 from tests.three_file_sets import contents_of, files_of, write_set
 
 distributed = pytest.importorskip("distributed")
@@ -274,7 +274,7 @@ def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
 
     def take_over() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("ionstore.object_lock.STALE_S", -1.0)
+            patch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
             ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **CUT)
         as_files(place, tmp_path / "taken.zarr")
 

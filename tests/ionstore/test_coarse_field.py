@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from ionstore.coarse_field import BlockMeans, block_means
+from ionstore.ingest.coarse_field import BlockMeans, block_means
 
 
 @pytest.mark.parametrize(("mesh", "blocks"), [(12, 4), (13, 4), (7, 7), (7, 6), (5, 9), (1, 1)])

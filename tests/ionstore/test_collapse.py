@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from ionstore.collapse import HaloModel, draw_halo_counts, mass_radius
-from ionstore.cosmology import PLANCK18, matter_density
-from ionstore.power_spectrum import LinearSpectrum
+from ionstore.cube.cosmology import PLANCK18, matter_density
+from ionstore.simulate.halos import HaloModel, draw_halo_counts, mass_radius
+from ionstore.simulate.power_spectrum import LinearSpectrum
 
 SPECTRUM = LinearSpectrum(PLANCK18)
 HALOS = HaloModel(SPECTRUM, 1e9, 5e11, 6.0)

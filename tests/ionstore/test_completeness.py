@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.candidates import Candidate, Damage, FoundFiles
-from ionstore.completeness import (
+from ionstore.ingest.candidates import Candidate, Damage, FoundFiles
+from ionstore.ingest.completeness import (
     Candidates,
     choose_redshifts,
     group_by_cube,
@@ -18,7 +18,7 @@ from ionstore.completeness import (
     sort_damage,
     there_twice,
 )
-from ionstore.file_selection import FileSelection
+from ionstore.ingest.selection import FileSelection
 from tests.toy_format import UniformCube
 
 FOLDER = Path("sim")

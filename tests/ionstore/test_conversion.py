@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ionstore.conversion import AS_STORED, Block, BlockConverter, Conversion, convert
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
+from ionstore.store.conversion import AS_STORED, Block, BlockConverter, Conversion, convert
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int64", "f2", "f4", "f8"]
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from ionstore.cosmology import (
+from ionstore.cube.cosmology import (
     PLANCK18,
     Cosmology,
     growth_factor,

@@ -2,13 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from ionstore.cosmology import PLANCK18, Cosmology
-from ionstore.description import (
-    SimulationDescription,
-    describe,
-    from_values,
-    read_description,
-)
+from ionstore.cube.cosmology import PLANCK18, Cosmology
+from ionstore.cube.description import SimulationDescription, describe, from_values, read_description
 from ionstore.errors import SourceDataError
 
 NOTHING = SimulationDescription()

@@ -9,15 +9,15 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
-from ionstore.description import SimulationDescription
-from ionstore.detection import Detection, detect
+from ionstore.cube.arrays import Array
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import SimulationDescription
 from ionstore.errors import SourceDataError
-from ionstore.file_selection import FileSelection
-from ionstore.gridded_points import GriddedPoints
-from ionstore.readers.source_list import C2RaySources
-from ionstore.store import CubeStore
+from ionstore.ingest.detect import Detection, detect
+from ionstore.ingest.selection import FileSelection
+from ionstore.readers.points.gridded import GriddedPoints
+from ionstore.readers.points.text_list import C2RaySources
+from ionstore.store.cube_store import CubeStore
 from tests.three_file_sets import write_set
 from tests.toy_format import TOYS, toy_field, write_toy, write_toys
 

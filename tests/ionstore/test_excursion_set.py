@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ionstore.excursion_set import filter_radii, ionized_fraction, smooth_top_hat
-from ionstore.linear_field import forward_transform
+from ionstore.simulate.ionization import filter_radii, ionized_fraction, smooth_top_hat
+from ionstore.simulate.linear_field import forward_transform
 
 
 def _periodic_distance(n: int, center: tuple[int, int, int]) -> NDArray[np.float64]:

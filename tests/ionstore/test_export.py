@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionstore.cosmology import PLANCK18
-from ionstore.cube import Array
+from ionstore.build.store_writer import StoredField, create_store, write_attributes
+from ionstore.cube.arrays import Array
+from ionstore.cube.cosmology import PLANCK18
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.edit import edit_store
 from ionstore.errors import (
     DiskSpaceError,
@@ -26,14 +29,11 @@ from ionstore.errors import (
     StoreExistsError,
 )
 from ionstore.export import FORMATS, export_field, find_format, plan_blocks
-from ionstore.grid import Mesh
-from ionstore.inspection import inspect_file
-from ionstore.layout import Layout
+from ionstore.ingest.scan import inspect_file
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store, write_attributes
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)

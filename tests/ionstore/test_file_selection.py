@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.file_selection import ALL_FILES, FileSelection
+from ionstore.ingest.selection import ALL_FILES, FileSelection
 
 
 def test_what_is_left_out_is_not_required() -> None:

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ionstore.batch_plan import BatchPlan, Picked, Share
-from ionstore.blocks import DecodedCube, FieldToDecode, Run
-from ionstore.filling import Filler, Request, batch_parts, fill_by_thread
-from ionstore.order import Order
-from ionstore.partition import Partition, Reach
-from ionstore.resident import ResidentFields
-from ionstore.ring import BatchSlots, Ring
-from ionstore.samples import CubeSamples, Samples
-from ionstore.split import Region
-from ionstore.store import CubeStore
-from ionstore.symmetry import Symmetries, transformed
+from ionstore.loading.decoded import DecodedCube, FieldToDecode, Run
+from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
+from ionstore.loading.resident import ResidentFields
+from ionstore.loading.ring import BatchSlots, Ring
+from ionstore.sampling.batches import BatchPlan, Picked, Share
+from ionstore.sampling.order import Order
+from ionstore.sampling.regions import Partition, Reach
+from ionstore.sampling.samples import CubeSamples, Samples
+from ionstore.sampling.split import Region
+from ionstore.sampling.symmetry import Symmetries, transformed
+from ionstore.store.cube_store import CubeStore
 
 REDSHIFTS = (9.0, 7.5)
 N_SLOTS = 3

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ionstore import first_pass
 from ionstore.errors import SourceDataError
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.store import CubeStore
+from ionstore.ingest import first_pass
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
+from ionstore.store.cube_store import CubeStore
 from tests.three_file_sets import PREFIXES
 
 MESH, REDSHIFT = 32, "8.000"

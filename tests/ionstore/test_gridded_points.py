@@ -7,10 +7,10 @@ from typing import IO
 import numpy as np
 import pytest
 
-from ionstore.cube import Array, Cells
+from ionstore.cube.arrays import Array, Cells
 from ionstore.errors import DiskSpaceError
-from ionstore.gridded_points import GriddedPoints
 from ionstore.readers.base import OnBytes, PointList
+from ionstore.readers.points.gridded import GriddedPoints
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def test_weights_are_added_up_by_cell(
     in_memory: int,
     mesh_cells: int,
 ) -> None:
-    monkeypatch.setattr("ionstore.gridded_points._WAITING", waiting)
-    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", in_memory)
-    monkeypatch.setattr("ionstore.gridded_points.STREAM_BYTES", 1000)
+    monkeypatch.setattr("ionstore.readers.points.gridded._WAITING", waiting)
+    monkeypatch.setattr("ionstore.readers.points.gridded._MOST_IN_MEMORY", in_memory)
+    monkeypatch.setattr("ionstore.readers.points.gridded.STREAM_BYTES", 1000)
     points = _Points(n_points, occupied_share)
     gridded = GriddedPoints(points, mesh_cells)
     file_bytes: list[bytes] = []
@@ -88,8 +88,8 @@ def test_whole_numbers_stay_whole() -> None:
 def test_what_is_kept_for_the_time_being_is_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ionstore.gridded_points._WAITING", 10)
-    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", 10)
+    monkeypatch.setattr("ionstore.readers.points.gridded._WAITING", 10)
+    monkeypatch.setattr("ionstore.readers.points.gridded._MOST_IN_MEMORY", 10)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     opened = []
 
@@ -110,8 +110,8 @@ def test_what_is_kept_for_the_time_being_is_gone_at_the_end(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ionstore.gridded_points._WAITING", 10)
-    monkeypatch.setattr("ionstore.gridded_points._MOST_IN_MEMORY", 10)
+    monkeypatch.setattr("ionstore.readers.points.gridded._WAITING", 10)
+    monkeypatch.setattr("ionstore.readers.points.gridded._MOST_IN_MEMORY", 10)
     with Path("/dev/full").open("wb", 0) as full:
         monkeypatch.setattr("tempfile.TemporaryFile", lambda: full)
         with pytest.raises(DiskSpaceError, match=r"the disk is full, .* in TMPDIR"):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ionstore import first_pass
-from ionstore.build import StoreBuild
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
-from ionstore.description import SimulationDescription
+from ionstore.build.folder import StoreBuild
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.cube.arrays import Array
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import SimulationDescription
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import (
     DiskSpaceError,
     SourceDataError,
@@ -21,14 +22,13 @@ from ionstore.errors import (
     StoreExistsError,
     UserError,
 )
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.layout import Corner
-from ionstore.places import StorePath
-from ionstore.shard_writer import ShardWriter
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.verify import verify_store
+from ionstore.ingest import first_pass
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
+from ionstore.storage.paths import StorePath
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner
+from ionstore.verify.verify import verify_store
 from tests.three_file_sets import PREFIXES, files_of, random_cubes, write_set
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
@@ -348,7 +348,7 @@ def test_too_small_a_disk_is_noticed_beforehand(
 ) -> None:
     write_set(tmp_path / "sim", 32)
     free = type("Usage", (), {"free": 200_000})
-    monkeypatch.setattr("ionstore.ingest_parts.shutil.disk_usage", lambda path: free)
+    monkeypatch.setattr("ionstore.ingest.write.shutil.disk_usage", lambda path: free)
     with pytest.raises(DiskSpaceError, match=r"MB are needed, 0\.2 MB are free"):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.inspection import InspectedFile, InspectedFolder, inspect_file, inspect_folder
+from ionstore.ingest.scan import InspectedFile, InspectedFolder, inspect_file, inspect_folder
 from tests.toy_format import TOYS, toy_field, write_toy
 
 

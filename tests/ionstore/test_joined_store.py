@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Array
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
-from ionstore.joined_store import JoinedStore
-from ionstore.layout import Layout
-from ionstore.loading import NeighborhoodLoader
-from ionstore.normalize import fit_normalization
-from ionstore.split import Region
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.sampling.split import Region
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.joined_store import JoinedStore
+from ionstore.store.layout import Layout
+from ionstore.store.normalization import fit_normalization
 from tests.conftest import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)

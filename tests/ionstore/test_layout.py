@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionstore.layout import Layout, Part, check_region, plan_layout, plan_parts
+from ionstore.store.layout import Layout, Part, check_region, plan_layout, plan_parts
 
 
 @pytest.mark.parametrize(

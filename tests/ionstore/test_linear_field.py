@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from ionstore.cosmology import PLANCK18
-from ionstore.grid import Mesh
-from ionstore.linear_field import (
+from ionstore.cube.cosmology import PLANCK18
+from ionstore.cube.mesh import Mesh
+from ionstore.simulate.linear_field import (
     displacements,
     draw_linear_modes,
     forward_transform,
@@ -13,7 +13,7 @@ from ionstore.linear_field import (
     smooth_modes,
     squared_frequencies,
 )
-from ionstore.power_spectrum import LinearSpectrum
+from ionstore.simulate.power_spectrum import LinearSpectrum
 
 SPECTRUM = LinearSpectrum(PLANCK18)
 

@@ -18,9 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ionstore.layout import Layout
-from ionstore.loading import Batch, NeighborhoodLoader
-from ionstore.store import CubeStore
+from ionstore.loading.loaders import Batch, NeighborhoodLoader
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 START_S = 120.0  # a process imports torch and compiles kernels

@@ -20,11 +20,11 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreDamageError
-from ionstore.layout import Layout
-from ionstore.loading import Batch, NeighborhoodLoader, TileBatch, TileLoader
-from ionstore.normalize import fit_normalization
-from ionstore.split import Region
-from ionstore.store import CubeStore
+from ionstore.loading.loaders import Batch, NeighborhoodLoader, TileBatch, TileLoader
+from ionstore.sampling.split import Region
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
+from ionstore.store.normalization import fit_normalization
 from tests.conftest import cubes_at, write_store
 
 MODES = pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -752,7 +752,7 @@ def test_a_script_needs_neither_a_file_nor_a_guard_to_have_workers(
     small_store: CubeStore, tmp_path: Path, as_file: bool
 ) -> None:
     code = (
-        "from ionstore.loading import NeighborhoodLoader\n"
+        "from ionstore.loading.loaders import NeighborhoodLoader\n"
         "print('once')\n"
         f"loader = NeighborhoodLoader({str(small_store.path)!r}, radius=1, batch_size=999, "
         "num_workers=2)\n"

@@ -3,7 +3,7 @@
 import pytest
 
 from ionstore.errors import MemoryBudgetError
-from ionstore.memory_plan import DECODED_AHEAD, MemoryPlan, choose_core, plan_memory
+from ionstore.sampling.memory import DECODED_AHEAD, MemoryPlan, choose_core, plan_memory
 
 CANDIDATES = [1, 2, 4, 8, 16]
 LANES = 4

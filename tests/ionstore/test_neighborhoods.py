@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Fields, Neighborhoods
-from ionstore.neighborhoods import gather_neighborhoods, gather_tiles
-from ionstore.symmetry import N_SYMMETRIES, transformed
+from ionstore.cube.arrays import Fields, Neighborhoods
+from ionstore.loading.gather import gather_neighborhoods, gather_tiles
+from ionstore.sampling.symmetry import N_SYMMETRIES, transformed
 
 
 def rolled(fields: Fields, center: tuple[int, ...], radius: int) -> Neighborhoods:
@@ -101,7 +101,7 @@ def test_kernels_as_plain_python_give_the_same(tmp_path: Path) -> None:
     np.savez(tmp_path / "arguments.npz", fields=fields, centers=centers)
     code = (
         "import sys, numpy as np\n"
-        "from ionstore.neighborhoods import gather_neighborhoods\n"
+        "from ionstore.loading.gather import gather_neighborhoods\n"
         "given = np.load(sys.argv[1])\n"
         "turned = np.arange(20) * 2\n"
         "cut = gather_neighborhoods(given['fields'], given['centers'], 2, symmetries=turned)\n"

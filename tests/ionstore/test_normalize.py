@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from numcodecs import blosc
 
-from ionstore.conversion import Conversion
-from ionstore.normalize import (
+from ionstore.sampling.split import Region
+from ionstore.store.conversion import Conversion
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.normalization import (
     FieldNormalization,
     Normalization,
     Transform,
     fit_normalization,
 )
-from ionstore.split import Region
-from ionstore.store import CubeStore
 from tests.conftest import cubes_at, write_store
 
 SLAB = Region((3, 0, 0), (7, 12, 12))

@@ -21,21 +21,21 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
-from ionstore.description import SimulationDescription
+from ionstore.build.bucket import ObjectBooks, ObjectBuild
+from ionstore.build.shard_writer import ShardWriter
+from ionstore.cube.description import SimulationDescription
 from ionstore.errors import (
     ObjectStoreError,
     StoreDamageError,
     StoreExistsError,
     StoreFormatError,
 )
-from ionstore.file_selection import FileSelection
-from ionstore.ingest import ingest_cubes
-from ionstore.object_build import ObjectBooks, ObjectBuild
-from ionstore.object_lock import ObjectLock
-from ionstore.objects import ObjectPath
-from ionstore.places import StorePath, bytes_below
-from ionstore.shard_writer import ShardWriter
-from ionstore.store import CubeStore
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection
+from ionstore.storage.paths import StorePath, bytes_below
+from ionstore.storage.s3 import ObjectPath
+from ionstore.storage.s3_lock import ObjectLock
+from ionstore.store.cube_store import CubeStore
 from tests.object_server import refused_credentials
 from tests.three_file_sets import files_of, write_set
 
@@ -333,7 +333,7 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_is_silent(
     with pytest.raises(StoreExistsError, match=said), ObjectBuild(place):
         pass
     assert json.loads(lock.read_bytes())["host"] == "node 7"
-    monkeypatch.setattr("ionstore.object_lock.STALE_S", -1.0)
+    monkeypatch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
     with ObjectBuild(place):
         assert json.loads(lock.read_bytes())["host"] == socket.gethostname()
     assert not partial(place).exists()
@@ -345,7 +345,7 @@ def test_a_lock_that_cannot_be_read_is_waited_for(
     (partial(place) / "lock").write_bytes(b"?")
     with pytest.raises(StoreExistsError, match="process 0 on an unknown host"), ObjectBuild(place):
         pass
-    monkeypatch.setattr("ionstore.object_lock.STALE_S", -1.0)
+    monkeypatch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
     with ObjectBuild(place):
         pass
 
@@ -353,7 +353,7 @@ def test_a_lock_that_cannot_be_read_is_waited_for(
 def test_a_lock_is_kept_alive_until_another_takes_it(
     place: ObjectPath, sim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ionstore.object_lock.REFRESH_S", 0.02)
+    monkeypatch.setattr("ionstore.storage.s3_lock.REFRESH_S", 0.02)
     path = partial(place) / "lock"
     with ObjectLock(path, place) as lock:
         first = path.read_bytes()
@@ -419,7 +419,7 @@ OTHER_BITS = {"n_igm": 9, "xhii": 7}
 def take_over(place: ObjectPath, sim: Path) -> dict[str, bytes]:
     """Ingest other values into a store that is being built by a process that seems silent."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ionstore.object_lock.STALE_S", -1.0)
+        patch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
         ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits=OTHER_BITS, **FEW_PARTS)
     return objects_of(place)
 

@@ -10,15 +10,15 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionmodel, ionstore
-from ionstore import objects
 from ionstore.errors import ObjectStoreError, StoreDamageError, StoreFormatError
-from ionstore.inventory import take_inventory
-from ionstore.layout import Layout
-from ionstore.loading import NeighborhoodLoader
-from ionstore.objects import ObjectPath, OpenObject
-from ionstore.places import bytes_below, open_file
-from ionstore.shards import check_shard
-from ionstore.store import CubeStore
+from ionstore.info import take_inventory
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.storage import s3 as objects
+from ionstore.storage.paths import bytes_below, open_file
+from ionstore.storage.s3 import ObjectPath, OpenObject
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
+from ionstore.store.shards import check_shard
 from tests.conftest import cubes_at, write_store
 from tests.object_server import refused_credentials, upload
 
@@ -159,7 +159,7 @@ def test_the_chunks_of_a_shard_are_one_request(store: CubeStore, requests: list[
 def test_shards_are_fetched_at_the_same_time(
     store: CubeStore, monkeypatch: pytest.MonkeyPatch, shards_at_once: int
 ) -> None:
-    monkeypatch.setattr("ionstore.shards._PARTS_AT_ONCE", shards_at_once)
+    monkeypatch.setattr("ionstore.store.shards._PARTS_AT_ONCE", shards_at_once)
     under_way, most = 0, 0
     guard = threading.Lock()
     all_there = threading.Barrier(shards_at_once)  # divides the number of shards
@@ -308,7 +308,7 @@ def test_large_parts_are_fetched_in_batches(
     monkeypatch: pytest.MonkeyPatch,
     requests: list[str],
 ) -> None:
-    monkeypatch.setattr("ionstore.shards._FETCH_BYTES", 600)
+    monkeypatch.setattr("ionstore.store.shards._FETCH_BYTES", 600)
     fresh = CubeStore.open(str(store.path))
     requests.clear()
     read = fresh.read_block("n_igm", 9.0, (0, 0, 0), (8, 8, 8))
@@ -388,7 +388,7 @@ def test_a_server_that_is_not_reached(
 ) -> None:
     for name, value in change.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("ionstore.objects._RETRIES", {"max_retries": 1})
+    monkeypatch.setattr("ionstore.storage.s3._RETRIES", {"max_retries": 1})
     bucket = f"unreached-{len(said)}"  # a bucket is set up when it is first used
     with pytest.raises(ObjectStoreError, match=said) as caught:
         CubeStore.open(f"s3://{bucket}/cubes.zarr")

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ionstore.batch_plan import Picked
-from ionstore.blocks import DecodedCube, FieldToDecode
-from ionstore.on_device import DeviceFields, available_device
-from ionstore.order import Places
-from ionstore.partition import Reach
-from ionstore.store import CubeStore
-from ionstore.symmetry import N_SYMMETRIES, transformed
+from ionstore.loading.decoded import DecodedCube, FieldToDecode
+from ionstore.loading.device import DeviceFields, available_device
+from ionstore.sampling.batches import Picked
+from ionstore.sampling.order import Places
+from ionstore.sampling.regions import Reach
+from ionstore.sampling.symmetry import N_SYMMETRIES, transformed
+from ionstore.store.cube_store import CubeStore
 
 DEVICES = pytest.mark.parametrize(
     "device",

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ionstore.order import Order
+from ionstore.sampling.order import Order
 
 SIZES = [
     pytest.param([10], id="one region"),

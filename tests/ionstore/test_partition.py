@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionstore.partition import (
+from ionstore.sampling.regions import (
     Partition,
     Reach,
     chunks_touched,
@@ -13,8 +13,8 @@ from ionstore.partition import (
     core_edges,
     pieces_on_mesh,
 )
-from ionstore.samples import CubeSamples, Samples
-from ionstore.split import Region
+from ionstore.sampling.samples import CubeSamples, Samples
+from ionstore.sampling.split import Region
 
 RNG = np.random.default_rng(0)
 CENTERS = {

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ionstore.permutation import drawn, shuffled
+from ionstore.sampling.permutation import drawn, shuffled
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 4097])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ionstore.errors import ObjectStoreError, StoreFormatError
-from ionstore.objects import ObjectPath
-from ionstore.places import bytes_below, open_file, parse_place
-from ionstore.store import CubeStore
+from ionstore.storage.paths import bytes_below, open_file, parse_place
+from ionstore.storage.s3 import ObjectPath
+from ionstore.store.cube_store import CubeStore
 
 
 @pytest.mark.parametrize(

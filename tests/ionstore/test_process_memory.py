@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 
-from ionstore.process_memory import PeakMemory, tree_memory_bytes
-from ionstore.shared import SharedBuffer
+from ioncli.process_memory import PeakMemory, tree_memory_bytes
+from ionstore.loading.shared_memory import SharedBuffer
 
 SIZE = 100_000_000
 SLACK = 15_000_000  # what allocators and interpreters may take or give back meanwhile

@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cosmology import Cosmology
-from ionstore.cube import Array
-from ionstore.description import SimulationDescription
+from ionstore.cube.arrays import Array
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.description import SimulationDescription
 from ionstore.errors import SourceDataError
-from ionstore.quantities import (
+from ionstore.ingest.unit_conversion import (
     Conversion,
     ConvertedSource,
     check_inputs,
@@ -17,9 +17,9 @@ from ionstore.quantities import (
     plan_conversion,
     stored_as,
 )
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.npy import open_numpy_file
 from ionstore.readers.base import FieldSource, Quantity
-from ionstore.readers.flat_array import FlatArray
-from ionstore.readers.numpy_file import open_numpy_file
 
 # The box of 500 Mpc/h of C2-Ray, and the critical density for h = 1 in g/cm3 and in Msun/Mpc3.
 C2RAY = SimulationDescription(

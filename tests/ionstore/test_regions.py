@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.batch_plan import BatchPlan, Share
-from ionstore.blocks import Blocks, DecodedCube, FieldToDecode
 from ionstore.errors import StoreDamageError
-from ionstore.layout import Layout
-from ionstore.order import Order
-from ionstore.partition import Partition, Reach
-from ionstore.regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
-from ionstore.samples import CubeSamples, Samples
-from ionstore.split import Region
-from ionstore.store import CubeStore
+from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode
+from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
+from ionstore.sampling.batches import BatchPlan, Share
+from ionstore.sampling.order import Order
+from ionstore.sampling.regions import Partition, Reach
+from ionstore.sampling.samples import CubeSamples, Samples
+from ionstore.sampling.split import Region
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 MESH, LANES, RADIUS = 11, 4, 2

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.batch_plan import Picked
-from ionstore.blocks import DecodedCube, FieldToDecode
 from ionstore.errors import StoreDamageError
-from ionstore.layout import Layout
-from ionstore.order import Places
-from ionstore.resident import ResidentFields, resident_bytes
-from ionstore.store import CubeStore
+from ionstore.loading.decoded import DecodedCube, FieldToDecode
+from ionstore.loading.resident import ResidentFields, resident_bytes
+from ionstore.sampling.batches import Picked
+from ionstore.sampling.order import Places
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
-from ionstore.ring import BatchPart, BatchSlots, Ring, slot_bytes
+from ionstore.cube.arrays import Array
+from ionstore.loading.ring import BatchPart, BatchSlots, Ring, slot_bytes
 
 PARTS = (
     BatchPart((2, 3, 3, 3), np.dtype("f4")),

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from ionstore.conversion import Conversion, convert, slices
 from ionstore.errors import StoreDamageError, StoreFormatError
-from ionstore.layout import Corner, Layout
-from ionstore.places import open_file
-from ionstore.shards import ShardIndexes, check_shard, plan_block
-from ionstore.store import CubeStore
+from ionstore.storage.paths import open_file
+from ionstore.store.conversion import Conversion, convert, slices
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner, Layout
+from ionstore.store.shards import ShardIndexes, check_shard, plan_block
 from tests.conftest import cubes_at, write_store
 
 LAYOUT = Layout(12, 4, 8)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from ionstore.errors import MemoryBudgetError
-from ionstore.shared import SharedBuffer
+from ionstore.loading.shared_memory import SharedBuffer
 
 N_BYTES = 1_234_567
 

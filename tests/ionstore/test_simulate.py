@@ -3,10 +3,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from ionstore.cosmology import PLANCK18, Cosmology, mean_gas_density
+from ionstore.cube.cosmology import PLANCK18, Cosmology, mean_gas_density
+from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError, SimulationRequestError
-from ionstore.grid import Mesh
-from ionstore.simulate import SimulatedCube, simulate_cubes
+from ionstore.simulate.cubes import SimulatedCube, simulate_cubes
 
 REDSHIFTS = (10.11, 8.397, 7.305)
 

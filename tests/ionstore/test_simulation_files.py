@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ionstore.cosmology import PLANCK18
-from ionstore.description import SimulationDescription, read_description
+from ionstore.cube.cosmology import PLANCK18
+from ionstore.cube.description import SimulationDescription, read_description
+from ionstore.cube.mesh import Mesh
 from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
-from ionstore.grid import Mesh
-from ionstore.simulate import simulate_cubes
-from ionstore.simulation_files import write_simulation
+from ionstore.simulate.cubes import simulate_cubes
+from ionstore.simulate.files import write_simulation
 
 MESH = Mesh(8, 20.0)
 NAMES = {"rho_z8.397.npy", "nsrc_z8.397.npy", "xHII_z8.397.npy", "simulation.json"}

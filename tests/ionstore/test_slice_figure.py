@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreExistsError
-from ionstore.grid import Mesh
-from ionstore.layout import Layout
-from ionstore.slice_figure import Axis, draw_slice, read_slice
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
+from ionstore.view import Axis, draw_slice, read_slice
 from tests.conftest import write_store
 
 

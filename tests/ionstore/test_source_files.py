@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ionstore.attributes import SourceFile, merge_source_files
-from ionstore.source_files import name_source_file, plan_comparison
+from ionstore.store.metadata import SourceFile, merge_source_files
+from ionstore.verify.sources import name_source_file, plan_comparison
 
 MAPS = {"n_src": [Path("other/nsrc*.npy")], "xhii": [Path("far"), Path("far2/x.npy")]}
 

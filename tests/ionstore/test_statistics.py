@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ionstore.statistics import FieldStatistics
+from ionstore.cube.statistics import FieldStatistics
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-28, 1e30])

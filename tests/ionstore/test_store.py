@@ -9,15 +9,15 @@ import pytest
 import xarray as xr
 import zarr
 
-from ionstore.codecs import chunk_codecs, default_compression, round_to_bits
-from ionstore.conversion import AS_STORED, Conversion, convert
-from ionstore.cube import Array
+from ionstore.build.store_writer import StoredField, create_store
+from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
-from ionstore.grid import Mesh
-from ionstore.layout import Layout
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store
+from ionstore.store.codecs import chunk_codecs, default_compression, round_to_bits
+from ionstore.store.conversion import AS_STORED, Conversion, convert
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)

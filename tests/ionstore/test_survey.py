@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.flat_array import FlatArray
-from ionstore.survey import SourceSurvey, survey_source
+from ionstore.ingest.survey import SourceSurvey, survey_source
+from ionstore.readers.arrays.flat import FlatArray
 
 N_CELLS = 70_001  # more than are looked at together, by less than as many
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.flat_array import FlatArray
-from ionstore.survey import survey_source
-from ionstore.surveyed_source import SurveyedSource
+from ionstore.ingest.survey import survey_source
+from ionstore.ingest.surveyed_source import SurveyedSource
+from ionstore.readers.arrays.flat import FlatArray
 
 WHOLE = ((0, 0, 0), (4, 4, 4))
 

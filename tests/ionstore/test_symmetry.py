@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ionstore.symmetry import N_SYMMETRIES, draw_symmetries, transformed
+from ionstore.sampling.symmetry import N_SYMMETRIES, draw_symmetries, transformed
 
 
 def test_they_are_48_different_images_with_the_same_neighbors() -> None:

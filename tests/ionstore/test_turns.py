@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import pytest
 
-from ionstore.turns import Iteration, Turn
+from ionstore.loading.iteration import Iteration, Turn
 
 
 def numbers(ended: list[str]) -> Generator[int]:

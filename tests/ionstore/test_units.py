@@ -1,7 +1,7 @@
 import pytest
 
-from ionstore.cosmology import Cosmology
-from ionstore.units import contradiction_to_frame, decide_density_frame, decide_n_src
+from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.units import contradiction_to_frame, decide_density_frame, decide_n_src
 
 COMOVING = {9.0: 4.05e-31, 7.5: 4.05e-31}
 PROPER = {z: 4.05e-31 * (1 + z) ** 3 for z in COMOVING}

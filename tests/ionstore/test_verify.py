@@ -19,20 +19,20 @@ import pytest
 import xxhash
 import zarr
 
-from ionstore.attributes import SourceFile
-from ionstore.cube import Array
-from ionstore.damage import Damage
+from ionstore.build.store_writer import StoredField, create_store, write_attributes
+from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Mesh
+from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreDamageError, StoreFormatError
-from ionstore.grid import Mesh
-from ionstore.ingest import ingest_cubes
-from ionstore.layout import Corner, Layout
-from ionstore.loading import NeighborhoodLoader
-from ionstore.objects import ObjectPath
-from ionstore.split import Region
-from ionstore.statistics import FieldStatistics
-from ionstore.store import CubeStore
-from ionstore.store_writer import StoredField, create_store, write_attributes
-from ionstore.verify import Verification, statistics_damage, verify_store
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.loading.loaders import NeighborhoodLoader
+from ionstore.sampling.split import Region
+from ionstore.storage.s3 import ObjectPath
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Corner, Layout
+from ionstore.store.metadata import SourceFile
+from ionstore.verify.damage import Damage
+from ionstore.verify.verify import Verification, statistics_damage, verify_store
 from tests.conftest import cubes_at, write_store
 from tests.object_server import environment, make_bucket, running_object_server, upload
 from tests.three_file_sets import write_set

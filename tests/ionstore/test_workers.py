@@ -10,11 +10,11 @@ import numpy as np
 import psutil
 import pytest
 
-from ionstore.filling import Request
-from ionstore.partition import Reach
-from ionstore.ring import Ring
-from ionstore.store import CubeStore
-from ionstore.workers import AHEAD, Workers
+from ionstore.loading.fill import Request
+from ionstore.loading.ring import Ring
+from ionstore.loading.workers import AHEAD, Workers
+from ionstore.sampling.regions import Reach
+from ionstore.store.cube_store import CubeStore
 from tests.ionstore.test_filling import filler_of, requests_of
 
 N_WORKERS = 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ionstore.zeldovich import Displacement, deposit_gas, move_halos
+from ionstore.simulate.displacement import Displacement, deposit_gas, move_halos
 
 
 def _random_displacement(n: int, scale: float = 1.0) -> Displacement:

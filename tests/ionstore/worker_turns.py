@@ -8,8 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ionstore.ingest_parts import PartWriter
-from ionstore.layout import Part
+from ionstore.ingest.write import PartWriter
+from ionstore.store.layout import Part
 
 
 def dask_setup(worker: object) -> None:

@@ -8,8 +8,8 @@ from ionmodel.channels.base import Box, channels_asked_for, check_channels
 from ionmodel.channels.mean_free_path import Law, MeanFreePath, choudhury2009, worseck2014
 from ionmodel.channels.top_hat import TopHat
 from ionmodel.errors import ConfigError
-from ionstore.cosmology import PLANCK18, Cosmology
-from ionstore.grid import Mesh
+from ionstore.cube.cosmology import PLANCK18, Cosmology
+from ionstore.cube.mesh import Mesh
 
 NONE: dict[str, Any] = {
     "inputs": ("n_igm", "n_src"),

@@ -12,8 +12,8 @@ from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.channels.top_hat import TopHat
 from ionmodel.errors import ConfigError
 from ionstore.errors import MemoryBudgetError
-from ionstore.layout import Layout
-from ionstore.store import CubeStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)

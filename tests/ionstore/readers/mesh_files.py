@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField
 
 SAMPLES = Path(__file__).parents[2] / "data"

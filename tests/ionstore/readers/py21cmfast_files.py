@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.readers.base import FieldSource, FileContents, FoundField
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -6,7 +6,7 @@ import pytest
 
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
-from ionstore.readers.c2ray import C2Ray
+from ionstore.readers.formats.c2ray import C2Ray
 from tests.ionstore.readers.mesh_files import (
     SAMPLE_CELLS,
     SAMPLES,

@@ -6,7 +6,13 @@ import pytest
 
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
-from ionstore.readers.cbin import PlainMesh, check_complete, is_vector_mesh, open_mesh, read_sizes
+from ionstore.readers.formats.cbin import (
+    PlainMesh,
+    check_complete,
+    is_vector_mesh,
+    open_mesh,
+    read_sizes,
+)
 from tests.ionstore.readers.mesh_files import check_source, inspected, plain_mesh, the_field
 
 CUBE = np.random.default_rng(1).random((5, 6, 7))

@@ -6,7 +6,7 @@ import pytest
 
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
-from ionstore.readers.cubep3m import CubeP3M
+from ionstore.readers.formats.cubep3m import CubeP3M
 from tests.ionstore.readers.mesh_files import (
     SAMPLES,
     check_source,

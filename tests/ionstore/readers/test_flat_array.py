@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.flat_array import FlatArray
+from ionstore.readers.arrays.flat import FlatArray
 from tests.ionstore.readers.mesh_files import blocks
 
 CUBE = np.random.default_rng(1).random((5, 6, 7))
@@ -22,7 +22,7 @@ def _array(path: Path, dtype: str, order: str) -> FlatArray:
 def test_blocks_are_slices_whatever_is_read_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int, order: str, dtype: str
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.flat_array._GAP_BYTES", gap_bytes)
+    monkeypatch.setattr("ionstore.readers.arrays.flat._GAP_BYTES", gap_bytes)
     array = _array(tmp_path / "a.bin", dtype, order)
     for start, shape in blocks(CUBE.shape):
         block = array.read_block(start, shape)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ def test_blocks_are_slices_whatever_is_read_with_them(
 def test_a_block_of_a_file_that_shrank_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap_bytes: int, order: str
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.flat_array._GAP_BYTES", gap_bytes)
+    monkeypatch.setattr("ionstore.readers.arrays.flat._GAP_BYTES", gap_bytes)
     array = _array(tmp_path / "a.bin", "<f8", order)
     (tmp_path / "a.bin").write_bytes(b"")
     for start in ((0, 0, 0), (4, 5, 6)):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.objects import ObjectPath
-from ionstore.readers import flat_object
-from ionstore.readers.flat_object import FlatObject
+from ionstore.readers.arrays import bucket as flat_object
+from ionstore.readers.arrays.bucket import FlatObject
+from ionstore.storage.s3 import ObjectPath
 from tests.object_server import environment, make_bucket, running_object_server
 
 

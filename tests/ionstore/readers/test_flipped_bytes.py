@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.gridded_points import GriddedPoints
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource, PointList
+from ionstore.readers.points.gridded import GriddedPoints
 from tests.ionstore.readers.mesh_files import plain_mesh, record_mesh
 
 h5py = pytest.importorskip("h5py")

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers import fortran_records
+from ionstore.readers.arrays import fortran as fortran_records
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.fortran import SplitArray, open_imitated_records, open_records
 from ionstore.readers.base import FieldSource
-from ionstore.readers.flat_array import FlatArray
-from ionstore.readers.fortran_records import SplitArray, open_imitated_records, open_records
 from tests.ionstore.readers.mesh_files import check_source, record, record_mesh
 
 SAMPLES = Path(__file__).parents[2] / "data" / "c2ray"
@@ -63,7 +63,7 @@ def test_values_are_put_together_across_sub_records(
 def test_pieces_of_a_stream_hold_whole_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.flat_array.STREAM_BYTES", 13)
+    monkeypatch.setattr("ionstore.readers.arrays.flat.STREAM_BYTES", 13)
     source = _opened(tmp_path / "a.bin", record_mesh(CUBE, "<", 101))
     check_source(source, CUBE, tmp_path / "a.bin")
 

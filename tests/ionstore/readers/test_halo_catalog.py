@@ -5,11 +5,11 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.gridded_points import GriddedPoints
-from ionstore.readers import halo_catalog
-from ionstore.readers.halo_catalog import HaloCatalog
+from ionstore.readers.points import halos as halo_catalog
+from ionstore.readers.points.gridded import GriddedPoints
+from ionstore.readers.points.halos import HaloCatalog
 
 
 def _catalog(

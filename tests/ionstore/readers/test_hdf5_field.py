@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers import hdf5_field
+from ionstore.readers.arrays import hdf5 as hdf5_field
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.hdf5 import HDF5Field, open_hdf5_field, opened_hdf5
 from ionstore.readers.base import FieldSource
-from ionstore.readers.flat_array import FlatArray
-from ionstore.readers.hdf5_field import HDF5Field, open_hdf5_field, opened_hdf5
 from tests.ionstore.readers.mesh_files import blocks
 
 CUBE = (np.random.default_rng(1).random((5, 6, 7)) * 99).astype("f4")

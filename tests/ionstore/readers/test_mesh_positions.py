@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.mesh_positions import cells_at, check_masses
+from ionstore.readers.points.positions import cells_at, check_masses
 
 
 @pytest.mark.parametrize("counted_from", [0, 1])

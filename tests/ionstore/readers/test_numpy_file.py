@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.npy import CompressedMember, open_numpy_file
 from ionstore.readers.base import FieldSource
-from ionstore.readers.flat_array import FlatArray
-from ionstore.readers.numpy_file import CompressedMember, open_numpy_file
 
 CUBE = np.random.default_rng(1).random((5, 6, 7)).astype("f4")
 

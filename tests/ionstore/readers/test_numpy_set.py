@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
+from ionstore.cube.fields import FIELDS
 from ionstore.errors import SourceDataError
-from ionstore.fields import FIELDS
-from ionstore.readers.numpy_set import NumpySet
+from ionstore.readers.formats.numpy_set import NumpySet
 from tests.ionstore.readers.mesh_files import check_source, inspected, the_field
 
 READER = NumpySet()

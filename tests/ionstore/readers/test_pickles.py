@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.readers.pickles import Pickle
+from ionstore.readers.formats.pickles import Pickle
 from tests.ionstore.readers.mesh_files import inspected, plain_mesh
 
 READER = Pickle()

@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents
-from ionstore.readers.numpy_set import NumpySet
-from ionstore.readers.pinion import Pinion
+from ionstore.readers.formats.numpy_set import NumpySet
+from ionstore.readers.formats.pinion import Pinion
 from tests.ionstore.readers.mesh_files import check_source, inspected, the_field
 
 READER = Pinion()

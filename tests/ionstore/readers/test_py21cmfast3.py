@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cosmology import Cosmology
+from ionstore.cube.cosmology import Cosmology
 from ionstore.errors import SourceDataError
-from ionstore.readers.halo_catalog import HaloCatalog
-from ionstore.readers.py21cmfast3 import Py21cmFast3
+from ionstore.readers.formats.py21cmfast3 import Py21cmFast3
+from ionstore.readers.points.halos import HaloCatalog
 from tests.ionstore.readers.mesh_files import inspected
 from tests.ionstore.readers.py21cmfast_files import (
     VERSION_3,

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
-from ionstore.readers.pyc2ray import PyC2Ray
+from ionstore.readers.formats.pyc2ray import PyC2Ray
 from tests.ionstore.readers.mesh_files import (
     SAMPLE_CELLS,
     SAMPLES,

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.gridded_points import GriddedPoints
-from ionstore.readers.pyc2ray_sources import ConvertedSourceList, PyC2RaySources
+from ionstore.readers.points.gridded import GriddedPoints
+from ionstore.readers.points.hdf5_list import ConvertedSourceList, PyC2RaySources
 from tests.ionstore.readers.mesh_files import SAMPLE_CELLS, SAMPLES, inspected, the_field
 
 h5py = pytest.importorskip("h5py")
@@ -46,7 +46,7 @@ def _points(source: object) -> tuple[Array, Array]:
 def test_sources_are_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, rows: int
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.pyc2ray_sources._ROWS", rows)
+    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", rows)
     rng = np.random.default_rng(1)
     positions = rng.integers(0, MESH, (50, 3)).astype(dtype)
     masses = rng.lognormal(23, 1, 50)
@@ -60,7 +60,7 @@ def test_sources_are_read_in_pieces(
 
 
 def test_a_negative_mass_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ionstore.readers.pyc2ray_sources._ROWS", 2)
+    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", 2)
     path = _write(tmp_path / "list.hdf5", np.zeros((4, 3)), np.array([9.0, 5.0, 7.0, -2.0]))
     with pytest.raises(SourceDataError, match="got -2 for source 4"):
         _points(the_field(inspected(PyC2RaySources(), path)).source)
@@ -127,7 +127,7 @@ def test_a_list_may_be_empty(tmp_path: Path) -> None:
 def test_sources_off_the_mesh_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: tuple[float, ...]
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.pyc2ray_sources._ROWS", 4)
+    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", 4)
     positions = np.zeros((10, 3))
     positions[8] = position
     path = _write(tmp_path / "list.hdf5", positions, np.ones(10))

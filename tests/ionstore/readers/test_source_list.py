@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube import Array
+from ionstore.cube.arrays import Array
 from ionstore.errors import SourceDataError
-from ionstore.gridded_points import GriddedPoints
-from ionstore.readers.source_list import C2RaySources, SourceList
+from ionstore.readers.points.gridded import GriddedPoints
+from ionstore.readers.points.text_list import C2RaySources, SourceList
 from tests.ionstore.readers.mesh_files import inspected, the_field
 
 SAMPLES = Path(__file__).parents[2] / "data" / "c2ray"
@@ -55,7 +55,7 @@ def _written(path: Path, text: bytes) -> Path:
 def test_sources_are_read_whatever_the_pieces_and_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[int, int], piece: int, name: str
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.source_list._TEXT_BYTES", piece)
+    monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", piece)
     n_masses, lines = form
     sources = _sources(n_masses=n_masses)
     cells, weights = _points(_written(tmp_path / name, _text(sources, lines=lines)))
@@ -168,7 +168,7 @@ def test_more_or_fewer_sources_than_announced_are_refused(tmp_path: Path, n_line
 def test_damage_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, message: str
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.source_list._TEXT_BYTES", 1 << 15)
+    monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", 1 << 15)
     with pytest.raises(SourceDataError, match=message):
         _points(_written(tmp_path / "9.000_sources.dat", text))
 
@@ -204,7 +204,7 @@ def test_the_first_source_tells_the_columns(tmp_path: Path, text: bytes, n_colum
 def test_sources_off_the_mesh_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: str
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.source_list._TEXT_BYTES", 40)
+    monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", 40)
     lines = [f"{i} 1 1 5.0" for i in range(1, 8)] + [f"{position} 5.0", "1 1 1 5.0"]
     text = f"{len(lines)}\n" + "\n".join(lines) + "\n"
     shown = position.replace(" ", ", ")
@@ -297,7 +297,7 @@ def test_empty_files_of_other_names_are_not_claimed(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_the_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ionstore.readers.source_list._TEXT_BYTES", 1 << 15)
+    monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", 1 << 15)
     lines = _text(_sources(1000)).partition(b"\n")[2]
     path = _written(tmp_path / "9.000_sources.dat.gz", b"50000\n" + lines * 50)
     tracemalloc.start()

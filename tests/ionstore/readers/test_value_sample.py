@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.readers.flat_array import FlatArray
-from ionstore.readers.value_sample import sample_values
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.sample import sample_values
 
 
 def _cube(path: Path, side: int) -> FlatArray:

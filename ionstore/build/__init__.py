@@ -1,0 +1,1 @@
+"""Build a store so that a kill leaves the old one or the new one."""

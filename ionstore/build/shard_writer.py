@@ -1,0 +1,157 @@
+"""`ShardWriter`: writes the shards of a store, each as one file or object, and checks them."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ionstore.build.shard_encoding import encode_shard
+from ionstore.cube.arrays import Array
+from ionstore.errors import StoreDamageError
+from ionstore.storage.files import sync, whole_file
+from ionstore.storage.paths import StorePath
+from ionstore.storage.s3_lock import LockClaim
+from ionstore.store.codecs import Compression
+from ionstore.store.layout import Corner, Layout, Part
+from ionstore.store.shards import check_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the values of a field are encoded.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Stored dtype.
+    compression : Compression
+        Settings of Blosc.
+    """
+
+    dtype: np.dtype[Any]
+    compression: Compression
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWriter:
+    """Writes the shards of a store that is being built.
+
+    Parameters
+    ----------
+    place : Path or ObjectPath
+        Folder or key of the store.
+    layout : Layout
+        Chunks and shards of all fields.
+    encodings : mapping of str to Encoding
+        How each field is encoded.
+    claim : LockClaim, optional
+        Asked before an object is put.
+
+    Notes
+    -----
+    Every write covers one whole shard, so that several writers never meet in one file; which
+    writer takes which shard is up to the caller. Light, and pickled for other processes. A shard
+    that is written twice is the same file or object, whole at every moment.
+    """
+
+    place: StorePath
+    layout: Layout
+    encodings: Mapping[str, Encoding]
+    claim: LockClaim | None = None
+
+    def shard_path(self, part: Part) -> StorePath:
+        """Return the file or object of a shard."""
+        numbers = (part.redshift_index, *part.shard)
+        return self.place.joinpath(part.field, "c", *map(str, numbers))
+
+    def write_block(
+        self, field: str, redshift_index: int, start: Corner, values: Array
+    ) -> StorePath:
+        """Write one whole shard of a field and bring it to the disk.
+
+        Parameters
+        ----------
+        field : str
+            Name of the field.
+        redshift_index : int
+            Place of the redshift.
+        start : tuple of three int
+            First cell (i, j, k) of the shard.
+        values : ndarray
+            Values of all cells of the shard that lie on the mesh, in the stored dtype.
+
+        Returns
+        -------
+        Path or ObjectPath
+            The file or object that holds the shard.
+
+        Raises
+        ------
+        ValueError
+            If the block is not one whole shard, or its dtype is not the stored one.
+        StoreExistsError
+            If another process has taken the build of the store over.
+        OSError
+            If it cannot be written.
+
+        Notes
+        -----
+        Memory: a file takes one chunk at a time; an object is encoded whole before it is put.
+        """
+        encoding = self.encodings[field]
+        if values.dtype != encoding.dtype:
+            raise ValueError(f"values must be {encoding.dtype} for {field}, got {values.dtype}")
+        i, j, k = values.shape
+        shard = self.layout.shard_of_region(start, (i, j, k))
+        path = self.shard_path(Part(field, redshift_index, shard))
+        pieces = encode_shard(values, layout=self.layout, compression=encoding.compression)
+        if isinstance(path, Path):
+            _write(path, pieces)
+        else:
+            content = b"".join(pieces)
+            if self.claim is not None:
+                self.claim.check()
+            path.write_bytes(content)
+        return path
+
+    def check_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> None:
+        """Read a shard back, decode it as loaders do, and compare it with what was written.
+
+        Parameters
+        ----------
+        field, redshift_index, start, values
+            As given to `write_block`.
+
+        Raises
+        ------
+        StoreDamageError
+            If it cannot be read or decoded, or holds other values.
+        """
+        i, j, k = values.shape
+        shard = self.layout.shard_of_region(start, (i, j, k))
+        path = self.shard_path(Part(field, redshift_index, shard))
+        for block in check_shard(path, shard, layout=self.layout, dtype=values.dtype):
+            written = values[
+                tuple(
+                    slice(here - first, here - first + cells)
+                    for here, first, cells in zip(block.start, start, block.shape, strict=True)
+                )
+            ]
+            if block.values is None or not np.array_equal(block.values, written):
+                what = block.damage or "holds other values than were written"
+                raise StoreDamageError(
+                    f"{path}: read back, the chunk from cell {block.start} on {what}; check the "
+                    "disk and run the same command again"
+                )
+
+
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never written in place: the file may have a second name in another store, and a scheduler
+    # may run the same part twice at once.
+    with whole_file(path, mark=f".{uuid.uuid4().hex}") as temporary, temporary.open("wb") as file:
+        file.writelines(pieces)
+    sync(path.parent)

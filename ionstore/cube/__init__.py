@@ -1,0 +1,1 @@
+"""Coeval cubes: their fields, mesh, cosmology, units and statistics."""

@@ -1,0 +1,2 @@
+from .ingest import ingest_cubes as ingest_cubes
+from .selection import FileSelection as FileSelection

@@ -1,0 +1,67 @@
+"""`FileSelection`: which files of a simulation are taken, where not all are."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ionstore.cube.fields import INPUTS, REQUIRED
+from ionstore.errors import SourceDataError
+
+
+@dataclass(frozen=True, slots=True)
+class FileSelection:
+    """Which files of a simulation are taken, and what of them; all by default.
+
+    Parameters
+    ----------
+    format_name : str, optional
+        The one format to look for, one of those of `ionstore.readers.READERS`.
+    maps : mapping of str to sequence of Path
+        For a field the files, folders, or patterns such as ``sources/*_used.dat``, that hold it:
+        nothing else is considered for it.
+    redshifts : sequence of float
+        Redshifts to take; all by default.
+    source_columns : sequence of int
+        Columns of text lists of sources that are summed up, counted from 1; the first column of
+        masses by default.
+    without : collection of str
+        Required fields that are not taken, whether they are there or not.
+
+    Raises
+    ------
+    SourceDataError
+        If `without` names another field, one that `maps` names files for, or leaves no input for a
+        network.
+    """
+
+    format_name: str | None = None
+    maps: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    redshifts: Sequence[float] = ()
+    source_columns: Sequence[int] = ()
+    without: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in REQUIRED]
+        for name in self.without:
+            if name not in names:
+                raise SourceDataError(f"--without must name one of {', '.join(names)}, got {name}")
+            if name in self.maps:
+                raise SourceDataError(
+                    f"--without {name} leaves out what --map {name} names files for; give one of "
+                    "them"
+                )
+        inputs = [one.name for one in INPUTS]
+        if not any(name in self.required for name in inputs):
+            raise SourceDataError(
+                f"a store must hold {' or '.join(inputs)}, which networks predict from, got "
+                f"{' '.join(f'--without {name}' for name in inputs)}; give one of them at most"
+            )
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the fields that must be there at every redshift."""
+        return tuple(one.name for one in REQUIRED if one.name not in self.without)
+
+
+ALL_FILES = FileSelection()
+"""Nothing is left out."""

@@ -1,0 +1,5 @@
+from .gather import gather_neighborhoods as gather_neighborhoods
+from .loaders import Batch as Batch
+from .loaders import NeighborhoodLoader as NeighborhoodLoader
+from .loaders import TileBatch as TileBatch
+from .loaders import TileLoader as TileLoader

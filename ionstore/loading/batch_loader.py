@@ -1,0 +1,437 @@
+"""From samples to an iteration over batches: memory, order, and who fills them."""
+
+import copy
+import difflib
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, Self
+
+import numpy as np
+import torch
+
+from ionstore.cube.mesh import Mesh
+from ionstore.errors import MemoryBudgetError
+from ionstore.loading.cube_selection import Store, open_stores, select_cubes
+from ionstore.loading.device import DeviceFields, available_device
+from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
+from ionstore.loading.iteration import BatchType, Iteration, Turn
+from ionstore.loading.loader_stats import LoaderStats, Mode
+from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
+from ionstore.loading.resident import ResidentFields, resident_bytes
+from ionstore.loading.ring import BatchSlots, Ring, slot_bytes
+from ionstore.loading.shared_memory import Buffer
+from ionstore.loading.workers import Workers
+from ionstore.sampling.batches import BatchPlan
+from ionstore.sampling.memory import MemoryPlan, plan_memory
+from ionstore.sampling.order import Order
+from ionstore.sampling.region_sizes import RegionSizes
+from ionstore.sampling.regions import Reach
+from ionstore.sampling.samples import Centers, CubeSamples, Samples
+from ionstore.sampling.settings import LENT, LoaderSettings, SettingsOptions, whole_number
+from ionstore.store.normalization import Normalization
+
+DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """Memory for blocks of regions, shared by loaders that take turns."""
+
+    n_slots: int
+    block_bytes: int
+    memory: Buffer | None = None
+
+
+@dataclass(slots=True)
+class _Remainder:
+    """What the decoded fields leave of a budget, for the batches of a loader and its siblings."""
+
+    n_bytes: int
+
+    def lend(self, n_bytes: int, loader: "BatchLoader[Any]") -> None:
+        """Take some for a loader's batches, until the loader is gone, and they with it."""
+        self.n_bytes -= n_bytes
+        weakref.finalize(loader, self._take_back, n_bytes).atexit = False
+
+    def _take_back(self, n_bytes: int) -> None:
+        self.n_bytes += n_bytes
+
+
+class BatchLoader(ABC, Generic[BatchType]):
+    """Iterate over batches of samples cut from stores.
+
+    Iterating runs through what is left of the current epoch; iterating again starts the next one.
+    There is one iteration at a time: a new one ends the one before.
+
+    Parameters
+    ----------
+    store : path, CubeStore or sequence of them
+        Stores to cut from.
+    centers : callable
+        Returns the cells of the samples of each store.
+    reach : Reach
+        What belongs to a sample.
+    batch_size : int
+        Samples a batch, over all ranks.
+    **options
+        As `NeighborhoodLoader` describes them.
+    """
+
+    _HALO_NAME = "radius"
+
+    def __init__(
+        self,
+        store: Store | Sequence[Store],
+        centers: Callable[[Sequence[Mesh]], Sequence[Centers]],
+        reach: Reach,
+        batch_size: int,
+        *,
+        inputs: Sequence[str] = ("n_igm", "n_src"),
+        target: str = "xhii",
+        redshifts: Sequence[float] | None = None,
+        normalization: Normalization | None = None,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET_BYTES,
+        device: torch.device | str | None = None,
+        **options: Any,
+    ) -> None:
+        _check_names(options, {option.name for option in fields(LoaderSettings)})
+        settings = LoaderSettings(batch_size, **options)
+        memory_budget = whole_number("memory_budget", memory_budget, 1, "of bytes")
+        stores = open_stores(store)
+        self._reach = reach
+        self._device = None if device is None else available_device(device)
+        self._store_of_cube, self._cubes = select_cubes(
+            stores,
+            inputs,
+            target,
+            redshifts=redshifts,
+            reach=reach,
+            normalization=normalization,
+            halo_name=self._HALO_NAME,
+        )
+        self._meshes = [store.mesh for store in stores]
+        self._chunk_cells = max(store.layout.chunk_cells for store in stores)
+        self._turn = Turn()
+        sizes = self._region_sizes(centers, settings)
+        memory = self._plan_memory(sizes, settings, memory_budget)
+        self._fields: ResidentFields | DeviceFields | None = None
+        self._slots: _Slots | None = None
+        if self._device is not None:
+            self._fields = DeviceFields(self._cubes, self._device)
+        elif memory.mode == "resident":
+            self._fields = ResidentFields(self._cubes, shared=settings.num_workers > 0)
+        else:
+            assert memory.core is not None
+            self._slots = _Slots(memory.n_slots, sizes.block_bytes(memory.core))
+        ranks = settings.ranks_here or settings.world
+        self._remainder = _Remainder(memory_budget // ranks)
+        self._start(sizes, settings, memory.core)
+        self._remainder.n_bytes -= self._decoded_bytes
+
+    def _sibling(
+        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], changes: Mapping[str, Any]
+    ) -> Self:
+        """Return a loader over other samples that shares this one's decoded fields and budget."""
+        other = copy.copy(self)
+        _check_names(changes, set(SettingsOptions.__annotations__))
+        settings = replace(self._settings, **changes)
+        if settings.num_workers and not self._settings.num_workers:
+            raise ValueError("num_workers of a sibling must be 0 where that of its loader is")
+        sizes = self._region_sizes(centers, settings)
+        core = self._plan.partition.core
+        if self._slots is None:
+            other._turn = Turn()
+        else:
+            core = sizes.choose(self._slots.block_bytes, or_smaller=True)
+            if core is None:
+                raise MemoryBudgetError(
+                    "even the smallest regions of these centers do not fit "
+                    f"{self._slots.block_bytes / 1e6:.1f} MB each, what their loader decodes into; "
+                    "raise memory_budget"
+                )
+        ring = self._bytes_of_ring(settings)
+        if ring > self._remainder.n_bytes:
+            or_else = " or num_workers" if settings.num_workers else ""
+            raise MemoryBudgetError(
+                f"the batches prepared ahead take {ring / 1e6:.1f} MB of memory, memory_budget "
+                f"leaves {max(0, self._remainder.n_bytes) / 1e6:.1f} MB for them; raise "
+                f"memory_budget or lower batch_size{or_else}"
+            )
+        other._start(sizes, settings, core)
+        return other
+
+    def _region_sizes(
+        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], settings: LoaderSettings
+    ) -> RegionSizes:
+        cells = centers(self._meshes)
+        samples = Samples(
+            [
+                CubeSamples(index, cube.target.redshift, cube.mesh_cells, cells[index])
+                for index, cube in zip(self._store_of_cube, self._cubes, strict=True)
+            ]
+        )
+        return RegionSizes(
+            samples,
+            self._reach,
+            settings,
+            n_channels=len(self._cubes[0].inputs),
+            chunk_cells=self._chunk_cells,
+        )
+
+    def _plan_memory(
+        self, sizes: RegionSizes, settings: LoaderSettings, memory_budget: int
+    ) -> MemoryPlan:
+        resident = resident_bytes(self._cubes)
+        if self._device is not None:
+            if settings.num_workers or settings.pin_memory:
+                raise ValueError(
+                    "fields on a device are cut there: num_workers must be 0 and pin_memory off"
+                )
+            if resident > memory_budget:
+                raise MemoryBudgetError(
+                    f"all fields take {resident / 1e6:.0f} MB of memory, memory_budget is "
+                    f"{memory_budget / 1e6:.0f} MB; raise memory_budget to keep them on "
+                    f"{self._device}"
+                )
+            return MemoryPlan("resident", settings.core)
+        batch_bytes = self._batch_bytes(settings.batch_size)
+        return plan_memory(
+            memory_budget,
+            resident_bytes=resident,
+            block_bytes=sizes.block_bytes,
+            choose_core=sizes.choose,
+            smallest_core=sizes.candidates[0],
+            core=settings.core,
+            n_lanes=settings.lanes,
+            batch_bytes=batch_bytes,
+            ring_bytes=settings.n_slots * batch_bytes,
+            num_workers=settings.num_workers,
+            world=settings.world,
+            ranks=settings.ranks_here or settings.world,
+        )
+
+    def _start(self, sizes: RegionSizes, settings: LoaderSettings, core: int | None) -> None:
+        self._settings, self._sizes = settings, sizes
+        partition = sizes.partition(core)
+        order = Order(
+            partition.sizes,
+            seed=settings.seed,
+            shuffle=settings.shuffle,
+            visits=sizes.visits(core),
+            n_samples=settings.samples_per_epoch,
+            n_lanes=settings.lanes,
+        )
+        self._plan = BatchPlan(partition, order, settings.share, settings.symmetries)
+        self._position = 0
+        self._iteration: weakref.ref[Iteration[BatchType]] | None = None
+        self._decoding, self._places_visited = Decoding(), 0
+        self._decoder: RegionDecoder | None = None
+        self._workers: Workers | None = None
+        self._ring_bytes = self._bytes_of_ring(settings)
+        if isinstance(self._fields, DeviceFields):
+            return
+        fields: ResidentFields | RegionFields | None = self._fields
+        if fields is None:
+            fields = self._regions(settings)
+            self._decoder = RegionDecoder(fields, self._cubes, self._decoding)
+        parts = batch_parts(len(self._cubes[0].inputs), self._reach)
+        most = settings.share.most_samples
+        slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
+        self._ring = Ring(slots, LENT)
+        self._filler = Filler(fields, self._plan, slots, self._reach)
+        if settings.num_workers:
+            self._workers = Workers(self._filler, settings.num_workers)
+        self._remainder.lend(self._ring_bytes, self)
+
+    def _regions(self, settings: LoaderSettings) -> RegionFields:
+        assert self._slots is not None
+        fields = RegionFields(
+            self._plan,
+            self._reach,
+            n_channels=len(self._cubes[0].inputs),
+            n_slots=self._slots.n_slots,
+            n_batches=settings.n_slots,
+            shared=settings.num_workers > 0,
+            memory=self._slots.memory,
+        )
+        self._slots = replace(self._slots, memory=fields.memory)
+        return fields
+
+    @abstractmethod
+    def _batch(self, tensors: list[torch.Tensor]) -> BatchType:
+        """Return a batch of inputs, target, redshift, cells and store index."""
+
+    @property
+    def _decoded_bytes(self) -> int:
+        if self._slots is None:
+            return resident_bytes(self._cubes)
+        assert self._slots.memory is not None
+        return self._slots.memory.n_bytes
+
+    @property
+    def _mode(self) -> Mode:
+        if isinstance(self._fields, DeviceFields):
+            return "device"
+        return "regions" if self._fields is None else "resident"
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a batch, over all ranks."""
+        return self._settings.batch_size
+
+    @property
+    def n_samples(self) -> int:
+        """Samples an epoch, over all ranks."""
+        return self._plan.order.n_samples
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self._plan.n_batches
+
+    def __iter__(self) -> Iterator[BatchType]:
+        iteration = Iteration(self._batches())
+        self._turn.take(iteration, self)  # two at once would wait for each other's slots
+        self._iteration = weakref.ref(iteration)
+        return iteration
+
+    @property
+    def position(self) -> int:
+        """Batches handed out since the first epoch began; set it to go on from there.
+
+        The same on every rank: with the same seed, core and lanes, any number of ranks or workers
+        goes on with the very same batches. Setting it ends an iteration that is not at its end:
+        whoever asks that one for more gets a RuntimeError.
+
+        Raises
+        ------
+        ValueError
+            If it is set to less than 0, or not to a whole number.
+        """
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        position = whole_number("position", position, 0)
+        iteration = self._iteration() if self._iteration is not None else None
+        if iteration is not None:
+            iteration.end(
+                "setting position ended this iteration; iterate the loader anew to go on from there"
+            )
+        self._position = position
+
+    @property
+    def stats(self) -> LoaderStats:
+        """Mode, memory, and how much is decoded."""
+        partition, order = self._plan.partition, self._plan.order
+        predicted, measured = 1.0, 1.0
+        if self._slots is not None:
+            assert partition.core is not None
+            core_cells = self._sizes.core_cells(partition.core)
+            predicted = self._sizes.decoded_cells(partition.core) / core_cells
+            epochs = self._places_visited / order.n_samples
+            here = self._decoding.cells * self._settings.world
+            measured = here / core_cells / epochs if epochs else float("nan")
+        return LoaderStats(
+            mode=self._mode,
+            core=partition.core,
+            n_regions=partition.n_regions,
+            samples_per_opening=partition.samples.n_samples / int(order.visits.sum()),
+            decoded_bytes=self._decoded_bytes,
+            batch_bytes=self._ring_bytes,
+            predicted_amplification=predicted,
+            measured_amplification=measured,
+            openings=self._decoding.openings,
+            decode_s=self._decoding.seconds,
+        )
+
+    def close(self) -> None:
+        """End threads and workers; memory goes when the last batch and the loader do.
+
+        Iterating it again starts them anew.
+        """
+        iteration = self._iteration() if self._iteration is not None else None
+        if iteration is not None:
+            iteration.close()
+        if self._workers is not None:
+            self._workers.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _batches(self) -> Generator[BatchType]:
+        if isinstance(self._fields, DeviceFields):
+            yield from self._batches_on_device(self._fields)
+            return
+        self._ring.start()
+        if self._decoder is not None:
+            self._decoder.start(*divmod(self._position, len(self)))
+        if self._workers is None:
+            filled = fill_by_thread(self._filler, self._ring, self._requests())
+        else:
+            filled = self._workers.fill(self._ring, self._requests())
+        try:
+            for request in filled:
+                arrays = self._ring.lend(request.slot, request.n_samples)
+                tensors = list(map(torch.from_numpy, arrays))
+                del arrays
+                if self._settings.pin_memory:
+                    tensors = [tensor.pin_memory() for tensor in tensors]
+                self._advance()
+                yield self._batch(tensors)
+        except _RegionsClosedError:
+            error = self._decoder.take_error() if self._decoder is not None else None
+            if error is None:
+                raise
+            raise error from None
+        finally:
+            if self._decoder is not None:
+                self._decoder.stop()  # first: nobody waits for a region any more
+            filled.close()
+
+    def _batches_on_device(self, fields: DeviceFields) -> Generator[BatchType]:
+        samples = self._plan.partition.samples
+        epoch, first = divmod(self._position, len(self))
+        for number in range(first, len(self)):
+            picked = self._plan.pick(epoch, number)
+            inputs, target = fields.cut(picked, samples.mesh_cells, self._reach)
+            in_order = np.argsort(picked.row)
+            cube, cells = picked.cube[in_order], picked.cells[in_order]
+            described = (samples.redshift[cube], cells, samples.store_index[cube])
+            on_device = [torch.from_numpy(values).to(self._device) for values in described]
+            target = target.flatten() if self._reach.tile == 1 else target.squeeze(1)
+            self._advance()
+            yield self._batch([inputs, target, *on_device])
+
+    def _advance(self) -> None:
+        start, stop = self._plan.places(self._position % len(self))
+        self._places_visited += stop - start
+        self._position += 1
+
+    def _requests(self) -> Generator[Request]:
+        epoch, first = divmod(self._position, len(self))
+        for batch in range(first, len(self)):
+            slot = self._ring.take()
+            if slot is None:
+                return
+            yield Request(slot, epoch, batch, self._plan.n_samples(batch))
+
+    def _bytes_of_ring(self, settings: LoaderSettings) -> int:
+        """Return what batches that are prepared ahead take; on a device, none are."""
+        if self._device is not None:
+            return 0
+        return settings.n_slots * self._batch_bytes(settings.share.most_samples)
+
+    def _batch_bytes(self, n_samples: int) -> int:
+        return slot_bytes(batch_parts(len(self._cubes[0].inputs), self._reach), n_samples)
+
+
+def _check_names(options: Mapping[str, Any], known: set[str]) -> None:
+    for name in options:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")

@@ -1,0 +1,75 @@
+"""Coeval cubes decoded once, whole, into memory that all workers share."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ionstore.cube.arrays import Fields
+from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode, Run
+from ionstore.loading.shared_memory import allocate
+from ionstore.sampling.batches import Picked
+from ionstore.threads import run_in_threads
+
+_PLANES = 32  # decoded at a time: whole chunks at the default layout
+
+
+class ResidentFields:
+    """Input and target fields of several cubes, whole.
+
+    Sent to a worker process, an instance refers to the same memory there.
+
+    Parameters
+    ----------
+    cubes : sequence of DecodedCube
+        Cubes to decode.
+    shared : bool
+        Whether worker processes cut from them.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the system cannot give the memory.
+    StoreDamageError
+        If a field cannot be decoded.
+    """
+
+    def __init__(self, cubes: Sequence[DecodedCube], *, shared: bool) -> None:
+        self._n_channels = len(cubes[0].inputs)
+        self._cells = np.array([cube.mesh_cells for cube in cubes], dtype=np.int64)
+        n_values = (self._n_channels + 1) * self._cells**3
+        self._first = np.cumsum(n_values) - n_values
+        self._shapes = np.repeat(self._cells[:, None], 3, axis=1)
+        self._buffer = allocate(resident_bytes(cubes), shared=shared)
+        slabs = [
+            (field, out[first : first + _PLANES], first)
+            for index, cube in enumerate(cubes)
+            for field, out in zip((*cube.inputs, cube.target), self._fields(index), strict=True)
+            for first in range(0, cube.mesh_cells, _PLANES)
+        ]
+        run_in_threads(_decode_slab, slabs)
+
+    def runs(self, batch: int, picked: Picked) -> Iterator[Run]:
+        """Yield all samples of a batch at once: everything is there."""
+        yield Run(slice(None), picked.cube, self._blocks(0), self._blocks(self._n_channels))
+
+    def _blocks(self, channel: int) -> Blocks:
+        memory = self._buffer.array((self._buffer.n_bytes // 4,), np.float32)
+        offsets = self._first + channel * self._cells**3
+        return Blocks(memory, offsets, self._shapes, np.zeros_like(self._shapes))
+
+    def _fields(self, index: int) -> Fields:
+        n = int(self._cells[index])
+        shape = (self._n_channels + 1, n, n, n)
+        return self._buffer.array(shape, np.float32, 4 * int(self._first[index]))
+
+
+def resident_bytes(cubes: Sequence[DecodedCube]) -> int:
+    """Return the memory that `ResidentFields` of cubes take: 4 bytes a cell and field."""
+    return sum(4 * (len(cube.inputs) + 1) * cube.mesh_cells**3 for cube in cubes)
+
+
+def _decode_slab(slab: tuple[FieldToDecode, Fields, int]) -> None:
+    field, out, first = slab
+    field.store.read_into(
+        field.name, field.redshift, (first, 0, 0), out, conversion=field.conversion
+    )

@@ -1,0 +1,1 @@
+"""Read numbers that lie in a file as one array."""

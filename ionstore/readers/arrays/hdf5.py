@@ -1,0 +1,224 @@
+"""Fields in HDF5 files, and how these files are opened."""
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ionstore.cube.arrays import Array
+from ionstore.errors import SourceDataError
+from ionstore.readers.arrays.flat import FlatArray, read_pieces
+from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
+from ionstore.store.layout import Corner
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+"""What HDF5 files begin with."""
+
+_CUBE_AXES = 3
+# What h5py makes of damage, besides errors of the system: it depends on the bytes that are hit.
+# Where a group stands for a dataset, it lacks attributes.
+_DAMAGE = (
+    *(RuntimeError, KeyError, ValueError, TypeError, ArithmeticError, MemoryError),
+    AttributeError,
+)
+
+
+@contextmanager
+def opened_hdf5(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file for reading; what is wrong with it is said in a sentence.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Yields
+    ------
+    h5py.File
+        The file, to be read in the body alone.
+
+    Raises
+    ------
+    SourceDataError
+        If h5py is not installed, another program writes the file, or it turns out to be truncated
+        or damaged, be it while it is opened or while it is read in the body.
+    OSError
+        If the system cannot read it.
+    """
+    try:
+        import h5py  # an extra, and slow to import
+    except ImportError as error:
+        raise SourceDataError(
+            f'{path}: reading HDF5 needs h5py; install it with pip install "ionstore[hdf5]"'
+        ) from error
+    with naming(path):
+        try:
+            with h5py.File(path, "r") as file:
+                yield file
+        except SourceDataError:
+            raise
+        except OSError as error:
+            if "unable to lock file" in str(error):
+                raise _locked(path, error) from error
+            if error.errno is not None:
+                raise
+            raise _damaged(path, error) from error
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+
+
+def attributes(file: Any, group: str) -> Mapping[str, Any]:
+    """Return the attributes of a group, none where there is no such group."""
+    return file[group].attrs if group in file else {}
+
+
+def number(attributes_: Mapping[str, Any], name: str) -> float | None:
+    """Return an attribute that is a finite number, None if there is none."""
+    value = np.asarray(attributes_.get(name, "none"))
+    if value.shape != () or value.dtype.kind not in "iuf" or not np.isfinite(value):
+        return None
+    return float(value)
+
+
+@dataclass(frozen=True)
+class HDF5Field(FieldSource):
+    """A dataset that HDF5 has to put together: one in chunks, for example.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    dataset : str
+        Name of the dataset, with the groups that it is in.
+    shape : tuple of int
+        Its shape, without leading axes of length 1.
+    dtype : numpy.dtype
+        Its dtype.
+    """
+
+    path: Path
+    dataset: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
+        """Yield the values in C order, or chunk by chunk.
+
+        Parameters
+        ----------
+        on_bytes : callable
+            Called with all bytes of the file in their order, for a digest of it.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged.
+        OSError
+            If it cannot be read.
+
+        Notes
+        -----
+        Every chunk is decoded once. Memory: one chunk, or `STREAM_BYTES`, but at least a plane.
+        """
+        read_pieces(self.path, on_bytes)
+        with opened_hdf5(self.path) as file:
+            numbers = file[self.dataset]
+            for box in numbers.iter_chunks() if numbers.chunks else self._slabs(numbers.ndim):
+                yield np.ravel(numbers[box])
+
+    def read_block(self, start: Corner, shape: Corner) -> Array:
+        """Return a block; the chunks that it touches are decoded.
+
+        Raises
+        ------
+        SourceDataError
+            If the file is damaged.
+        OSError
+            If it cannot be read.
+        """
+        with opened_hdf5(self.path) as file:
+            numbers = file[self.dataset]
+            block = tuple(
+                slice(first, first + cells) for first, cells in zip(start, shape, strict=True)
+            )
+            cut: Array = numbers[(*_before(numbers.ndim, self.shape), *block)]
+            return np.ascontiguousarray(cut)
+
+    def _slabs(self, n_axes: int) -> Iterator[tuple[int | slice, ...]]:
+        plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
+        thickness = max(1, STREAM_BYTES // max(1, plane_bytes))
+        for first in range(0, self.shape[0], thickness):
+            yield *_before(n_axes, self.shape), slice(first, first + thickness)
+
+
+def open_hdf5_field(path: Path, numbers: Any) -> FieldSource:
+    """Return the values of a dataset; none of them is read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    numbers : h5py.Dataset
+        The dataset in it, open. Leading axes of length 1 are dropped: shape (1, n, n, n) is read
+        as (n, n, n).
+
+    Raises
+    ------
+    SourceDataError
+        If it holds no real numbers, or the file is too short for it.
+
+    Notes
+    -----
+    Values that lie one after the other in the file are read from there, in one pass with the
+    digest, and by several threads at once, which HDF5 would let through one by one.
+    """
+    if not hasattr(numbers, "dtype") or numbers.dtype.kind not in "biuf":
+        got = f"dtype {numbers.dtype}" if hasattr(numbers, "dtype") else "a group"
+        raise SourceDataError(
+            f"{path}: expected real numbers in {numbers.name}, got {got}; save it as float32"
+        )
+    shape: tuple[int, ...] = numbers.shape or ()
+    while len(shape) > _CUBE_AXES and shape[0] == 1:
+        shape = shape[1:]
+    if _lies_in_file(numbers):
+        return FlatArray(path, shape, numbers.dtype, numbers.id.get_offset())
+    return HDF5Field(path, numbers.name, shape, numbers.dtype)
+
+
+def _lies_in_file(numbers: Any) -> bool:
+    import h5py
+
+    return (
+        numbers.id.get_offset() is not None
+        and numbers.external is None
+        # Numbers of odd sizes, such as 24 bits, are converted by HDF5.
+        and numbers.id.get_type().equal(h5py.h5t.py_create(numbers.dtype))
+    )
+
+
+def _before(n_axes: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the index of the leading axes that were dropped."""
+    return (0,) * (n_axes - len(shape))
+
+
+def _locked(path: Path, error: OSError) -> SourceDataError:
+    if error.errno in (errno.EAGAIN, errno.EACCES):
+        return SourceDataError(
+            f"{path}: another program has it open for writing; run the same command again once "
+            "that has ended"
+        )
+    return SourceDataError(
+        f"{path}: HDF5 cannot lock it, as its file system has no locks ({error}); "
+        "set HDF5_USE_FILE_LOCKING=FALSE in the environment"
+    )
+
+
+def _damaged(path: Path, error: Exception) -> SourceDataError:
+    return SourceDataError(
+        f"{path}: it cannot be read as HDF5 ({error}); it is truncated or damaged, copy it again"
+    )

@@ -1,0 +1,1 @@
+"""Tell which field and redshift a file of a simulation holds, one format a module."""

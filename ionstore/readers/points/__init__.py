@@ -1,0 +1,1 @@
+"""Count or add up lists of sources in the cells of a mesh."""

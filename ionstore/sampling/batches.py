@@ -1,0 +1,116 @@
+"""Which samples a batch holds: plans, no data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.cube.arrays import Cells
+from ionstore.sampling.order import Order, Places
+from ionstore.sampling.regions import Partition
+from ionstore.sampling.symmetry import Symmetries, draw_symmetries
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of each batch one rank takes.
+
+    Parameters
+    ----------
+    batch_size : int
+        Samples a batch, over all ranks.
+    rank, world : int
+        Which of how many ranks; ``world`` divides the lanes of the order.
+    """
+
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def most_samples(self) -> int:
+        """Most samples of a batch that a rank takes."""
+        return -(-self.batch_size // self.world)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picked:
+    """A rank's samples of a batch: lane by lane, in each lane in ascending order of places.
+
+    Parameters
+    ----------
+    row : ndarray of int64, shape (n,)
+        Where each sample goes in the batch.
+    at : Places
+        Where it stands in the order.
+    cube : ndarray of int64, shape (n,)
+        Its cube.
+    cells : ndarray of int64, shape (n, 3)
+        Its cell, possibly off the mesh.
+    symmetry : ndarray of int64, shape (n,)
+        Symmetry under which it appears.
+    """
+
+    row: NDArray[np.int64]
+    at: Places
+    cube: NDArray[np.int64]
+    cells: Cells
+    symmetry: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchPlan:
+    """The batches of an epoch, and one rank's part of them.
+
+    Parameters
+    ----------
+    partition : Partition
+        Samples by region.
+    order : Order
+        Order in which regions and samples are visited.
+    share : Share
+        Size of a batch, and the rank's part.
+    symmetries : {"none", "permutations", "all"}
+        Symmetries of the cube that samples appear under.
+    """
+
+    partition: Partition
+    order: Order
+    share: Share
+    symmetries: Symmetries
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.order.n_samples // self.share.batch_size)
+
+    def places(self, batch: int) -> tuple[int, int]:
+        """Return the first place of a batch in its epoch, over all ranks, and the one past it."""
+        start = batch * self.share.batch_size
+        return start, min(start + self.share.batch_size, self.order.n_samples)
+
+    def n_samples(self, batch: int) -> int:
+        """Return how many samples of a batch are the rank's."""
+        start, stop = self.places(batch)
+        world = self.share.world
+        return max(0, stop - start - (self.share.rank - start) % world + world - 1) // world
+
+    def pick(self, epoch: int, batch: int) -> Picked:
+        """Return the rank's samples of a batch."""
+        start, stop = self.places(batch)
+        share, order = self.share, self.order
+        lanes = range(share.rank, order.n_lanes, share.world)
+        # Place p of the epoch is place p // n_lanes of lane p % n_lanes.
+        at = order.locate(
+            epoch,
+            (
+                (lane, -((lane - start) // order.n_lanes), -((lane - stop) // order.n_lanes))
+                for lane in lanes
+            ),
+        )
+        first = start + (share.rank - start) % share.world
+        row = (at.place * order.n_lanes + at.lane - first) // share.world
+        numbers = self.partition.numbers(at.region, at.member)
+        cube, cells = self.partition.samples.find(numbers)
+        symmetry = draw_symmetries(numbers, self.symmetries, seed=order.seed, epoch=epoch)
+        return Picked(row, at, cube, cells, symmetry)

@@ -1,0 +1,167 @@
+"""Which cells train a network and which are kept to score it: plans, no data."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.cube.arrays import Cells
+
+_HELD_OUT_SHARE = 0.2
+_LEAST_HELD_OUT_SHARE = 0.05
+_PREFERRED_TRAINING_SHARE = 0.4
+_LEAST_TRAINING_SHARE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of cells that does not cross the faces of the mesh.
+
+    Parameters
+    ----------
+    start : tuple of int
+        First cell (i, j, k).
+    shape : tuple of int
+        Cells along x, y, z; each at least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is negative or ``shape`` not positive.
+    """
+
+    start: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if min(self.start) < 0 or min(self.shape) < 1:
+            raise ValueError(
+                f"a region needs start >= 0 and shape >= 1, got {self.start} and {self.shape}"
+            )
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in the region."""
+        return math.prod(self.shape)
+
+    def cells(self, indices: NDArray[np.int64]) -> Cells:
+        """Return the cells at the given places of the region's C order.
+
+        Parameters
+        ----------
+        indices : ndarray of int64, shape (n,)
+            Places, 0 to ``n_cells - 1``.
+
+        Returns
+        -------
+        ndarray of int64, shape (n, 3)
+            Cell indices (i, j, k).
+        """
+        within: Cells = np.stack(np.unravel_index(indices, self.shape), axis=1)
+        return within + np.array(self.start, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Cells by their use; the same at every redshift of a box.
+
+    Parameters
+    ----------
+    train, validation : Region or ndarray of int64, shape (n, 3)
+        Centers of the training and the validation neighborhoods.
+    test : Region or ndarray of int64, shape (n, 3), optional
+        Centers kept for evaluation, seen by no decision made in training.
+    leaks : bool
+        Whether training and validation neighborhoods share input cells.
+    """
+
+    train: Region | Cells
+    validation: Region | Cells
+    test: Region | Cells | None
+    leaks: bool
+
+
+def largest_radius(cells_per_side: int) -> int:
+    """Return the largest radius at which `block_split` finds room on a mesh; -1 if none does.
+
+    Examples
+    --------
+    >>> [largest_radius(n) for n in (32, 64, 300)]
+    [5, 10, 52]
+    """
+    return (cells_per_side - math.ceil(_LEAST_TRAINING_SHARE * cells_per_side) - 1) // 4
+
+
+def block_split(cells_per_side: int, radius: int) -> Split:
+    """Cut the mesh into a training slab and, beyond guards, a validation and a test block.
+
+    No neighborhood around a training cell shares a cell with one around a validation or test
+    cell, periodic images included: along x their centers lie more than ``2 * radius`` apart.
+
+    Parameters
+    ----------
+    cells_per_side : int
+        Cells along each axis of the mesh, at least 2.
+    radius : int
+        Neighborhood radius in cells, at least 0.
+
+    Returns
+    -------
+    Split
+        Regions. A fifth of the mesh is held out, less where the guards would leave under 40 %
+        of the cells for training; validation and test are its two halves along y.
+
+    Raises
+    ------
+    ValueError
+        If fewer than 30 % of the cells would be left for training.
+    """
+    if radius > largest_radius(cells_per_side) or cells_per_side < 2:
+        raise ValueError(
+            f"radius {radius} leaves less than {_LEAST_TRAINING_SHARE:.0%} of a mesh of "
+            f"{cells_per_side} cells a side for training, since {2 * radius} cells on each side "
+            f"of the held-out cells stay unused; the largest radius that fits is "
+            f"{largest_radius(cells_per_side)}"
+        )
+    n, guard = cells_per_side, 2 * radius
+    wanted = round(_HELD_OUT_SHARE * n)
+    preferred = n - 2 * guard - math.ceil(_PREFERRED_TRAINING_SHARE * n)
+    possible = n - 2 * guard - math.ceil(_LEAST_TRAINING_SHARE * n)
+    least = math.ceil(_LEAST_HELD_OUT_SHARE * n)
+    thickness = max(1, min(wanted, max(preferred, min(possible, least))))
+    half = n // 2
+    return Split(
+        train=Region((thickness + guard, 0, 0), (n - thickness - 2 * guard, n, n)),
+        validation=Region((0, 0, 0), (thickness, half, n)),
+        test=Region((0, half, 0), (thickness, n - half, n)),
+        leaks=False,
+    )
+
+
+def random_split(cells_per_side: int, n_cells: int, seed: int) -> Split:
+    """Draw random cells of the mesh, 80 % for training and 20 % for validation.
+
+    Neighborhoods of training and validation cells overlap, so that the validation score leaks.
+
+    Parameters
+    ----------
+    cells_per_side : int
+        Cells along each axis of the mesh.
+    n_cells : int
+        Cells to draw, all different; at least 5.
+    seed : int
+        Seed of the draw.
+
+    Raises
+    ------
+    ValueError
+        If ``n_cells`` is below 5 or above the number of cells.
+    """
+    n_mesh = cells_per_side**3
+    if not 5 <= n_cells <= n_mesh:
+        raise ValueError(f"n_cells must be 5 to {n_mesh}, the cells of the mesh, got {n_cells}")
+    drawn = np.random.default_rng(seed).choice(n_mesh, n_cells, replace=False)
+    cells = Region((0, 0, 0), (cells_per_side,) * 3).cells(drawn)
+    n_train = round(0.8 * n_cells)
+    return Split(cells[:n_train], cells[n_train:], test=None, leaks=True)

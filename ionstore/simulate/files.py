@@ -1,0 +1,223 @@
+"""A simulation written as a three-file set: gas, sources and ionized fraction per redshift."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ionstore.cube.cosmology import PLANCK18, Cosmology
+from ionstore.cube.description import FILE_NAME, SimulationDescription, read_description
+from ionstore.cube.fields import N_IGM, N_SRC, XHII
+from ionstore.cube.mesh import Mesh
+from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
+from ionstore.simulate.cubes import (
+    DEFAULT_MODEL,
+    DEFAULT_SEED,
+    ReionizationModel,
+    SimulatedCube,
+    check_request,
+    simulate_cubes,
+)
+
+_STAGING = ".simulate-partial"
+_PREFIXES = tuple(field.file_prefix for field in (N_IGM, N_SRC, XHII))
+_CUBE_FILE = re.compile(rf"({'|'.join(_PREFIXES)})_z\d+(\.\d+)?\.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCube:
+    """What was written for one redshift.
+
+    Parameters
+    ----------
+    redshift : float
+        Its redshift.
+    paths : tuple of Path
+        Files of the gas density, the sources and the ionized fraction.
+    mean_xhii_volume : float
+        Volume mean of the ionized fraction, 0 to 1.
+    n_sources : int
+        Halos in the box.
+    share_without_source : float
+        Share of the cells without a halo, 0 to 1.
+    """
+
+    redshift: float
+    paths: tuple[Path, Path, Path]
+    mean_xhii_volume: float
+    n_sources: int
+    share_without_source: float
+
+
+def cube_file_names(redshift: float) -> tuple[str, str, str]:
+    """Return the names of the three files of a redshift.
+
+    Examples
+    --------
+    >>> cube_file_names(8.397)
+    ('rho_z8.397.npy', 'nsrc_z8.397.npy', 'xHII_z8.397.npy')
+    """
+    rho, n_src, xhii = (f"{prefix}_z{redshift:.3f}.npy" for prefix in _PREFIXES)
+    return rho, n_src, xhii
+
+
+def write_simulation(
+    out: Path,
+    mesh: Mesh,
+    redshifts: Sequence[float],
+    *,
+    seed: int = DEFAULT_SEED,
+    overwrite: bool = False,
+    model: ReionizationModel = DEFAULT_MODEL,
+    cosmology: Cosmology = PLANCK18,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[WrittenCube, ...]:
+    """Simulate coeval cubes and write them as a three-file set with its description.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write into; made if missing, must be empty unless `overwrite`.
+    mesh : Mesh
+        At least 8 cells a side; its box length must be known.
+    redshifts : sequence of float
+        Redshifts from 0 to 50, no two with the same third decimal.
+    seed : int
+        Seed of the initial conditions and the halos, not below 0.
+    overwrite : bool
+        Replace the cubes of an earlier simulation of the same redshifts. Other files stay.
+    model : ReionizationModel
+        Sources and ionization.
+    cosmology : Cosmology
+        Must tell all of its parameters.
+    on_progress : callable, optional
+        Called with steps done and steps in all.
+
+    Returns
+    -------
+    tuple of WrittenCube
+        In the order of cosmic time.
+
+    Raises
+    ------
+    SimulationRequestError
+        If the mesh, a redshift or the seed is out of range, or two redshifts share their file
+        names.
+    ValueError
+        If the cosmology leaves out a parameter.
+    StoreExistsError
+        If `out` is a file or holds files, or, with `overwrite`, cubes that this simulation
+        would not replace or that no simulation of `ionstore` has written.
+    SourceDataError
+        If, with `overwrite`, the `simulation.json` in `out` cannot be read.
+    DiskSpaceError
+        If the disk has too little room.
+    MemoryBudgetError
+        If this machine has too little free memory.
+
+    Notes
+    -----
+    Every file is finished under another name first; all are renamed at the end, `simulation.json`
+    last, so `out` holds a whole simulation or none.
+    """
+    ordered = sorted(redshifts, reverse=True)
+    check_request(mesh, ordered, seed)
+    _check_file_names(ordered)
+    replaced = {name for redshift in ordered for name in cube_file_names(redshift)}
+    _check_folder(out, replaced, overwrite)
+    cubes = simulate_cubes(
+        mesh, ordered, seed=seed, model=model, cosmology=cosmology, on_progress=on_progress
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _check_disk(out, mesh, len(ordered))
+    staging = out / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    staging.mkdir()
+    try:
+        written = tuple(_write_cube(cube, staging, out) for cube in cubes)
+        SimulationDescription(
+            box_length_cmpc=mesh.box_length_cmpc,
+            cosmology=cosmology,
+            density_frame="proper",
+            n_src_units="1",
+            seed=seed,
+        ).write(staging)
+        for cube in written:
+            for path in cube.paths:
+                os.replace(staging / path.name, path)
+        os.replace(staging / FILE_NAME, out / FILE_NAME)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return written
+
+
+def _check_file_names(ordered: Sequence[float]) -> None:
+    for earlier, later in pairwise(ordered):
+        if cube_file_names(earlier) == cube_file_names(later):
+            raise SimulationRequestError(
+                f"redshifts {earlier} and {later} would both be written as "
+                f"{cube_file_names(later)[0]}; give redshifts that differ by 0.001 or more"
+            )
+
+
+def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise StoreExistsError(f"{out}: expected a folder, got a file; choose another name")
+    names = {path.name for path in out.iterdir()} - {_STAGING}
+    if not names:
+        return
+    if not overwrite:
+        raise StoreExistsError(
+            f"{out}: the folder is not empty; choose another one, or --overwrite the simulation "
+            f"in it"
+        )
+    cubes = {name for name in names if _CUBE_FILE.fullmatch(name)}
+    if cubes and read_description(out).seed is None:
+        raise StoreExistsError(
+            f"{out}: holds cubes that `ionstore simulate` did not write "
+            f"(its {FILE_NAME} would tell a seed); choose another folder"
+        )
+    if kept := sorted(cubes - replaced):
+        raise StoreExistsError(
+            f"{out}: {kept[0]} would stay and be mixed with the new simulation; remove the cubes "
+            f"of other redshifts, give their redshifts as well, or choose another folder"
+        )
+
+
+def _check_disk(out: Path, mesh: Mesh, n_redshifts: int) -> None:
+    needed = 3 * 4 * mesh.n_cells * n_redshifts
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise DiskSpaceError(
+            f"{out}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
+            f"free some space or choose a smaller mesh or fewer redshifts"
+        )
+
+
+def _write_cube(cube: SimulatedCube, staging: Path, out: Path) -> WrittenCube:
+    names = cube_file_names(cube.redshift)
+    for name, field in zip(names, (cube.rho, cube.n_src, cube.xhii), strict=True):
+        _write_array(staging / name, field)
+    rho, n_src, xhii = (out / name for name in names)
+    return WrittenCube(
+        cube.redshift,
+        (rho, n_src, xhii),
+        float(cube.xhii.mean(dtype=np.float64)),
+        int(cube.n_src.sum(dtype=np.float64)),
+        float(np.count_nonzero(cube.n_src == 0) / cube.n_src.size),
+    )
+
+
+def _write_array(path: Path, field: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, field)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Files, paths, S3 objects and disk space; nothing here knows cubes."""

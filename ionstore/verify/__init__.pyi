@@ -1,0 +1,2 @@
+from .verify import Verification as Verification
+from .verify import verify_store as verify_store

@@ -1,0 +1,266 @@
+"""`Damage`: something wrong with a store; what its metadata, coordinates and file names show."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google_crc32c import value as crc32c
+from pydantic import BaseModel, ConfigDict
+
+from ionstore.cube.arrays import Array
+from ionstore.errors import ObjectStoreError, StoreFormatError
+from ionstore.storage.paths import StorePath
+from ionstore.storage.s3 import ObjectPath
+from ionstore.store.codecs import check_storage
+from ionstore.store.cube_store import DIMENSIONS, CubeStore
+from ionstore.store.layout import Corner, Layout
+from ionstore.store.metadata import ROOT_METADATA
+
+ArrayMetadata = Mapping[str, Mapping[str, Any]]
+"""Metadata of the arrays of a store by their names, as its root repeats them."""
+
+_COORDINATE = {"data_type": "float64", "codecs": ["bytes", "crc32c"]}
+_CRC_BYTES = 4
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class Damage(BaseModel):
+    """Something that is wrong with a store.
+
+    Parameters
+    ----------
+    field : str, optional
+        Name of the field or coordinate; None where it is not about one.
+    redshift : float, optional
+        Redshift of the cube.
+    start, shape : tuple of three int, optional
+        First cell, and cells along each axis, of what cannot be relied on.
+    file : str
+        Where it was found, relative to the store; of a source file its path.
+    what : str
+        What is wrong, as the predicate of a sentence.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str | None = None
+    redshift: float | None = None
+    start: Corner | None = None
+    shape: Corner | None = None
+    file: str
+    what: str
+
+
+def metadata_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Damage]:
+    """Yield what is wrong with the metadata of a store.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store.
+    members : mapping
+        Its consolidated metadata.
+
+    Raises
+    ------
+    ObjectStoreError
+        If an object store does not answer.
+
+    Notes
+    -----
+    What the root repeats is to be what every array says of itself. Fields are to be stored as
+    this format says, on one mesh at every redshift, with units, a name, and statistics.
+    """
+    for name in (*DIMENSIONS, *store.field_names):
+        if name in members:
+            yield from _own_metadata_damage(store, name, members[name])
+        else:
+            yield Damage(field=name, file=ROOT_METADATA, what="is missing in the metadata")
+    for name in store.field_names:
+        for what in _field_damage(store, name, members[name]):
+            yield Damage(field=name, file=ROOT_METADATA, what=what)
+        if (unreadable := _storage_damage(store, name, members[name])) is not None:
+            yield Damage(field=name, file=ROOT_METADATA, what=unreadable)
+    for name in sorted(set(store.attributes.statistics) - set(store.field_names)):
+        what = "has statistics, but is no field on the mesh at every redshift"
+        yield Damage(field=name, file=ROOT_METADATA, what=what)
+
+
+def readable_fields(store: CubeStore, members: ArrayMetadata) -> dict[str, Layout]:
+    """Return how the fields are cut, without those whose metadata do not tell.
+
+    Parameters
+    ----------
+    store, members
+        As of `metadata_damage`, which tells why others are left out.
+    """
+    layouts = {}
+    for name in store.field_names:
+        metadata = members[name]
+        if _storage_damage(store, name, metadata) is None:
+            chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][-1]
+            shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][-1]
+            layouts[name] = Layout(store.mesh.cells_per_side, chunk, shard)
+    return layouts
+
+
+def coordinate_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Damage]:
+    """Yield what is wrong with the coordinates redshift, x, y and z.
+
+    Parameters
+    ----------
+    store, members
+        As of `metadata_damage`.
+
+    Raises
+    ------
+    ObjectStoreError
+        If an object store does not answer.
+    """
+    for name in DIMENSIONS:
+        is_redshift = name == "redshift"
+        expected = np.array(store.redshifts) if is_redshift else store.mesh.cell_centers()
+        file = f"{name}/c/0"
+        if name in members:
+            what = _what_is_wrong(store.path / name / "c" / "0", members[name], expected)
+            if what is not None:
+                yield Damage(field=name, file=file, what=what)
+
+
+def stray_files(store: CubeStore, layouts: Mapping[str, Layout]) -> Iterator[str]:
+    """Yield the files in a store that are no part of it, relative to it.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store.
+    layouts : mapping
+        Its readable fields. Of other fields all files are taken for theirs.
+
+    Raises
+    ------
+    ObjectStoreError
+        If an object store does not answer.
+    """
+    for file in _files_in(store.path):
+        if not _belongs(tuple(file.split("/")), store, layouts):
+            yield file
+
+
+def why_unreadable(error: OSError) -> str:
+    """Return an error of reading a file as the predicate of a sentence.
+
+    Raises
+    ------
+    ObjectStoreError
+        The error itself, if it is that of an object store: that says nothing about an object.
+    """
+    if isinstance(error, ObjectStoreError):
+        raise error
+    if isinstance(error, _NOT_THERE):
+        return "is missing"
+    return f"cannot be read ({error.strerror or error})"
+
+
+def _own_metadata_damage(
+    store: CubeStore, name: str, repeated: Mapping[str, Any]
+) -> Iterator[Damage]:
+    file = f"{name}/{ROOT_METADATA}"
+    try:
+        own = json.loads((store.path / name / ROOT_METADATA).read_bytes())
+    except OSError as error:
+        yield Damage(field=name, file=file, what=why_unreadable(error))
+    except ValueError:
+        yield Damage(field=name, file=file, what="is no JSON")
+    else:
+        if own != repeated:
+            told = own if isinstance(own, dict) else {}
+            keys = {key for key in {*told, *repeated} if told.get(key) != repeated.get(key)}
+            what = f"has another {', '.join(sorted(keys))} than the root of the store repeats"
+            yield Damage(field=name, file=file, what=what)
+
+
+def _field_damage(store: CubeStore, name: str, metadata: Mapping[str, Any]) -> Iterator[str]:
+    for attribute in ("units", "long_name"):
+        if attribute not in metadata.get("attributes", {}):
+            yield f"has no {attribute}"
+    n_recorded = len(store.attributes.statistics.get(name, ()))
+    if n_recorded != len(store.redshifts):
+        yield f"has statistics at {n_recorded} of {len(store.redshifts)} redshifts"
+
+
+def _storage_damage(store: CubeStore, name: str, metadata: Mapping[str, Any]) -> str | None:
+    """Return why the chunks of a field cannot be found, None if they can."""
+    try:
+        check_storage(store.path / name, metadata)
+    except StoreFormatError as error:
+        return f"cannot be read: {str(error).removeprefix(f'{store.path / name}: ')}"
+    shape = [len(store.redshifts), *store.mesh.shape]
+    if metadata["shape"] != shape:
+        return f"must be of shape {shape}, that of redshifts and mesh, got {metadata['shape']}"
+    return None
+
+
+def _what_is_wrong(path: StorePath, metadata: Mapping[str, Any], expected: Array) -> str | None:
+    """Return what is wrong with a coordinate, None if nothing is."""
+    try:
+        found = {
+            "data_type": metadata["data_type"],
+            "codecs": [codec["name"] for codec in metadata["codecs"]],
+            "shape": metadata["shape"],
+            "chunk_shape": metadata["chunk_grid"]["configuration"]["chunk_shape"],
+        }
+    except (KeyError, TypeError):
+        return "has no metadata of an array"
+    shape = list(expected.shape)
+    for key, required in {**_COORDINATE, "shape": shape, "chunk_shape": shape}.items():
+        if found[key] != required:
+            return f"must have the {key} {required}, got {found[key]}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return why_unreadable(error)
+    stored, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
+    if crc32c(stored).to_bytes(_CRC_BYTES, "little") != checksum:
+        return "does not match its checksum"
+    values = np.frombuffer(stored, "<f8") if len(stored) == expected.nbytes else None
+    if values is None or not np.allclose(values, expected, rtol=1e-12, atol=0):
+        return "does not hold the positions that the store is said to have"
+    return None
+
+
+def _files_in(place: StorePath) -> Iterator[str]:
+    if isinstance(place, ObjectPath):
+        for path, _ in place.sizes():
+            yield path.key.removeprefix(f"{place.key}/")
+        return
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        for name in sorted(names):
+            yield Path(folder, name).relative_to(place).as_posix()
+
+
+def _belongs(parts: tuple[str, ...], store: CubeStore, layouts: Mapping[str, Layout]) -> bool:
+    name, *within = parts
+    if name not in (*DIMENSIONS, *store.field_names):
+        return parts == (ROOT_METADATA,)
+    if within == [ROOT_METADATA]:
+        return True
+    if name in DIMENSIONS:
+        return within == ["c", "0"]
+    if name not in layouts:
+        return within[:1] == ["c"]
+    per_side = layouts[name].shards_per_side
+    ends = (len(store.redshifts), per_side, per_side, per_side)
+    return (
+        within[:1] == ["c"]
+        and len(within) == 1 + len(ends)
+        and all(_is_below(index, end) for index, end in zip(within[1:], ends, strict=True))
+    )
+
+
+def _is_below(index: str, end: int) -> bool:
+    return index.isdecimal() and index == str(int(index)) and int(index) < end

@@ -1,0 +1,134 @@
+"""Source files in the books of a store: how each is named, and what is compared with them."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ionstore.store.metadata import SourceFile
+
+_WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class FileComparison:
+    """A file that is to be compared with what was recorded.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which need not be there.
+    recorded : tuple of SourceFile
+        What was recorded of files of its name: it has to be one of them.
+    """
+
+    path: Path
+    recorded: tuple[SourceFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonPlan:
+    """Which files are compared.
+
+    Parameters
+    ----------
+    comparisons : tuple of FileComparison
+        One for each file.
+    strange : tuple of Path
+        Folders in which nothing is of the names that were recorded.
+    """
+
+    comparisons: tuple[FileComparison, ...]
+    strange: tuple[Path, ...]
+
+
+def name_source_file(
+    path: Path, folder: Path, maps: Mapping[str, Sequence[Path]]
+) -> tuple[str, str]:
+    """Return the folder and the name by which a file is recorded.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Folder of the simulation.
+    maps : mapping of str to sequence of Path
+        Files, folders and patterns that were named for fields.
+
+    Returns
+    -------
+    folder, name : str
+        The folder as it was given, and the name relative to it: the simulation's for all that lies
+        in it, else the one that was mapped, where that of a pattern ends before its first wildcard.
+
+    Examples
+    --------
+    >>> maps = {"n_src": [Path("other/*/nsrc*.npy")]}
+    >>> name_source_file(Path("other/a/nsrc_z9.000.npy"), Path("sim"), maps)
+    ('other', 'a/nsrc_z9.000.npy')
+    """
+    absolute = Path(os.path.abspath(path))
+    for base in (folder, *map(_base, (one for paths in maps.values() for one in paths))):
+        inside = Path(os.path.abspath(base))
+        if absolute.is_relative_to(inside):
+            return str(base), str(absolute.relative_to(inside))
+    return str(path.parent), path.name
+
+
+def plan_comparison(files: Sequence[SourceFile], folders: Sequence[Path]) -> ComparisonPlan:
+    """Return which files are compared: those of the names recorded that are in some folders.
+
+    Parameters
+    ----------
+    files : sequence of SourceFile
+        What was recorded.
+    folders : sequence of Path
+        Folders to look into.
+
+    Notes
+    -----
+    Files that were recorded with one of the folders belong there: if one is missing, it is
+    compared all the same. Folders that were recorded with no file, such as those that were moved,
+    may be any: they are looked into for the files that were recorded without a folder, and for
+    those of a folder that is not named, if they hold at least one of them.
+    """
+    by_folder: dict[str | None, list[SourceFile]] = {}
+    for file in files:
+        by_folder.setdefault(file.folder, []).append(file)
+    own = {name: [one for one in folders if _is_same(name, one)] for name in by_folder}
+    others = [one for one in folders if not any(one in named for named in own.values())]
+    found: dict[Path, list[SourceFile]] = {}
+    used: set[Path] = set()
+    for name, recorded in by_folder.items():
+        looked_into = own[name] or [
+            one for one in others if name is None or _holds_any(one, recorded)
+        ]
+        used.update(looked_into)
+        for file in recorded if looked_into else ():
+            paths = [one / file.name for one in looked_into]
+            for path in [path for path in paths if path.exists()] or paths[:1]:
+                found.setdefault(path, []).append(file)
+    return ComparisonPlan(
+        tuple(FileComparison(path, tuple(recorded)) for path, recorded in found.items()),
+        tuple(one for one in folders if files and one not in used),
+    )
+
+
+def _base(path: Path) -> Path:
+    """Return the folder that a mapped path names."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    while _WILDCARDS & set(str(path)):
+        path = path.parent
+    return path
+
+
+def _is_same(recorded: str | None, folder: Path) -> bool:
+    return recorded is not None and os.path.realpath(recorded) == os.path.realpath(folder)
+
+
+def _holds_any(folder: Path, files: Iterable[SourceFile]) -> bool:
+    return any((folder / file.name).exists() for file in files)
