@@ -33,16 +33,16 @@ import numpy as np
 import torch
 from result import print_result
 
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import over_preset, parse_options, read_preset
-from ionmodel.datasets import open_training_data
+from ionmodel.config.keys import over_preset, parse_options, read_preset
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import Interrupted
-from ionmodel.evaluation import predict_cells
-from ionmodel.events import Plan
-from ionmodel.prediction import load
-from ionmodel.run_folder import RunFolder
-from ionmodel.splits import fit_to_mesh
-from ionmodel.training import train
+from ionmodel.prediction.predictor import load
+from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.splits import fit_to_mesh
+from ionmodel.training.data import open_training_data
+from ionmodel.training.evaluation import predict_cells
+from ionmodel.training.events import Plan
+from ionmodel.training.training import train
 from ionstore.sampling.split import Region, block_split
 from ionstore.store.cube_store import CubeStore
 

@@ -39,12 +39,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ioncli.process_memory import PeakMemory
 from ionmodel.channels.cache import with_channels
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import read_preset
+from ionmodel.config.keys import read_preset
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.networks.base import DenseNetwork, PatchNetwork
-from ionmodel.predicted_store import predict_store, read_inputs
-from ionmodel.prediction import Predictor
-from ionmodel.training import network_of
+from ionmodel.prediction.predictor import Predictor
+from ionmodel.prediction.store import predict_store, read_inputs
+from ionmodel.training.training import network_of
 from ionstore.loading.gather import gather_neighborhoods
 from ionstore.sampling.split import Region
 from ionstore.store.cube_store import CubeStore

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from result import median_and_spread, print_result
 
-from ionmodel.config import make_config
-from ionmodel.config_keys import read_preset
-from ionmodel.datasets import open_training_data
-from ionmodel.run_folder import RunFolder
-from ionmodel.training import train
+from ionmodel.config.keys import read_preset
+from ionmodel.config.training_config import make_config
+from ionmodel.runs.folder import RunFolder
+from ionmodel.training.data import open_training_data
+from ionmodel.training.training import train
 from ionstore.store.cube_store import CubeStore
 
 

@@ -21,7 +21,7 @@ from typing import Any
 # The last is what the first optimizer imports.
 _IMPORTED = (
     *("ionstore.ingest.ingest", "ionstore.edit", "ionstore.export"),
-    *("ionmodel.training", "matplotlib.figure", "dask.delayed", "torch._dynamo"),
+    *("ionmodel.training.training", "matplotlib.figure", "dask.delayed", "torch._dynamo"),
 )
 
 

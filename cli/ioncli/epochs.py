@@ -16,8 +16,8 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:
-    from ionmodel import events
-    from ionmodel.config import Leak
+    from ionmodel.config.training_config import Leak
+    from ionmodel.training import events
 
 _LINE_INTERVAL_S = 30.0
 
@@ -33,7 +33,7 @@ def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
 
 
 class EpochDisplay:
-    """Shows `ionmodel.events.Progress` on standard error while a block runs.
+    """Shows `ionmodel.training.events.Progress` on standard error while a block runs.
 
     Where standard error is no terminal, a line every half minute stands in for the bar.
     """

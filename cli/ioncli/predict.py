@@ -12,7 +12,7 @@ from ioncli import options
 from ioncli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from ionmodel.prediction_plan import PredictionPlan
+    from ionmodel.prediction.plan import PredictionPlan
 
 
 class Size(click.ParamType[int]):
@@ -22,7 +22,7 @@ class Size(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number."""
-        from ionmodel.config_keys import parse_size
+        from ionmodel.config.keys import parse_size
 
         try:
             size = int(parse_size(value))
@@ -91,8 +91,8 @@ def predict(
     """
     with options.errors_as_messages():
         from ioncli.process_memory import PeakMemory
-        from ionmodel.predicted_store import predict_store
-        from ionmodel.prediction import load
+        from ionmodel.prediction.predictor import load
+        from ionmodel.prediction.store import predict_store
         from ionmodel.ranks import is_first_process
         from ionstore.store.cube_store import CubeStore
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ioncli import options
-from ionmodel.config_keys import DEFAULT_PRESET, preset_names
+from ionmodel.config.keys import DEFAULT_PRESET, preset_names
 
 if TYPE_CHECKING:
-    from ionmodel.config import TrainingConfig
-    from ionmodel.events import Plan, Progress, Result
-    from ionmodel.run_folder import RunFolder
+    from ionmodel.config.training_config import TrainingConfig
+    from ionmodel.runs.folder import RunFolder
+    from ionmodel.training.events import Plan, Progress, Result
     from ionstore.store.cube_store import CubeStore
 
 _LONG_BATCH_S = 5.0
@@ -83,7 +83,7 @@ def train(
     # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
-        from ionmodel.run_folder import (
+        from ionmodel.runs.folder import (
             RunFolder,
             check_begun,
             check_new,
@@ -111,7 +111,7 @@ def _given_keys(
     preset: str | None, config_file: Path | None, settings: tuple[str, ...]
 ) -> dict[str, Any]:
     """Return the keys that the user gives, the preset among them when one is named."""
-    from ionmodel.config_keys import parse_options, read_toml
+    from ionmodel.config.keys import parse_options, read_toml
     from ionmodel.errors import ConfigError
 
     given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
@@ -124,9 +124,9 @@ def _configure(
     run: "RunFolder", checkpoint: dict[str, Any] | None, given: dict[str, Any]
 ) -> "tuple[TrainingConfig, bool]":
     """Return the configuration, the run's own when it was begun, and whether it is a new one."""
-    from ionmodel.config import make_config
-    from ionmodel.config_keys import over_preset, read_preset
-    from ionmodel.run_folder import begun_config, resumed_config
+    from ionmodel.config.keys import over_preset, read_preset
+    from ionmodel.config.training_config import make_config
+    from ionmodel.runs.folder import begun_config, resumed_config
 
     begun = begun_config(run, checkpoint)
     if begun is not None:
@@ -144,7 +144,7 @@ def _fit(
     config: "TrainingConfig", stores: "list[CubeStore]", given: dict[str, Any]
 ) -> "TrainingConfig":
     """Return what the stores have room for: a preset gives way, what the user gives does not."""
-    from ionmodel.splits import fit_to_mesh
+    from ionmodel.runs.splits import fit_to_mesh
 
     explicit: dict[str, Any] = {
         key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given
@@ -169,8 +169,8 @@ def _fit(
 def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder") -> None:
     from ioncli.epochs import EpochDisplay
     from ioncli.process_memory import PeakMemory
-    from ionmodel import training
     from ionmodel.errors import Interrupted
+    from ionmodel.training import training
 
     stop, display = _Stop(), EpochDisplay()
 
@@ -218,7 +218,7 @@ def _leave(what: str, way_on: str) -> NoReturn:
 def _announce(
     plan: "Plan", config: "TrainingConfig", run: "RunFolder", say: Callable[[str], None]
 ) -> None:
-    from ionmodel.learning_rate import one_cycle
+    from ionmodel.training.learning_rate import one_cycle
 
     epochs = told = options.counted(config.epochs, "epoch")
     if plan.epochs_left != config.epochs:

@@ -4,7 +4,8 @@
 below names the class of each, as ``module:class``, so that reading it imports no torch.
 
 Scales, the mean free path and the redshift are inputs of any family (`ionmodel.channels`,
-`ionmodel.redshift_input`). There is no family for them: ``pointwise`` with ``scales``, the preset
+`ionmodel.channels.redshift`). There is no family for them: ``pointwise`` with ``scales``, the
+preset
 ``multiscale``, is a fully connected network on the averages around each cell.
 """
 

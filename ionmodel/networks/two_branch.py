@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ionmodel.dense_layers import SlidingPooling
+from ionmodel.dense.layers import SlidingPooling
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.recompute import SLICE_BYTES, recomputed_block
 
@@ -54,7 +54,7 @@ class TwoBranch(PatchNetwork):
     Attributes
     ----------
     has_dense_form : bool
-        True without padding (`ionmodel.dense.dense_form`).
+        True without padding (`ionmodel.dense.form.dense_form`).
     n_beside : int
         Features of all fields, those of every cell that the last pooling leaves.
     n_features : int
@@ -204,7 +204,7 @@ class TwoBranch(PatchNetwork):
         z: Tensor = self.head(self.branches(x).flatten(1))
         return z.squeeze(1)  # (batch, 1) → (batch,)
 
-    # Not by the rules of `ionmodel.dense_rules`, which drop dropout and fix the statistics, as only
+    # Not by the rules of `ionmodel.dense.rules`, which drop dropout and fix the statistics, as only
     # prediction may, and import this family. In evaluation both give the same, by test.
     def _logits_of_tiles(self, x: Tensor) -> Tensor:
         # Each pooling keeps all cells, and what follows looks at every second one of those before.

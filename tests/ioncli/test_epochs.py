@@ -9,8 +9,8 @@ import pytest
 
 from ioncli import epochs
 from ioncli.epochs import EpochDisplay
-from ionmodel.config import Leak
-from ionmodel.events import Progress
+from ionmodel.config.training_config import Leak
+from ionmodel.training.events import Progress
 from tests.terminal import ENVIRONMENT, run_in_terminal
 
 SHOW = """

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionmodel, ionstore
 from ioncli.predict import predict
-from ionmodel.prediction import load
-from ionmodel.prediction_plan import DEFAULT_MEMORY_BYTES
+from ionmodel.prediction.plan import DEFAULT_MEMORY_BYTES
+from ionmodel.prediction.predictor import load
 from ionstore.build.parts import write_part
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
@@ -80,7 +80,7 @@ def test_what_is_left_is_announced_and_counted(
         if next(n_written) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("ionmodel.predicted_store.write_part", stop_after_one)
+    monkeypatch.setattr("ionmodel.prediction.store.write_part", stop_after_one)
     stopped = invoke(*arguments)
     assert stopped.exit_code == 130
     assert "13,718 cells at 2 redshifts in tiles" in stopped.stderr
@@ -102,7 +102,7 @@ def test_a_prediction_that_was_stopped_at_its_end_has_no_pace(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ionmodel.predicted_store.merge_parts", stop)
+        patch.setattr("ionmodel.prediction.store.merge_parts", stop)
         assert invoke(*arguments).exit_code == 130
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output

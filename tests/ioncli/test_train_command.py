@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionmodel, ionstore
 from ioncli.train import _Stop
-from ionmodel.config_keys import preset_names
-from ionmodel.trainer import Trainer
+from ionmodel.config.keys import preset_names
+from ionmodel.training.trainer import Trainer
 from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.forked_commands import CommandServer, Forked, command_server

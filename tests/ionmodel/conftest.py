@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import over_preset, read_preset
-from ionmodel.run_folder import RunFolder
-from ionmodel.training import train
+from ionmodel.config.keys import over_preset, read_preset
+from ionmodel.config.training_config import TrainingConfig, make_config
+from ionmodel.runs.folder import RunFolder
+from ionmodel.training.training import train
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from tests.conftest import cubes_at, write_store

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from ionmodel.channels.cache import with_channels
-from ionmodel.prediction import Predictor
-from ionmodel.redshift_input import with_redshift
-from ionmodel.run_folder import RunFolder
+from ionmodel.channels.redshift import with_redshift
+from ionmodel.prediction.predictor import Predictor
+from ionmodel.runs.folder import RunFolder
 from ionstore.loading.loaders import NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore
 

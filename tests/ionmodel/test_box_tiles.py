@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ionmodel.box_tiles import slices_of, tiles_of, wrapped
+from ionmodel.tiles import slices_of, tiles_of, wrapped
 
 
 def test_tiles_cover_a_block_once() -> None:

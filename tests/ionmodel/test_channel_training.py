@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from ionmodel.channels.periodic_field import PeriodicField
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import over_preset, read_preset, read_toml
-from ionmodel.datasets import open_training_data
+from ionmodel.channels.redshift import redshift_value, with_redshift
+from ionmodel.config.keys import over_preset, read_preset, read_toml
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
-from ionmodel.evaluation import predict_cells
-from ionmodel.redshift_input import redshift_value, with_redshift
-from ionmodel.run_folder import RunFolder
-from ionmodel.splits import fit_to_mesh
-from ionmodel.training import network_of, train
+from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.splits import fit_to_mesh
+from ionmodel.training.data import open_training_data
+from ionmodel.training.evaluation import predict_cells
+from ionmodel.training.training import network_of, train
 from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ionmodel.checkpoint import load_checkpoint, save_checkpoint
-from ionmodel.config_keys import read_preset
+from ionmodel.config.keys import read_preset
 from ionmodel.errors import RunFolderError
+from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_what_is_saved_is_loaded_without_any_code(tmp_path: Path) -> None:

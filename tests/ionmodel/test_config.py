@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import over_preset, parse_options, preset_names, read_preset, read_toml
+from ionmodel.config.keys import over_preset, parse_options, preset_names, read_preset, read_toml
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionmodel.networks.base import DenseNetwork, build_network

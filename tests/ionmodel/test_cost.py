@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.config import TrainingConfig
-from ionmodel.cost import estimate_seconds
+from ionmodel.config.training_config import TrainingConfig
 from ionmodel.networks.base import PatchNetwork, build_network
+from ionmodel.training.timing import estimate_seconds
 from tests.ionmodel.conftest import ConfigMaker
 
 MANY = 10**12
@@ -92,7 +92,7 @@ def test_a_batch_too_costly_to_time_is_timed_in_part(
     tiny_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(batch_size=10**9)  # would take terabytes
-    monkeypatch.setattr("ionmodel.cost._PROBE_FLOPS", 1)
+    monkeypatch.setattr("ionmodel.training.timing._PROBE_FLOPS", 1)
     sizes: list[int] = []
     network = network_of(config)
     forward = type(network).forward

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError
-from ionmodel.evaluation import predict_cells
 from ionmodel.networks.base import build_network
+from ionmodel.training.data import open_training_data
+from ionmodel.training.evaluation import predict_cells
 from ionstore.sampling.split import Region
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from ionmodel.dense import dense_form
-from ionmodel.dense_rules import DROPOUT, ELEMENTWISE
+from ionmodel.dense.form import dense_form
+from ionmodel.dense.rules import DROPOUT, ELEMENTWISE
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.pointwise import Pointwise
 from ionmodel.networks.residual import Residual

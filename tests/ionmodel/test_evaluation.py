@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ionmodel.evaluation import r_squared
+from ionmodel.training.evaluation import r_squared
 
 
 def test_r_squared_of_known_cases() -> None:

@@ -10,9 +10,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from ionmodel.config import Leak
-from ionmodel.evaluation import Floats, Predictions
-from ionmodel.figures import draw_losses, draw_predictions
+from ionmodel.config.training_config import Leak
+from ionmodel.training.evaluation import Floats, Predictions
+from ionmodel.training.figures import draw_losses, draw_predictions
 
 RNG = np.random.default_rng(0)
 TARGET = RNG.random(500)

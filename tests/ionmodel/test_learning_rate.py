@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ionmodel.learning_rate import one_cycle
-from ionmodel.run_folder import RunFolder, resumed_config
-from ionmodel.training import train
+from ionmodel.runs.folder import RunFolder, resumed_config
+from ionmodel.training.learning_rate import one_cycle
+from ionmodel.training.training import train
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 

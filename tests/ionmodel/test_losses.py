@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ionmodel.losses import make_loss
+from ionmodel.training.losses import make_loss
 
 LOGITS = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
 TARGET = torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)

@@ -5,12 +5,7 @@ import sys
 
 import pytest
 
-from ionmodel.network_memory import (
-    largest_tile,
-    layer_bytes,
-    patches_at_once,
-    tile_bytes,
-)
+from ionmodel.networks.memory import largest_tile, layer_bytes, patches_at_once, tile_bytes
 from ionmodel.networks.pointwise import Pointwise
 from ionmodel.networks.residual import Residual
 from ionmodel.networks.two_branch import TwoBranch

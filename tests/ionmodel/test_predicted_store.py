@@ -13,11 +13,11 @@ import pytest
 from xxhash import xxh3_128
 
 from ionmodel.errors import RunFolderError
-from ionmodel.predicted_store import predict_store
-from ionmodel.prediction import load
-from ionmodel.prediction_plan import PredictionPlan
+from ionmodel.prediction.plan import PredictionPlan
+from ionmodel.prediction.predictor import load
+from ionmodel.prediction.store import predict_store
 from ionmodel.ranks import Ranks
-from ionmodel.run_folder import RunFolder
+from ionmodel.runs.folder import RunFolder
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
 from ionstore.storage.s3 import ObjectPath
@@ -191,7 +191,7 @@ def test_processes_that_loaded_different_networks_do_not_share_a_store(
         def from_first(self, make: Callable[[], Any]) -> Any:
             return "xxh3_128:0"
 
-    monkeypatch.setattr("ionmodel.predicted_store.joined_ranks", lambda: nullcontext(Second(1, 2)))
+    monkeypatch.setattr("ionmodel.prediction.store.joined_ranks", lambda: nullcontext(Second(1, 2)))
     with pytest.raises(RunFolderError, match=r"best\.pt: all processes must predict with the same"):
         predict_store(load(runs("residual"), device="cpu"), odd_store, tmp_path / "predicted.zarr")
     assert list(tmp_path.iterdir()) == []
@@ -209,7 +209,7 @@ def test_a_prediction_killed_before_its_first_part_begins_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ionmodel.predicted_store.create_store", stop)
+        patch.setattr("ionmodel.prediction.store.create_store", stop)
         with pytest.raises(KeyboardInterrupt):
             predict_store(predictor, odd_store, target)
     predict_store(predictor, odd_store, target)

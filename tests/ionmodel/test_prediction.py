@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
-from ionmodel.predicted_store import predict_store
-from ionmodel.prediction import load
-from ionmodel.run_folder import RunFolder
+from ionmodel.prediction.predictor import load
+from ionmodel.prediction.store import predict_store
+from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.runs.folder import RunFolder
 from ionstore.errors import MemoryBudgetError
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.predicted_runs import cell_by_cell, lively
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_as_it_was(
 
         return load_checkpoint(path, on_bytes=take)
 
-    monkeypatch.setattr("ionmodel.prediction.load_checkpoint", load_meanwhile)
+    monkeypatch.setattr("ionmodel.prediction.predictor.load_checkpoint", load_meanwhile)
     predictor, other = load(tmp_path, device="cpu"), load(runs("residual"), device="cpu")
     assert not newer.exists()
     assert predictor.config == other.config
@@ -309,7 +309,7 @@ def test_as_many_neighborhoods_are_timed_as_are_predicted_together_unless_they_t
     )
     clock = itertools.count(step=seconds)
     monkeypatch.setattr(
-        "ionmodel.prediction.time", SimpleNamespace(perf_counter=lambda: next(clock))
+        "ionmodel.prediction.predictor.time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
     per_cell = predictor.seconds_per_cell(64)
     assert batches == timed

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ionmodel.errors import ConfigError
-from ionmodel.predicted_store import predict_store
-from ionmodel.prediction import load
-from ionmodel.prediction_plan import PredictionPlan
-from ionmodel.run_folder import RunFolder
-from ionmodel.trained_range import check_store
+from ionmodel.prediction.plan import PredictionPlan
+from ionmodel.prediction.predictor import load
+from ionmodel.prediction.store import predict_store
+from ionmodel.runs.compatibility import check_store
+from ionmodel.runs.folder import RunFolder
 from ionstore.errors import MemoryBudgetError, StoreExistsError
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
@@ -110,7 +110,7 @@ def test_only_averages_that_are_computed_take_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     smoothing = 10**8
-    monkeypatch.setattr("ionmodel.prediction_plan.smoothing_bytes", lambda mesh: smoothing)
+    monkeypatch.setattr("ionmodel.prediction.plan.smoothing_bytes", lambda mesh: smoothing)
     predictor = load(runs("multiscale"), device="cpu")
     same = copied(odd_store, tmp_path / "same.zarr")
     plans: list[PredictionPlan] = []

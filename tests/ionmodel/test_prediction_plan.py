@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ionmodel.prediction import Predictor, load
-from ionmodel.prediction_plan import plan_prediction
-from ionmodel.run_folder import RunFolder
+from ionmodel.prediction.plan import plan_prediction
+from ionmodel.prediction.predictor import Predictor, load
+from ionmodel.runs.folder import RunFolder
 from ionstore.errors import MemoryBudgetError, NotInStoreError
 from ionstore.store.cube_store import CubeStore
 

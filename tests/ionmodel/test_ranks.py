@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionmodel.predicted_store import predict_store
-from ionmodel.prediction import load
-from ionmodel.run_folder import RunFolder
+from ionmodel.prediction.predictor import load
+from ionmodel.prediction.store import predict_store
+from ionmodel.runs.folder import RunFolder
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.predicted_runs import REDSHIFTS
 

@@ -13,18 +13,12 @@ from typing import Any
 
 import pytest
 
-from ionmodel import run_folder
-from ionmodel.checkpoint import save_checkpoint
-from ionmodel.config import make_config
-from ionmodel.config_keys import read_toml
+from ionmodel.config.keys import read_toml
+from ionmodel.config.training_config import make_config
 from ionmodel.errors import ConfigError, RunFolderError
-from ionmodel.run_folder import (
-    RunFolder,
-    begun_config,
-    check_begun,
-    check_new,
-    default_run_folder,
-)
+from ionmodel.runs import folder as run_folder
+from ionmodel.runs.checkpoint import save_checkpoint
+from ionmodel.runs.folder import RunFolder, begun_config, check_begun, check_new, default_run_folder
 from tests.ionmodel.conftest import ConfigMaker
 
 TRAIN = """

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.datasets import open_training_data
 from ionmodel.errors import ConfigError
-from ionmodel.events import Plan
-from ionmodel.run_folder import RunFolder
-from ionmodel.splits import fit_to_mesh, split_cells
-from ionmodel.trained_range import trained_range
-from ionmodel.training import train
+from ionmodel.runs.compatibility import trained_range
+from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.splits import fit_to_mesh, split_cells
+from ionmodel.training.data import open_training_data
+from ionmodel.training.events import Plan
+from ionmodel.training.training import train
 from ionstore.cube.mesh import Mesh
 from ionstore.loading.loaders import NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore

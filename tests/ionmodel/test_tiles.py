@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel.config import make_config
-from ionmodel.config_keys import over_preset, read_preset
-from ionmodel.datasets import open_training_data
+from ionmodel.config.keys import over_preset, read_preset
+from ionmodel.config.training_config import make_config
 from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network
-from ionmodel.run_folder import RunFolder
-from ionmodel.training import train
+from ionmodel.runs.folder import RunFolder
+from ionmodel.training.data import open_training_data
+from ionmodel.training.training import train
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.test_training import assert_same_numbers
 from tests.ionmodel.tiny_tiles import TINY, tiny

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ionmodel.errors import ConfigError
-from ionmodel.prediction import load
-from ionmodel.requirements import check_stores
-from ionmodel.run_folder import RunFolder
-from ionmodel.trained_range import check_store
+from ionmodel.prediction.predictor import load
+from ionmodel.runs.compatibility import check_store
+from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.requirements import check_stores
 from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store
 from tests.ionmodel.predicted_runs import REDSHIFTS

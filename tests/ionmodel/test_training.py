@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from ionmodel import trainer, training
-from ionmodel.checkpoint import load_checkpoint, save_checkpoint
-from ionmodel.config import make_config
-from ionmodel.config_keys import DEFAULT_PRESET, read_preset
-from ionmodel.datasets import TrainingData, open_training_data
+from ionmodel.config.keys import DEFAULT_PRESET, read_preset
+from ionmodel.config.training_config import make_config
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
-from ionmodel.evaluation import predict_cells
-from ionmodel.events import Plan, Progress
-from ionmodel.losses import make_loss
 from ionmodel.networks.base import build_network
 from ionmodel.networks.two_branch import TwoBranch
-from ionmodel.prediction import load
-from ionmodel.run_folder import RunFolder, resumed_config
-from ionmodel.splits import fit_to_mesh
-from ionmodel.training import train
+from ionmodel.prediction.predictor import load
+from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.runs.folder import RunFolder, resumed_config
+from ionmodel.runs.splits import fit_to_mesh
+from ionmodel.training import trainer, training
+from ionmodel.training.data import TrainingData, open_training_data
+from ionmodel.training.evaluation import predict_cells
+from ionmodel.training.events import Plan, Progress
+from ionmodel.training.losses import make_loss
+from ionmodel.training.training import train
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore
 from tests.conftest import cubes_at, write_store

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import over_preset, read_preset
+from ionmodel.config.keys import over_preset, read_preset
+from ionmodel.config.training_config import TrainingConfig, make_config
 
 TINY: dict[str, Any] = {
     "network": "residual",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ionmodel.dense import dense_form
+from ionmodel.dense.form import dense_form
 from ionmodel.networks.two_branch import TwoBranch
 
 SMALL: dict[str, Any] = {

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from ionmodel.config import TARGET, TrainingConfig
-from ionmodel.datasets import TrainingData, describe_stores, open_training_data
+from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
-from ionmodel.events import Plan, Progress, Result
-from ionmodel.figures import draw_losses, draw_predictions
 from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.ranks import n_processes
-from ionmodel.requirements import check_stores, check_workers, remarks
-from ionmodel.run_folder import RunFolder, begun_config, check_new, resumed_config
-from ionmodel.trainer import Trainer
+from ionmodel.runs.folder import RunFolder, begun_config, check_new, resumed_config
+from ionmodel.runs.requirements import check_stores, check_workers, remarks
+from ionmodel.training.data import TrainingData, describe_stores, open_training_data
+from ionmodel.training.events import Plan, Progress, Result
+from ionmodel.training.figures import draw_losses, draw_predictions
+from ionmodel.training.trainer import Trainer
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import Normalization

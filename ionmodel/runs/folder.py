@@ -12,10 +12,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.config_keys import read_toml
+from ionmodel.config.keys import read_toml
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError, RunFolderError
+from ionmodel.runs.checkpoint import load_checkpoint
 from ionstore.errors import UserError
 from ionstore.storage.files import whole_file
 from ionstore.store.cube_store import CubeStore

@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ionmodel.box_tiles import first_new_cells
 from ionmodel.channels.cache import boxes_of, with_channels
-from ionmodel.config import TARGET, TrainingConfig
+from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
-from ionmodel.splits import split_cells
-from ionmodel.trained_range import trained_range
+from ionmodel.runs.compatibility import trained_range
+from ionmodel.runs.splits import split_cells
+from ionmodel.tiles import first_new_cells
 from ionstore.cube.arrays import Cells
 from ionstore.loading.loaders import NeighborhoodLoader, TileLoader
 from ionstore.sampling.samples import tile_starts
@@ -44,7 +44,7 @@ class TrainingData:
     n_training_cells, n_validation_cells : int
         Cells that are predicted in an epoch of each; of validation, each is counted once.
     trained : dict
-        What is trained on, as `ionmodel.trained_range` describes it.
+        What is trained on, as `ionmodel.runs.compatibility` describes it.
     """
 
     stores: list[dict[str, Any]]

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ionmodel.checkpoint import load_checkpoint, save_checkpoint
-from ionmodel.config import TrainingConfig
-from ionmodel.cost import estimate_seconds
-from ionmodel.datasets import TrainingData
+from ionmodel.channels.redshift import with_redshift
+from ionmodel.config.training_config import TrainingConfig
 from ionmodel.errors import Interrupted, TrainingDivergedError
-from ionmodel.evaluation import Predictions, predict_cells
-from ionmodel.events import Plan, Progress
-from ionmodel.learning_rate import one_cycle
-from ionmodel.losses import make_loss
 from ionmodel.networks.base import PatchNetwork
-from ionmodel.redshift_input import with_redshift
-from ionmodel.run_folder import RunFolder
+from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
+from ionmodel.runs.folder import RunFolder
+from ionmodel.training.data import TrainingData
+from ionmodel.training.evaluation import Predictions, predict_cells
+from ionmodel.training.events import Plan, Progress
+from ionmodel.training.learning_rate import one_cycle
+from ionmodel.training.losses import make_loss
+from ionmodel.training.timing import estimate_seconds
 
 _CHECKPOINT_INTERVAL_S = 300.0
 

@@ -16,7 +16,7 @@ from pydantic import (
 
 from ionmodel.channels.base import DerivedChannel, channels_asked_for
 from ionmodel.channels.mean_free_path import SOURCES, Law
-from ionmodel.config_keys import example, parse_size, toml_value
+from ionmodel.config.keys import example, parse_size, toml_value
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionstore.sampling.symmetry import Symmetries

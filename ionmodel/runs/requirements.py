@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ionmodel.channels.base import check_channels
 from ionmodel.channels.cache import boxes_of
-from ionmodel.config import TARGET, TrainingConfig
+from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
-from ionmodel.splits import split_cells
+from ionmodel.runs.splits import split_cells
 from ionstore.cube.fields import N_IGM, N_SRC
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore

@@ -8,8 +8,8 @@ from math import prod
 from pathlib import Path
 
 from ionmodel.channels.cache import CACHE_NAME, boxes_of, cache_path, with_channels
-from ionmodel.prediction import Predictor
-from ionmodel.run_folder import RunFolder
+from ionmodel.prediction.predictor import Predictor
+from ionmodel.runs.folder import RunFolder
 from ionstore.cube.arrays import REDSHIFT_TOLERANCE
 from ionstore.store.cube_store import CubeStore
 

@@ -26,21 +26,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ionmodel.box_tiles import slices_of, tiles_of, wrapped
 from ionmodel.channels.base import Box, check_channels
 from ionmodel.channels.periodic_field import PeriodicField
-from ionmodel.checkpoint import load_checkpoint
-from ionmodel.config import TrainingConfig, make_config
-from ionmodel.dense import dense_form
+from ionmodel.channels.redshift import redshift_value
+from ionmodel.config.training_config import TrainingConfig, make_config
+from ionmodel.dense.form import dense_form
 from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
-from ionmodel.given_cubes import given_cubes
-from ionmodel.network_memory import TILE_CELLS, patches_at_once
 from ionmodel.networks.base import PatchNetwork
-from ionmodel.redshift_input import redshift_value
-from ionmodel.requirements import is_overdensity, needs_mean
-from ionmodel.run_folder import RunFolder
-from ionmodel.trained_range import SeenBox, check_length, radii_in_cells, unlike_training
-from ionmodel.training import choose_device, network_of
+from ionmodel.networks.memory import TILE_CELLS, patches_at_once
+from ionmodel.prediction.arrays import given_cubes
+from ionmodel.runs.checkpoint import load_checkpoint
+from ionmodel.runs.compatibility import SeenBox, check_length, radii_in_cells, unlike_training
+from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.requirements import is_overdensity, needs_mean
+from ionmodel.tiles import slices_of, tiles_of, wrapped
+from ionmodel.training.training import choose_device, network_of
 from ionstore.cube.arrays import Array, Fields
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.mesh import Mesh
@@ -77,7 +77,7 @@ class Predictor:
     digest : str
         Digest of its bytes then: a training that still runs may put a better one in its place.
     trained : dict, optional
-        What it was trained on, as `ionmodel.trained_range` describes it; None where the
+        What it was trained on, as `ionmodel.runs.compatibility` describes it; None where the
         checkpoint does not say.
     """
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from ionmodel.dense_layers import (
+from ionmodel.dense.layers import (
     Cells3,
     DenseBranches,
     DilatedConvolution,

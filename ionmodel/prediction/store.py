@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from ionmodel.errors import ConfigError, RunFolderError
-from ionmodel.prediction import Predictor, check_numbers
-from ionmodel.prediction_channels import find_channels, remove_channels, with_channels_of_run
-from ionmodel.prediction_plan import (
+from ionmodel.prediction.channels import find_channels, remove_channels, with_channels_of_run
+from ionmodel.prediction.plan import (
     DEFAULT_MEMORY_BYTES,
     PredictionPlan,
     chosen_redshifts,
     plan_prediction,
 )
+from ionmodel.prediction.predictor import Predictor, check_numbers
 from ionmodel.ranks import Ranks, joined_ranks
-from ionmodel.trained_range import check_store
+from ionmodel.runs.compatibility import check_store
 from ionstore.build.bucket import ObjectBooks, ObjectBuild, start_build
 from ionstore.build.folder import PartBooks, StoreBuild, full_disk_as_message
 from ionstore.build.parts import merge_parts, write_part

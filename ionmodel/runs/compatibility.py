@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from ionmodel.channels.base import LARGEST_SHARE, check_channels, fits
 from ionmodel.channels.cache import boxes_of
-from ionmodel.config import TrainingConfig
+from ionmodel.config.training_config import TrainingConfig
 from ionmodel.errors import ConfigError
-from ionmodel.requirements import is_overdensity, refuse_empty
+from ionmodel.runs.requirements import is_overdensity, refuse_empty
 from ionstore.cube.fields import N_IGM
 from ionstore.cube.mesh import Mesh
 from ionstore.cube.statistics import FieldStatistics

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ionmodel.config import make_config
+from ionmodel.config.training_config import make_config
 from ionmodel.errors import RunFolderError
 from ionstore.storage.files import whole_file
 

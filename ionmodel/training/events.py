@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ionmodel.config import Leak
+from ionmodel.config.training_config import Leak
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ionmodel.config import Leak
-from ionmodel.evaluation import Predictions
+from ionmodel.config.training_config import Leak
+from ionmodel.training.evaluation import Predictions
 from ionstore.storage.files import whole_file
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import prod
 
 from ionmodel.channels.cache import smoothing_bytes
-from ionmodel.network_memory import SMALLEST_TILE, largest_tile, tile_bytes
-from ionmodel.prediction import Predictor
+from ionmodel.networks.memory import SMALLEST_TILE, largest_tile, tile_bytes
+from ionmodel.prediction.predictor import Predictor
 from ionstore.cube.fields import PREDICTED
 from ionstore.errors import MemoryBudgetError
 from ionstore.store.cube_store import CubeStore

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ionmodel.box_tiles import first_new_cells
+from ionmodel.channels.redshift import with_redshift
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
-from ionmodel.redshift_input import with_redshift
+from ionmodel.tiles import first_new_cells
 from ionstore.cube.arrays import Cells
 from ionstore.loading.loaders import Batch, NeighborhoodLoader, TileBatch, TileLoader
 from ionstore.sampling.split import Region

@@ -5,9 +5,9 @@ import time
 
 import torch
 
-from ionmodel.config import TrainingConfig
-from ionmodel.losses import make_loss
+from ionmodel.config.training_config import TrainingConfig
 from ionmodel.networks.base import PatchNetwork, flops_per_sample
+from ionmodel.training.losses import make_loss
 
 _PROBE_FLOPS = 2e11  # seconds on two cores at most, unless two samples cost more
 _STEP_OVER_FORWARD = {False: 3, True: 4}  # with recompute, the forward pass runs twice

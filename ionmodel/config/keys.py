@@ -83,7 +83,7 @@ def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
 
 def preset_names() -> list[str]:
     """Return the names of the presets."""
-    folder = resources.files("ionmodel") / "presets"
+    folder = resources.files("ionmodel.config") / "presets"
     return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
@@ -97,7 +97,9 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise ConfigError(f"preset must be one of {', '.join(preset_names())}, got {name!r}")
-    text = (resources.files("ionmodel") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (resources.files("ionmodel.config") / "presets" / f"{name}.toml").read_text(
+        encoding="utf-8"
+    )
     return {"preset": name, **tomllib.loads(text)}
 
 

@@ -6,8 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ionmodel.dense_layers import Cells3, WithOutputAxis, cells3
-from ionmodel.dense_rules import (
+from ionmodel.dense.layers import Cells3, WithOutputAxis, cells3
+from ionmodel.dense.rules import (
     ZERO,
     Patch,
     chain,
@@ -109,7 +109,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
         Maps neighborhoods of shape (batch, channels, width, width, width) to (batch, out) or
         (batch,). Either a `PatchNetwork` with ``has_dense_form``, or a Sequential, nested as one
         likes, of Conv3d, BatchNorm1d, BatchNorm3d, AvgPool3d, MaxPool3d, Flatten, Linear, PReLU,
-        activations in `ionmodel.dense_rules.ELEMENTWISE`, and Dropout. Nothing may pad, and no
+        activations in `ionmodel.dense.rules.ELEMENTWISE`, and Dropout. Nothing may pad, and no
         layer have hooks, parametrized weights, or other functions than those of its class. Left
         unchanged, in any mode.
     receptive_field : int, optional
@@ -133,7 +133,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     -----
     On CUDA devices, convolutions round to TensorFloat-32 unless told otherwise: the two then agree
     to that precision, and to that of float32 where ``torch.backends.cudnn.conv.fp32_precision`` is
-    "ieee", as `ionmodel.prediction` sets it.
+    "ieee", as `ionmodel.prediction.predictor` sets it.
 
     A layer of stride s reads every s-th cell of its input. Here it reads all, and later layers
     look at every s-th of its outputs: strides become 1 and multiply the dilation of all that

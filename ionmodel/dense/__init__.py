@@ -1,0 +1,5 @@
+"""Turn a network of neighborhoods into layers that predict whole tiles, exactly."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

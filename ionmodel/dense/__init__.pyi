@@ -1,0 +1,1 @@
+from .form import dense_form as dense_form
