@@ -9,9 +9,10 @@ import tensorstore
 from ionstore.cube.arrays import Array
 from ionstore.store.cube_store import DIMENSIONS, CubeStore
 from ionstore.store.layout import Layout
-from tests.conftest import cubes_at, write_store
+from tests.support.places import DATA
+from tests.support.stores import cubes_at, write_store
 
-FORMAT_1 = Path(__file__).parent / "data" / "format_1.zarr"
+FORMAT_1 = DATA / "format_1.zarr"
 REDSHIFTS = (9.0, 7.5)
 
 

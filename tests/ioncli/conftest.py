@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.forked_commands import CommandServer, command_server
+from tests.support.forked_commands import CommandServer, command_server
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from ionstore.cube.description import SimulationDescription
 from ionstore.edit import edit_store
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
-from tests.three_file_sets import files_of, write_set
+from tests.support.three_file_sets import files_of, write_set
 
 
 def _run(*arguments: str | Path) -> Result:

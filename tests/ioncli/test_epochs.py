@@ -11,7 +11,7 @@ from ioncli import epochs
 from ioncli.epochs import EpochDisplay
 from ionmodel.config.training_config import Leak
 from ionmodel.training.events import Progress
-from tests.terminal import ENVIRONMENT, run_in_terminal
+from tests.support.terminal import ENVIRONMENT, run_in_terminal
 
 SHOW = """
 from math import nan

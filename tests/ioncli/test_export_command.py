@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.store.cube_store import CubeStore
-from tests.conftest import cubes_at, write_store
+from tests.support.stores import cubes_at, write_store
 
 
 def _run(*arguments: str | Path) -> Result:

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from ioncli.main import ionstore
 from ionstore.errors import StoreFormatError
 from ionstore.store.cube_store import CubeStore
-from tests.forked_commands import CommandServer
-from tests.stopped_commands import go_on, stopped
-from tests.three_file_sets import contents_of, files_of, write_set
+from tests.support.forked_commands import CommandServer
+from tests.support.stopped_commands import go_on, stopped
+from tests.support.three_file_sets import contents_of, files_of, write_set
 
 OLD, NEW = ("9.000", "8.000"), ("8.500", "7.000")
 MESH = 40

@@ -14,7 +14,7 @@ from ionstore.cube.mesh import Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.selection import FileSelection
-from tests.three_file_sets import write_set
+from tests.support.three_file_sets import write_set
 
 
 def _run(*arguments: str | Path) -> Result:

@@ -16,9 +16,10 @@ from ioncli.main import ionstore
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
 from ionstore.store.cube_store import CubeStore
-from tests.forked_commands import CommandServer, Forked
-from tests.stopped_commands import go_on, stopped
-from tests.three_file_sets import files_of, write_set
+from tests.support.forked_commands import CommandServer, Forked
+from tests.support.places import ROOT
+from tests.support.stopped_commands import go_on, stopped
+from tests.support.three_file_sets import files_of, write_set
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from ioncli.main import ionstore; ionstore()"]
 
@@ -336,7 +337,7 @@ def test_two_ingests_into_one_store_do_not_meet(commands: CommandServer, tmp_pat
 
 def test_every_key_of_the_description_is_documented() -> None:
     page = CliRunner().invoke(ionstore, ["ingest", "--help"]).stdout
-    readme = Path(__file__, "../../../README.md").resolve().read_text()
+    readme = (ROOT / "README.md").read_text()
     for key in (*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__):
         assert re.search(rf"\b{key}\b", page), key
         assert re.search(rf"`{key}`", readme), key

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.build.folder import StoreBuild
-from tests.three_file_sets import write_set
+from tests.support.three_file_sets import write_set
 
 OPENING = (["info"], ["view"], ["edit", "--h", "0.7"])
 

@@ -20,8 +20,8 @@ from ionmodel.prediction.predictor import load
 from ionstore.build.parts import write_part
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
-from tests.conftest import cubes_at, write_store
-from tests.three_file_sets import PREFIXES, write_set
+from tests.support.stores import cubes_at, write_store
+from tests.support.three_file_sets import PREFIXES, write_set
 
 TINY = ["radius=1", "width=4", "tile=4", "samples_per_epoch=64", "epochs=1", "device=cpu"]
 SCALES = "scales=[2.0, 4.5]"

@@ -3,7 +3,7 @@
 import pytest
 
 from ioncli.progress import progress_bar
-from tests.terminal import ENVIRONMENT, run_in_terminal
+from tests.support.terminal import ENVIRONMENT, run_in_terminal
 
 SHOW = """
 import sys

@@ -20,8 +20,8 @@ from ioncli.train import _Stop
 from ionmodel.config.keys import preset_names
 from ionmodel.training.trainer import Trainer
 from ionstore.store.cube_store import CubeStore
-from tests.conftest import cubes_at, write_store
-from tests.forked_commands import CommandServer, Forked, command_server
+from tests.support.forked_commands import CommandServer, Forked, command_server
+from tests.support.stores import cubes_at, write_store
 
 TINY = [
     "preset=small", "radius=1", "channels=[8]", "head_widths=[8]", "batch_size=32",

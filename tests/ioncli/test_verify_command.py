@@ -13,7 +13,7 @@ from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import merge_source_files
-from tests.three_file_sets import write_set
+from tests.support.three_file_sets import write_set
 
 
 def _run(*arguments: str | Path) -> Result:

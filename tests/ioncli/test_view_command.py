@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from ioncli.main import ionstore
 from ionstore.store.cube_store import CubeStore
-from tests.conftest import cubes_at, write_store
+from tests.support.stores import cubes_at, write_store
 
 
 def _run(*arguments: str | Path) -> Result:

@@ -12,8 +12,8 @@ from ionmodel.runs.folder import RunFolder
 from ionmodel.training.training import train
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
-from tests.conftest import cubes_at, write_store
-from tests.ionmodel.predicted_runs import FAMILIES, REDSHIFTS
+from tests.support.predicted_runs import FAMILIES, REDSHIFTS
+from tests.support.stores import cubes_at, write_store
 
 ConfigMaker = Callable[..., TrainingConfig]
 

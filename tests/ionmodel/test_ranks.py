@@ -13,7 +13,7 @@ from ionmodel.prediction.predictor import load
 from ionmodel.prediction.store import predict_store
 from ionmodel.runs.folder import RunFolder
 from ionstore.store.cube_store import CubeStore
-from tests.ionmodel.predicted_runs import REDSHIFTS
+from tests.support.predicted_runs import REDSHIFTS
 
 ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]
 

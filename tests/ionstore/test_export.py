@@ -34,7 +34,7 @@ from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
-from tests.conftest import cubes_at, write_store
+from tests.support.stores import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)
 CUBES = cubes_at(13, REDSHIFTS)

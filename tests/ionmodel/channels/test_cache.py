@@ -14,7 +14,7 @@ from ionmodel.errors import ConfigError
 from ionstore.errors import MemoryBudgetError
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
-from tests.conftest import cubes_at, write_store
+from tests.support.stores import cubes_at, write_store
 
 REDSHIFTS = (9.0, 7.5)
 CHANNELS: list[DerivedChannel] = [

@@ -14,11 +14,11 @@ from ionstore.errors import SourceDataError
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource, PointList
 from ionstore.readers.points.gridded import GriddedPoints
-from tests.ionstore.readers.mesh_files import plain_mesh, record_mesh
+from tests.support.mesh_files import plain_mesh, record_mesh
+from tests.support.places import DATA
 
 h5py = pytest.importorskip("h5py")
 
-DATA = Path(__file__).resolve().parents[2] / "data"
 MESH = 6
 CUBE = np.random.default_rng(1).random((MESH, MESH, MESH))
 OVERDENSITY = (CUBE - CUBE.mean()).astype("f4")

@@ -1,0 +1,226 @@
+import errno
+import fcntl
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from ionstore.cube.arrays import Array
+from ionstore.errors import SourceDataError
+from ionstore.readers.arrays import hdf5 as hdf5_field
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.hdf5 import HDF5Field, open_hdf5_field, opened_hdf5
+from ionstore.readers.base import FieldSource
+from tests.support.mesh_files import blocks
+
+CUBE = (np.random.default_rng(1).random((5, 6, 7)) * 99).astype("f4")
+KINDS: dict[str, dict[str, Any]] = {
+    "contiguous": {},
+    "chunks": {"chunks": (2, 4, 7)},
+    "compressed": {"chunks": (3, 3, 3), "compression": "gzip", "shuffle": True},
+}
+
+
+def _write(path: Path, cube: Array, **options: Any) -> FieldSource:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("group/cube", data=cube, **options)
+    return _open(path)
+
+
+def _open(path: Path, name: str = "group/cube") -> FieldSource:
+    with opened_hdf5(path) as file:
+        return open_hdf5_field(path, file[name])
+
+
+def _check(source: FieldSource, cube: Array, path: Path) -> None:
+    assert source.shape == cube.shape
+    assert source.dtype == cube.dtype
+    file_bytes: list[bytes] = []
+    streamed = np.concatenate(list(source.stream(file_bytes.append)))
+    np.testing.assert_array_equal(np.sort(streamed), np.sort(cube.ravel()))
+    assert b"".join(file_bytes) == path.read_bytes()
+    for start, shape in blocks(cube.shape):
+        block = source.read_block(start, shape)  # type: ignore[arg-type]
+        cut = tuple(slice(first, first + cells) for first, cells in zip(start, shape, strict=True))
+        np.testing.assert_array_equal(block, cube[cut])
+        assert block.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2", "u1", "<i8", "?"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_dataset_gives_its_values(tmp_path: Path, kind: str, dtype: str) -> None:
+    cube = CUBE.astype(dtype)
+    source = _write(tmp_path / "a.h5", cube, **KINDS[kind])
+    assert source.spool_bytes == 0
+    _check(source, cube, tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leading_axes_of_one_are_dropped(tmp_path: Path, kind: str) -> None:
+    options = dict(KINDS[kind])
+    if "chunks" in options:
+        options["chunks"] = (1, *options["chunks"])
+    source = _write(tmp_path / "a.h5", CUBE[np.newaxis], **options)
+    _check(source, CUBE, tmp_path / "a.h5")
+
+
+def test_one_cell_is_a_cube(tmp_path: Path) -> None:
+    cube = CUBE[:1, :1, :1]
+    _check(_write(tmp_path / "a.h5", cube), cube, tmp_path / "a.h5")
+
+
+def test_values_that_lie_in_the_file_are_read_from_there_in_one_pass(tmp_path: Path) -> None:
+    assert isinstance(_write(tmp_path / "a.h5", CUBE), FlatArray)
+    assert isinstance(_write(tmp_path / "b.h5", CUBE, chunks=(2, 2, 2)), HDF5Field)
+
+
+def test_values_behind_a_block_of_the_user_are_found(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        file["group/cube"] = CUBE
+    _check(_open(tmp_path / "a.h5"), CUBE, tmp_path / "a.h5")
+
+
+def test_values_that_were_never_written_are_fill_values(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("group/cube", (1, 5, 5, 5), "f4", fillvalue=3)
+    source = _open(tmp_path / "a.h5")
+    assert isinstance(source, HDF5Field)
+    _check(source, np.full((5, 5, 5), 3, "f4"), tmp_path / "a.h5")
+
+
+def test_numbers_of_odd_sizes_are_converted(tmp_path: Path) -> None:
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(23, 15, 8, 0, 15)  # sign, exponent, mantissa: 24 bits
+    kind.set_size(3)
+    kind.set_precision(24)
+    kind.set_ebias(127)
+    values = np.round(CUBE)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple(values.shape)
+        dataset = h5py.h5d.create(file.create_group("group").id, b"cube", kind, space)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    _check(_open(tmp_path / "a.h5"), values, tmp_path / "a.h5")
+
+
+def test_pieces_of_a_stream_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hdf5_field, "STREAM_BYTES", 2 * 6 * 7 * 4)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("plain", CUBE.shape, "f4")
+        file.create_dataset("chunks", data=CUBE, chunks=(2, 4, 4))
+    plain, chunks = (_open(tmp_path / "a.h5", name) for name in ("plain", "chunks"))
+    assert [piece.size for piece in plain.stream(lambda _: None)] == [84, 84, 42]
+    assert max(piece.size for piece in chunks.stream(lambda _: None)) == 32
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 2, 2), "c8"), np.zeros(2, "S3"), "text"])
+def test_values_that_are_no_real_numbers_are_refused(tmp_path: Path, values: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = values
+    with pytest.raises(SourceDataError, match=r"a\.h5: expected real numbers in /cube, got dtype"):
+        _open(tmp_path / "a.h5", "cube")
+
+
+def test_a_file_that_another_program_writes_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    _write(tmp_path / "a.h5", CUBE)
+    with (tmp_path / "a.h5").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as HDF5 does
+        with pytest.raises(SourceDataError, match=r"a\.h5: another program has it open .* ended"):
+            _open(tmp_path / "a.h5")
+    _open(tmp_path / "a.h5")
+
+
+def test_a_file_system_without_locks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "unable to lock file, errno = 37")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with (
+        pytest.raises(SourceDataError, match=r"a\.h5: .*set HDF5_USE_FILE_LOCKING=FALSE"),
+        hdf5_field.opened_hdf5(tmp_path / "a.h5"),
+    ):
+        pass
+
+
+def test_a_group_is_no_field(tmp_path: Path) -> None:
+    _write(tmp_path / "a.h5", CUBE)
+    with pytest.raises(SourceDataError, match="expected real numbers in /group, got a group"):
+        _open(tmp_path / "a.h5", "group")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_truncated_files_are_refused_wherever_they_end(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.h5"
+    _write(path, CUBE, **KINDS[kind])
+    content = path.read_bytes()
+    for kept in (*range(8, len(content), 97), len(content) - 1):
+        path.write_bytes(content[:kept])
+        with pytest.raises(SourceDataError, match=r"a\.h5: .*truncated .*copy it again"):
+            _open(path)
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "compressed"])
+def test_a_file_that_is_cut_short_after_it_was_opened_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.h5"
+    source = _write(path, CUBE, **KINDS[kind])
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(SourceDataError, match=r"a\.h5"):
+        list(source.stream(lambda _: None))
+    with pytest.raises(SourceDataError, match=r"a\.h5"):
+        source.read_block((0, 0, 0), CUBE.shape)
+
+
+def test_damaged_chunks_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    cube = np.random.default_rng(1).random((16, 16, 16))
+    source = _write(path, cube, chunks=(16, 16, 16), compression="gzip")
+    content = bytearray(path.read_bytes())
+    content[len(content) - 9000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(SourceDataError, match=r"a\.h5: it cannot be read as HDF5"):
+        list(source.stream(lambda _: None))
+
+
+def test_missing_files_are_errors_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.h5"), opened_hdf5(tmp_path / "a.h5"):
+        pass
+
+
+def test_own_errors_pass_through(tmp_path: Path) -> None:
+    _write(tmp_path / "a.h5", CUBE)
+    with (
+        pytest.raises(SourceDataError, match=r"^as it was$"),
+        opened_hdf5(tmp_path / "a.h5"),
+    ):
+        raise SourceDataError("as it was")
+
+
+def test_without_h5py_an_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "a.h5", CUBE)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(SourceDataError, match=r'pip install "ionstore\[hdf5\]"'):
+        _open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sources_are_picklable_and_read_by_several_threads(tmp_path: Path, kind: str) -> None:
+    source: FieldSource = pickle.loads(pickle.dumps(_write(tmp_path / "a.h5", CUBE, **KINDS[kind])))
+
+    def read(index: int) -> bool:
+        streamed = np.concatenate(list(source.stream(lambda _: None)))
+        block = source.read_block((index % 5, 0, 0), (1, 6, 7))
+        return bool(
+            (np.sort(streamed) == np.sort(CUBE.ravel())).all()
+            and (block[0] == CUBE[index % 5]).all()
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(64)))
