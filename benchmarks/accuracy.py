@@ -43,7 +43,8 @@ from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
 from ionmodel.training.events import Plan
 from ionmodel.training.training import train
-from ionstore.sampling.split import Region, block_split
+from ionstore.cube.mesh import Region
+from ionstore.sampling.split import block_split
 from ionstore.store.cube_store import CubeStore
 
 NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}

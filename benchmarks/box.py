@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.arrays import Fields
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Fields, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.store.cube_store import CubeStore
 

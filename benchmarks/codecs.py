@@ -20,9 +20,8 @@ import numpy as np
 from result import print_result
 
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.arrays import Array
 from ionstore.cube.fields import FIELDS
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.store.codecs import Compression, blosc
 from ionstore.store.cube_store import CubeStore

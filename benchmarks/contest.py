@@ -12,7 +12,7 @@ import numpy as np
 from box import Box
 from result import median_and_spread
 
-from ionstore.cube.arrays import Array, Cells, Neighborhoods
+from ionstore.cube.mesh import Array, Cells, Neighborhoods
 from ionstore.loading.gather import gather_neighborhoods
 
 BATCH_BYTES, MOST_SAMPLES = 32e6, 1024

@@ -18,7 +18,7 @@ import numpy as np
 from box import NAMES
 from contest import N_DROPPED, N_TIMED, Case, Contestant, Cutting, Streaming, UnavailableError
 
-from ionstore.cube.arrays import Array, Fields
+from ionstore.cube.mesh import Array, Fields
 from ionstore.loading.gather import gather_neighborhoods
 from ionstore.loading.loaders import NeighborhoodLoader
 

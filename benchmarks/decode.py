@@ -28,12 +28,10 @@ import zarr
 from numcodecs import blosc
 from result import median_and_spread, print_result
 
-from ionstore.cube.arrays import Array
-from ionstore.sampling.split import Region
+from ionstore.cube.mesh import Array, Corner, Region
 from ionstore.storage.paths import open_file
 from ionstore.store.conversion import convert, slices
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner
 from ionstore.store.normalization import fit_normalization
 from ionstore.store.shards import ShardIndexes, plan_block
 

@@ -44,9 +44,9 @@ from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.networks.base import DenseNetwork, PatchNetwork
 from ionmodel.prediction.predictor import Predictor
 from ionmodel.prediction.store import predict_store, read_inputs
-from ionmodel.training.training import network_of
+from ionmodel.runs.network import network_of
+from ionstore.cube.mesh import Region
 from ionstore.loading.gather import gather_neighborhoods
-from ionstore.sampling.split import Region
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import fit_normalization
 

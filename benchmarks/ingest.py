@@ -27,7 +27,7 @@ import numpy as np
 from numcodecs import blosc as blosc_settings
 from result import median_and_spread, print_result
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.codecs import blosc
 from ionstore.store.cube_store import CubeStore

@@ -80,7 +80,7 @@ def measure_epochs(store: Path, settings: dict[str, int], workers: int) -> None:
 LOAD = """
 import json, sys
 from ionstore.loading import NeighborhoodLoader
-from ionstore.process_memory import tree_memory_bytes
+from ioncli.process_memory import tree_memory_bytes
 
 if __name__ == "__main__":
     store, settings, workers, epochs = sys.argv[1:]

@@ -32,7 +32,7 @@ from contestants import streaming_loader
 from result import print_result
 from torch.utils.data import DataLoader, Dataset
 
-from ionstore.cube.arrays import Array, Fields, Neighborhoods
+from ionstore.cube.mesh import Array, Fields, Neighborhoods
 from ionstore.loading.gather import gather_neighborhoods
 
 

@@ -32,7 +32,7 @@ import zarr
 from contestants import compiled, pointer
 from result import median_and_spread, print_result
 
-from ionstore.cube.arrays import Array, Cells, Neighborhoods
+from ionstore.cube.mesh import Array, Cells, Neighborhoods
 from ionstore.loading.loaders import NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore
 

@@ -18,7 +18,7 @@ from result import median_and_spread, print_result
 STEPS = """
 import json, time, torch
 from ionmodel.config import make_config
-from ionmodel.config_keys import read_preset
+from ionmodel.config.keys import read_preset
 from ionmodel.networks.base import build_network
 
 config = make_config(read_preset("small"))

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Cells, Fields
-from ionstore.sampling.split import Region
-from ionstore.store.layout import Corner
+from ionstore.cube.mesh import Cells, Corner, Fields, Region
 
 
 def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ionstore.build.folder import StoreBuild, full_disk_as_message
+from ionstore.build.folder import StoreBuild
 from ionstore.build.store_writer import write_attributes, write_cell_centers
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import check_known
@@ -14,6 +14,7 @@ from ionstore.cube.fields import N_IGM, N_SRC
 from ionstore.cube.mesh import Mesh
 from ionstore.cube.units import N_SRC_UNITS, KnownFrame, contradiction_to_frame
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
+from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.storage.files import link_or_copy
 from ionstore.storage.paths import parse_place
 from ionstore.storage.s3 import ObjectPath

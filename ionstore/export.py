@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.fields import IONIZED_FRACTIONS
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
 from ionstore.storage.files import whole_file
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner
 from ionstore.store.metadata import check_is_outside_stores
 from ionstore.threads import Progress, run_in_threads
 

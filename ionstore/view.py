@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.fields import IONIZED_FRACTIONS
+from ionstore.cube.mesh import Array
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import FigureFormatError, NotInStoreError
 from ionstore.store.cube_store import CubeStore

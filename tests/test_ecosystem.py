@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorstore
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.store.cube_store import DIMENSIONS, CubeStore
 from ionstore.store.layout import Layout
 from tests.support.places import DATA

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ionmodel.channels import CHANNELS
+from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.errors import ConfigError
-from ionstore.cube.arrays import Fields
 from ionstore.cube.cosmology import Cosmology
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Fields, Mesh
+from ionstore.store.cube_store import CubeStore
 
 if TYPE_CHECKING:  # it needs torch
     from ionmodel.channels.periodic_field import PeriodicField
@@ -165,3 +166,27 @@ def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
         f"{what} must be at most a quarter of the box, {largest * cell:.4g} {unit}, got "
         f"{radius_cells * cell:.4g} {unit}; choose a smaller one or a larger box"
     )
+
+
+def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
+    """Return the cubes of a store as channels see them.
+
+    Parameters
+    ----------
+    store : CubeStore
+        The store.
+    redshifts : sequence of float, optional
+        Redshifts to take, in any order; all by default.
+
+    Returns
+    -------
+    list of Box
+        In the order of the store.
+
+    Raises
+    ------
+    NotInStoreError
+        If the store does not hold a redshift.
+    """
+    taken = {store.redshift_index(redshift) for redshift in redshifts or store.redshifts}
+    return [Box(store.mesh, store.redshifts[index], store.cosmology) for index in sorted(taken)]

@@ -8,18 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ionmodel.channels.base import Box, DerivedChannel, check_channels
+from ionmodel.channels.base import Box, DerivedChannel, boxes_of, check_channels
 from ionmodel.channels.periodic_field import FIELDS_AT_ONCE, PeriodicField
-from ionstore.build.folder import StoreBuild, full_disk_as_message
+from ionstore.build.folder import StoreBuild
 from ionstore.build.parts import merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField, StoreWriter, create_store
-from ionstore.cube.arrays import Fields
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Fields, Mesh
 from ionstore.errors import MemoryBudgetError
 from ionstore.storage.digest import start_digest
-from ionstore.store.cube_store import CubeStore
-from ionstore.store.joined_store import JoinedStore
+from ionstore.storage.disk_space import full_disk_as_message
+from ionstore.store.cube_store import CubeStore, JoinedStore
 from ionstore.store.layout import Part, plan_parts
 
 ALGORITHM = 1
@@ -27,30 +26,6 @@ ALGORITHM = 1
 
 CACHE_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
 """Names that `cache_path` gives, and of what is not finished: uuid of the store, and a digest."""
-
-
-def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
-    """Return the cubes of a store as channels see them.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store.
-    redshifts : sequence of float, optional
-        Redshifts to take, in any order; all by default.
-
-    Returns
-    -------
-    list of Box
-        In the order of the store.
-
-    Raises
-    ------
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
-    taken = {store.redshift_index(redshift) for redshift in redshifts or store.redshifts}
-    return [Box(store.mesh, store.redshifts[index], store.cosmology) for index in sorted(taken)]
 
 
 def cache_path(

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array, Fields
+from ionstore.cube.mesh import Array, Fields
 
 FIELDS_AT_ONCE = 5
 """About how many times a field in float32 the smoothing of one takes, the field included."""

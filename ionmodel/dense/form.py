@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ionmodel.dense.layers import Cells3, WithOutputAxis, cells3
+from ionmodel.dense.layers import WithOutputAxis, cells3
 from ionmodel.dense.rules import (
     ZERO,
     Patch,
@@ -18,7 +18,7 @@ from ionmodel.dense.rules import (
     twin,
     unfold,
 )
-from ionmodel.networks.base import DenseNetwork, PatchNetwork
+from ionmodel.networks.base import Cells3, DenseNetwork, PatchNetwork
 from ionmodel.networks.two_branch import TwoBranch
 
 

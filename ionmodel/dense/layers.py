@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ionmodel.networks.base import DenseNetwork
+from ionmodel.networks.base import Cells3, DenseNetwork
 
 Normalization = nn.BatchNorm1d | nn.BatchNorm3d
-Cells3 = tuple[int, int, int]
-"""Cells along the three axes."""
 
 
 class DilatedConvolution(nn.Module):
@@ -47,25 +45,6 @@ class FixedNormalization(nn.Module):
         return functional.batch_norm(
             x, self.mean, self.variance, self.weight, self.bias, training=False, eps=self.eps
         )
-
-
-class SlidingPooling(nn.Module):
-    """Mean (sum over a divisor) or, without a divisor, maximum over windows at every cell."""
-
-    def __init__(self, kernel: Cells3, dilation: Cells3, divisor: int | None) -> None:
-        super().__init__()
-        self.kernel, self.dilation, self.divisor = kernel, dilation, divisor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
-        combine = torch.maximum if self.divisor is None else torch.add
-        for axis, kernel, dilation in zip((2, 3, 4), self.kernel, self.dilation, strict=True):
-            length = x.shape[axis] - (kernel - 1) * dilation
-            out = x.narrow(axis, 0, length)
-            for cell in range(1, kernel):
-                out = combine(out, x.narrow(axis, cell * dilation, length))
-            x = out
-        return x if self.divisor is None else x / self.divisor
 
 
 class Unfold(nn.Module):

@@ -10,16 +10,15 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ionmodel.dense.layers import (
-    Cells3,
     DenseBranches,
     DilatedConvolution,
     FixedNormalization,
     Normalization,
-    SlidingPooling,
     Unfold,
     cells3,
     triple,
 )
+from ionmodel.networks.base import Cells3, SlidingPooling
 from ionmodel.networks.two_branch import ConvolutionBlock, FieldBranches
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ionmodel.dense.layers import SlidingPooling
-from ionmodel.networks.base import PatchNetwork
+from ionmodel.networks.base import PatchNetwork, SlidingPooling
 from ionmodel.networks.recompute import SLICE_BYTES, recomputed_block
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ionmodel.errors import ConfigError
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 
 
 def given_cubes(fields: Mapping[str, ArrayLike], inputs: Sequence[str]) -> dict[str, Array]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from ionmodel.channels.cache import CACHE_NAME, boxes_of, cache_path, with_channels
+from ionmodel.channels.base import boxes_of
+from ionmodel.channels.cache import CACHE_NAME, cache_path, with_channels
 from ionmodel.prediction.predictor import Predictor
 from ionmodel.runs.folder import RunFolder
-from ionstore.cube.arrays import REDSHIFT_TOLERANCE
+from ionstore.cube.mesh import REDSHIFT_TOLERANCE
 from ionstore.store.cube_store import CubeStore
 
 

@@ -36,20 +36,23 @@ from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.memory import TILE_CELLS, patches_at_once
 from ionmodel.prediction.arrays import given_cubes
 from ionmodel.runs.checkpoint import load_checkpoint
-from ionmodel.runs.compatibility import SeenBox, check_length, radii_in_cells, unlike_training
+from ionmodel.runs.compatibility import (
+    SeenBox,
+    check_length,
+    is_overdensity,
+    needs_mean,
+    radii_in_cells,
+    unlike_training,
+)
 from ionmodel.runs.folder import RunFolder
-from ionmodel.runs.requirements import is_overdensity, needs_mean
+from ionmodel.runs.network import choose_device, network_of
 from ionmodel.tiles import slices_of, tiles_of, wrapped
-from ionmodel.training.training import choose_device, network_of
-from ionstore.cube.arrays import Array, Fields
 from ionstore.cube.cosmology import Cosmology
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Corner, Fields, Mesh, Region
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import MemoryBudgetError
 from ionstore.loading.gather import gather_neighborhoods
-from ionstore.sampling.split import Region
 from ionstore.storage.digest import in_words, start_digest
-from ionstore.store.layout import Corner
 from ionstore.store.normalization import Normalization
 
 _FEW_PATCHES = 8  # that tell whether all that are predicted together can be timed

@@ -22,20 +22,21 @@ from ionmodel.prediction.plan import (
 from ionmodel.prediction.predictor import Predictor, check_numbers
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.runs.compatibility import check_store
-from ionstore.build.bucket import ObjectBooks, ObjectBuild, start_build
-from ionstore.build.folder import PartBooks, StoreBuild, full_disk_as_message
-from ionstore.build.parts import merge_parts, write_part
+from ionstore.build.bucket import ObjectBuild, start_build
+from ionstore.build.folder import StoreBuild
+from ionstore.build.parts import ObjectBooks, PartBooks, merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField, StoreWriter, create_store
-from ionstore.cube.arrays import Fields
 from ionstore.cube.fields import PREDICTED
+from ionstore.cube.mesh import Corner, Fields
 from ionstore.errors import StoreExistsError, StoreFormatError, UserError
 from ionstore.info import Inventory, take_inventory
 from ionstore.sampling.regions import pieces_on_mesh
 from ionstore.storage.digest import in_words, start_digest
+from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.storage.paths import StorePath, absolute
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner, Part
+from ionstore.store.layout import Part
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, read_root_metadata
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from ionmodel.channels.base import LARGEST_SHARE
 from ionmodel.config.training_config import TrainingConfig
 from ionmodel.errors import ConfigError
-from ionstore.sampling.split import Region, Split, block_split, largest_radius, random_split
+from ionstore.cube.mesh import Region
+from ionstore.sampling.split import Split, block_split, largest_radius, random_split
 from ionstore.store.cube_store import CubeStore
 
 

@@ -9,17 +9,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ionmodel.channels.cache import boxes_of, with_channels
+from ionmodel.channels.base import boxes_of
+from ionmodel.channels.cache import with_channels
 from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError
 from ionmodel.runs.compatibility import trained_range
 from ionmodel.runs.splits import split_cells
 from ionmodel.tiles import first_new_cells
-from ionstore.cube.arrays import Cells
-from ionstore.loading.loaders import NeighborhoodLoader, TileLoader
+from ionstore.cube.mesh import Cells, Region
+from ionstore.loading.loaders import LoaderOptions, NeighborhoodLoader, TileLoader
 from ionstore.sampling.samples import tile_starts
-from ionstore.sampling.settings import LoaderOptions, SettingsOptions
-from ionstore.sampling.split import Region, Split
+from ionstore.sampling.settings import SettingsOptions
+from ionstore.sampling.split import Split
 from ionstore.storage.paths import absolute
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import Normalization, fit_normalization

@@ -11,9 +11,8 @@ from ionmodel.channels.redshift import with_redshift
 from ionmodel.errors import Interrupted
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.tiles import first_new_cells
-from ionstore.cube.arrays import Cells
+from ionstore.cube.mesh import Cells, Region
 from ionstore.loading.loaders import Batch, NeighborhoodLoader, TileBatch, TileLoader
-from ionstore.sampling.split import Region
 
 Floats = NDArray[np.float32]
 

@@ -1,24 +1,23 @@
 """Training a network on neighborhoods or tiles, from the stores to the run folder."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 
 from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
-from ionmodel.networks.base import PatchNetwork, build_network
 from ionmodel.ranks import n_processes
+from ionmodel.runs.compatibility import check_stores, check_workers, remarks
 from ionmodel.runs.folder import RunFolder, begun_config, check_new, resumed_config
-from ionmodel.runs.requirements import check_stores, check_workers, remarks
+from ionmodel.runs.network import _full_device_in_words, choose_device, network_of
 from ionmodel.training.data import TrainingData, describe_stores, open_training_data
 from ionmodel.training.events import Plan, Progress, Result
 from ionmodel.training.figures import draw_losses, draw_predictions
 from ionmodel.training.trainer import Trainer
-from ionstore.errors import MemoryBudgetError, UserError
+from ionstore.errors import UserError
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import Normalization
 
@@ -145,75 +144,6 @@ def train(
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)
         draw_predictions(trainer.best_predictions(), run.prediction_figure, leaks=config.leaks)
     return _result(trainer.history)
-
-
-def choose_device(name: str, *, recompute: bool = False) -> torch.device:
-    """Return the device of that name; "auto" is cuda, mps or cpu, the first that will do.
-
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda", "mps"}
-        Which device.
-    recompute : bool
-        Whether float64 is needed, which mps lacks.
-
-    Raises
-    ------
-    ConfigError
-        If there is no device of that name, or this machine does not have it.
-    """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and not recompute,
-    }
-    if name == "auto":
-        name = next((device for device, there in available.items() if there), "cpu")
-    elif name not in {*available, "cpu"}:
-        raise ConfigError(
-            f"device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}; one of several GPUs is "
-            "chosen with the environment variable CUDA_VISIBLE_DEVICES"
-        )
-    elif not available.get(name, True):
-        raise ConfigError(
-            f"device {name!r} is not there on this machine; use 'cpu' (-o device=cpu of a training "
-            "or a resumed one, --device cpu of a prediction)"
-        )
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of the processes of torchrun
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return torch.device(name)
-
-
-def network_of(config: TrainingConfig) -> PatchNetwork:
-    """Return the network of a configuration with its initial weights, on the CPU.
-
-    Raises
-    ------
-    ConfigError
-        If the family refuses an option.
-    """
-    try:
-        return build_network(
-            config.network,
-            radius=config.radius,
-            channels=config.n_channels,
-            seed=config.seed,
-            **config.network_options(),
-        )
-    except ValueError as error:
-        raise ConfigError(f"network {config.network!r}: {error}") from error
-
-
-@contextmanager
-def _full_device_in_words(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Say what an accelerator has no memory for."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        samples, smaller = ("tiles", " or tile") if config.tile else ("neighborhoods", "")
-        raise MemoryBudgetError(
-            f"a batch must fit the memory of device {device.type}, got {config.batch_size} "
-            f"{samples} a step, which do not; start a run with a smaller batch_size{smaller}"
-        ) from error
 
 
 def _check_resumable(

@@ -13,18 +13,18 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from ionstore.build.folder import PARTS, StoreBuild, read_record
+from ionstore.build.folder import StoreBuild
+from ionstore.build.parts import PARTS, ObjectBooks, read_record
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoreWriter
 from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.storage.paths import parse_place
 from ionstore.storage.s3 import ObjectPath
-from ionstore.storage.s3_lock import LockClaim, ObjectLock
-from ionstore.store.layout import Part
+from ionstore.storage.s3_lock import ObjectLock
 from ionstore.store.metadata import (
     BUILD_LOCK,
     PLAN,
@@ -36,45 +36,6 @@ from ionstore.store.metadata import (
 
 _SKELETON = "store"
 _SPOOLS = "spools"
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectBooks:
-    """Records of the parts that are done, one object each.
-
-    Parameters
-    ----------
-    folder : ObjectPath
-        Key below which the records lie.
-    claim : LockClaim
-        Asked before a record is put.
-    """
-
-    folder: ObjectPath
-    claim: LockClaim
-
-    def record(self, part: Part, result: dict[str, Any]) -> None:
-        """Record a part as done, with what is to be known of it.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        ObjectStoreError
-            If the object store does not take it.
-        """
-        self.claim.check()
-        (self.folder / f"{part.name}.json").write_bytes(json.dumps(result).encode())
-
-    def result(self, part: Part) -> dict[str, Any] | None:
-        """Return what was recorded of a part, None while it is not done.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not answer.
-        """
-        return read_record(self.folder / f"{part.name}.json")
 
 
 class ObjectBuild:

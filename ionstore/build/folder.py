@@ -1,21 +1,16 @@
 """`StoreBuild`: a store being built beside its place, to be resumed and swapped in."""
 
-import errno
 import fcntl
-import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from ionstore.errors import DiskSpaceError, StoreExistsError, StoreFormatError
+from ionstore.build.parts import PARTS, PartBooks, read_record
+from ionstore.errors import StoreExistsError, StoreFormatError
 from ionstore.storage.files import put_back, swap_in, sync, write_json
-from ionstore.storage.paths import StorePath
-from ionstore.store.layout import Part
 from ionstore.store.metadata import (
     BUILD_LOCK,
     PLAN,
@@ -24,42 +19,6 @@ from ionstore.store.metadata import (
     partial_folder,
     read_root_metadata,
 )
-
-PARTS = "parts"
-"""Name below which it is recorded which parts are done."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartBooks:
-    """Records of the parts that are done, one file each; light, and the same for all processes.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the records lie.
-    """
-
-    folder: Path
-
-    def record(self, part: Part, result: dict[str, Any]) -> None:
-        """Record a part as done, with what is to be known of it.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
-        write_json(self.folder / f"{part.name}.json", result)
-
-    def result(self, part: Part) -> dict[str, Any] | None:
-        """Return what was recorded of a part, None while it is not done.
-
-        Raises
-        ------
-        OSError
-            If it cannot be read.
-        """
-        return read_record(self.folder / f"{part.name}.json")
 
 
 class StoreBuild:
@@ -256,48 +215,6 @@ class StoreBuild:
             if path == self._lock_path:
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def read_record(path: StorePath) -> dict[str, Any] | None:
-    """Return the content of a file or object that is whole or not there, None if it is not there.
-
-    Raises
-    ------
-    OSError
-        If it cannot be read, which says nothing of whether it is there.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return content
-
-
-@contextmanager
-def full_disk_as_message(folder: Path, *, resumes: bool = True) -> Iterator[None]:
-    """Turn a disk that ran full into an error that a user can mend.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it ran full.
-    resumes : bool
-        Whether what was written is kept for the next time.
-
-    Raises
-    ------
-    DiskSpaceError
-        If the disk, or the user's share of it, is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskSpaceError(
-            f"{folder}: the disk is full; free some space and run the same command again"
-            f"{', which resumes' if resumes else ''}"
-        ) from error
 
 
 def _remove_torn_files(store: Path) -> None:

@@ -1,15 +1,111 @@
 """Parts of a store that is being built: written, read back, and recorded with their statistics."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from ionstore.build.bucket import ObjectBooks
-from ionstore.build.folder import PartBooks
 from ionstore.build.shard_writer import ShardWriter
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreExistsError
+from ionstore.storage.files import write_json
+from ionstore.storage.paths import StorePath
+from ionstore.storage.s3 import ObjectPath
+from ionstore.storage.s3_lock import LockClaim
 from ionstore.store.layout import Part
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectBooks:
+    """Records of the parts that are done, one object each.
+
+    Parameters
+    ----------
+    folder : ObjectPath
+        Key below which the records lie.
+    claim : LockClaim
+        Asked before a record is put.
+    """
+
+    folder: ObjectPath
+    claim: LockClaim
+
+    def record(self, part: Part, result: dict[str, Any]) -> None:
+        """Record a part as done, with what is to be known of it.
+
+        Raises
+        ------
+        StoreExistsError
+            If another process has taken the build over.
+        ObjectStoreError
+            If the object store does not take it.
+        """
+        self.claim.check()
+        (self.folder / f"{part.name}.json").write_bytes(json.dumps(result).encode())
+
+    def result(self, part: Part) -> dict[str, Any] | None:
+        """Return what was recorded of a part, None while it is not done.
+
+        Raises
+        ------
+        ObjectStoreError
+            If the object store does not answer.
+        """
+        return read_record(self.folder / f"{part.name}.json")
+
+
+PARTS = "parts"
+"""Name below which it is recorded which parts are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartBooks:
+    """Records of the parts that are done, one file each; light, and the same for all processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the records lie.
+    """
+
+    folder: Path
+
+    def record(self, part: Part, result: dict[str, Any]) -> None:
+        """Record a part as done, with what is to be known of it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        write_json(self.folder / f"{part.name}.json", result)
+
+    def result(self, part: Part) -> dict[str, Any] | None:
+        """Return what was recorded of a part, None while it is not done.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        """
+        return read_record(self.folder / f"{part.name}.json")
+
+
+def read_record(path: StorePath) -> dict[str, Any] | None:
+    """Return the content of a file or object that is whole or not there, None if it is not there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read, which says nothing of whether it is there.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content
 
 
 def write_part(

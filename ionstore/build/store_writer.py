@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ionstore.build.shard_writer import Encoding, ShardWriter
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.fields import FIELDS
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.cube.units import Frame
 from ionstore.storage.files import sync

@@ -3,6 +3,11 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
+
+RANGES = {"n_igm": (0.0, np.inf), "n_src": (0.0, np.inf), "xhii": (0.0, 1.0)}
+"""Least and greatest value that a field can have; fields that are not named have any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Field:

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 from numba import njit
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ionstore.build.store_writer import StoredField
-from ionstore.cube.arrays import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription, is_same
 from ionstore.cube.fields import INPUTS, REQUIRED
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE, Mesh
 from ionstore.errors import SourceDataError
 from ionstore.ingest.ingest_outline import IngestOutline
 from ionstore.ingest.plan import IngestPlan, OnNote

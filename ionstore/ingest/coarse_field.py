@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 
 COARSE_CELLS = 64
 """Cells along a side that large scales need at most."""

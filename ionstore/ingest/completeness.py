@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ionstore.cube.arrays import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.cube.fields import EXTRA, FIELDS, INPUTS, WITHOUT
+from ionstore.cube.mesh import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
 from ionstore.ingest.candidates import Candidate, Damage, FoundFiles, ignored_in_words, listed
 from ionstore.ingest.selection import FileSelection
-from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
+from ionstore.readers.base import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from ionstore.build.bucket import ObjectBuild
 from ionstore.build.folder import StoreBuild
-from ionstore.cube.arrays import Array
 from ionstore.cube.fields import REQUIRED
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.coarse_field import BlockMeans, CoarseField
-from ionstore.ingest.plan import Surveys
 from ionstore.ingest.plausibility import find_contradictions
-from ionstore.ingest.survey import SourceSurvey, check_unchanged, survey_source
-from ionstore.ingest.write import Sources, require_space
-from ionstore.readers.base import FieldSource, Simulation
+from ionstore.ingest.survey import SourceSurvey, Surveys, check_unchanged, survey_source
+from ionstore.ingest.write import require_space
+from ionstore.readers.base import FieldSource, Simulation, Sources
 from ionstore.threads import Progress, run_in_threads
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ionstore.build.bucket import ObjectBuild, start_build
-from ionstore.build.folder import StoreBuild, full_disk_as_message
+from ionstore.build.folder import StoreBuild
 from ionstore.build.parts import merge_parts
 from ionstore.build.store_writer import StoreWriter, create_store
 from ionstore.cube.description import SimulationDescription
@@ -29,24 +29,24 @@ from ionstore.ingest.ingest_outline import IngestOutline, find_origins
 from ionstore.ingest.plan import (
     IngestPlan,
     OnNote,
-    Surveys,
     check_keep_bits,
+    name_source_file,
     plan_as_json,
     plan_ingest,
 )
 from ionstore.ingest.selection import ALL_FILES, FileSelection
 from ionstore.ingest.stored_source import StoredSource
-from ionstore.ingest.survey import SourceSurvey, check_shapes
+from ionstore.ingest.survey import SourceSurvey, Surveys, check_shapes
 from ionstore.ingest.surveyed_source import SurveyedSource
-from ionstore.ingest.write import PartWriter, Sources, check_disk, take_over
+from ionstore.ingest.write import PartWriter, check_disk, take_over
 from ionstore.readers.arrays.bucket import FlatObject
 from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.base import FieldSource, Simulation
+from ionstore.readers.base import FieldSource, Simulation, Sources
+from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.store.metadata import partial_folder
 from ionstore.threads import Progress, run_in_threads
-from ionstore.verify.sources import name_source_file
 
 
 def ingest_cubes(

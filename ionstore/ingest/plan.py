@@ -1,6 +1,8 @@
 """`IngestPlan`: all that decides the bytes of a store, so that two runs can be compared."""
 
-from collections.abc import Callable, Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -12,14 +14,59 @@ from ionstore.cube.mesh import Mesh
 from ionstore.cube.units import Frame, contradiction_to_frame, decide_density_frame, decide_n_src
 from ionstore.errors import SourceDataError
 from ionstore.ingest.ingest_outline import IngestOutline
-from ionstore.ingest.survey import SourceSurvey
+from ionstore.ingest.survey import SourceSurvey, Surveys
 from ionstore.readers.base import Simulation
 from ionstore.store.codecs import Compression, default_compression
 from ionstore.store.layout import Layout
 from ionstore.store.metadata import SourceFile, merge_source_files
 
-Surveys = Mapping[str, Mapping[float, SourceSurvey]]
-"""For every field what was found at every redshift."""
+_WILDCARDS = frozenset("*?[")
+
+
+def name_source_file(
+    path: Path, folder: Path, maps: Mapping[str, Sequence[Path]]
+) -> tuple[str, str]:
+    """Return the folder and the name by which a file is recorded.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    folder : Path
+        Folder of the simulation.
+    maps : mapping of str to sequence of Path
+        Files, folders and patterns that were named for fields.
+
+    Returns
+    -------
+    folder, name : str
+        The folder as it was given, and the name relative to it: the simulation's for all that lies
+        in it, else the one that was mapped, where that of a pattern ends before its first wildcard.
+
+    Examples
+    --------
+    >>> maps = {"n_src": [Path("other/*/nsrc*.npy")]}
+    >>> name_source_file(Path("other/a/nsrc_z9.000.npy"), Path("sim"), maps)
+    ('other', 'a/nsrc_z9.000.npy')
+    """
+    absolute = Path(os.path.abspath(path))
+    for base in (folder, *map(_base, (one for paths in maps.values() for one in paths))):
+        inside = Path(os.path.abspath(base))
+        if absolute.is_relative_to(inside):
+            return str(base), str(absolute.relative_to(inside))
+    return str(path.parent), path.name
+
+
+def _base(path: Path) -> Path:
+    """Return the folder that a mapped path names."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    while _WILDCARDS & set(str(path)):
+        path = path.parent
+    return path
+
 
 _GAS_FACTOR = 1.5  # gas of all cells is that of the cosmos but for its rounding
 

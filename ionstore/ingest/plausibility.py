@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.ingest.coarse_field import COARSE_CELLS, CoarseField, block_means
 
 _FEWEST_CELLS = 16  # a side: below, there are too few shifts far from each other

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
-from ionstore.readers.base import FieldSource, OnBytes
+from ionstore.cube.mesh import Array, Corner
+from ionstore.readers.base import FieldSource
+from ionstore.storage.files import OnBytes
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner
 
 
 class StoredSource(FieldSource):

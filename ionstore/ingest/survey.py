@@ -1,6 +1,6 @@
 """The first pass over a simulation: digests, ranges, and all that would make it unfit to ingest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.fields import RANGES
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import sum_in_float64
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.storage.digest import in_words, start_digest
 from ionstore.store.metadata import SourceFile
-
-RANGES = {"n_igm": (0.0, np.inf), "n_src": (0.0, np.inf), "xhii": (0.0, 1.0)}
-"""Least and greatest value that a field can have; fields that are not named have any."""
 
 XHII_TOLERANCE = 1e-6
 _SLICE_CELLS = 1 << 16
@@ -257,3 +254,7 @@ def _are_integral(values: NDArray[np.float32]) -> bool:
     for index in range(values.size):
         count = np.uint32(count + np.uint32(values[index] != np.rint(values[index])))
     return bool(count == 0)
+
+
+Surveys = Mapping[str, Mapping[float, SourceSurvey]]
+"""For every field what was found at every redshift."""

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.ingest.survey import SourceSurvey, check_unchanged
 from ionstore.readers.base import SourceOfSource
-from ionstore.store.layout import Corner
 
 
 @dataclass(frozen=True)

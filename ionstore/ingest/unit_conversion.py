@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology, critical_density, matter_density, mean_gas_density
 from ionstore.cube.description import INPUT_OPTIONS, SimulationDescription
 from ionstore.cube.fields import FIELDS
+from ionstore.cube.mesh import Array, Corner
 from ionstore.cube.units import KnownFrame
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.base import FieldSource, OnBytes, Quantity, SourceOfSource
-from ionstore.store.layout import Corner
+from ionstore.readers.base import FieldSource, Quantity, SourceOfSource
+from ionstore.storage.files import OnBytes
 
 QUANTITY_WORDS: Mapping[Quantity, str] = {
     "density": "gas density in g/cm3",

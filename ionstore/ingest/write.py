@@ -1,30 +1,26 @@
 """The second pass of an ingest: shards, each converted, written, read back and recorded."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from ionstore.build.bucket import ObjectBooks, ObjectBuild
-from ionstore.build.folder import PartBooks, StoreBuild
-from ionstore.build.parts import write_part
+from ionstore.build.bucket import ObjectBuild
+from ionstore.build.folder import StoreBuild
+from ionstore.build.parts import ObjectBooks, PartBooks, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import DiskSpaceError
 from ionstore.ingest.append import BuildPlan
 from ionstore.ingest.plan import IngestPlan
-from ionstore.readers.base import FieldSource
+from ionstore.readers.base import Sources
 from ionstore.storage.files import link_or_copy, sync
 from ionstore.store.codecs import blosc, round_to_bits
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Part
-
-Sources = Mapping[str, Mapping[float, FieldSource]]
-"""For every field the source of its values at every redshift."""
 
 _DISK_MARGIN = 1.1
 _METADATA_BYTES = 1 << 16

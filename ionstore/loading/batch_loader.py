@@ -6,31 +6,73 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, Self
+from typing import Any, Generic, Literal, Self
 
 import numpy as np
 import torch
 
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError
-from ionstore.loading.cube_selection import Store, open_stores, select_cubes
+from ionstore.loading.decoded import Store, open_stores, select_cubes
 from ionstore.loading.device import DeviceFields, available_device
 from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
 from ionstore.loading.iteration import BatchType, Iteration, Turn
-from ionstore.loading.loader_stats import LoaderStats, Mode
 from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
 from ionstore.loading.resident import ResidentFields, resident_bytes
 from ionstore.loading.ring import BatchSlots, Ring, slot_bytes
 from ionstore.loading.shared_memory import Buffer
 from ionstore.loading.workers import Workers
 from ionstore.sampling.batches import BatchPlan
-from ionstore.sampling.memory import MemoryPlan, plan_memory
+from ionstore.sampling.memory import MemoryPlan, RegionSizes, plan_memory
 from ionstore.sampling.order import Order
-from ionstore.sampling.region_sizes import RegionSizes
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, CubeSamples, Samples
 from ionstore.sampling.settings import LENT, LoaderSettings, SettingsOptions, whole_number
 from ionstore.store.normalization import Normalization
+
+Mode = Literal["resident", "regions", "device"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """How a loader spends memory and time.
+
+    Parameters
+    ----------
+    mode : {"resident", "regions", "device"}
+        Where samples are cut from: whole cubes, a few regions of them, or whole cubes on a device.
+    core : int, optional
+        Most cells along a side of the cores of regions, whole chunks where they hold one; None
+        for uniformly random order.
+    n_regions : int
+        Regions.
+    samples_per_opening : float
+        Mean samples taken from a region before the next one takes its place.
+    decoded_bytes, batch_bytes : int
+        Memory of decoded fields, and of the batches prepared ahead, in this rank.
+    predicted_amplification : float
+        Cells decoded an epoch over cells of all cores: below 1 where an epoch leaves most regions
+        out; 1 for whole cubes that stay.
+    measured_amplification : float
+        The same, from what was decoded since the loader was made: nan before its first batch, and
+        far too large until the regions that are opened first have been left.
+    openings : int
+        Regions opened so far.
+    decode_s : float
+        Seconds spent on decoding regions so far, summed over background threads.
+    """
+
+    mode: Mode
+    core: int | None
+    n_regions: int
+    samples_per_opening: float
+    decoded_bytes: int
+    batch_bytes: int
+    predicted_amplification: float
+    measured_amplification: float
+    openings: int
+    decode_s: float
+
 
 DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
 
@@ -98,6 +140,8 @@ class BatchLoader(ABC, Generic[BatchType]):
     ) -> None:
         _check_names(options, {option.name for option in fields(LoaderSettings)})
         settings = LoaderSettings(batch_size, **options)
+        if settings.pin_memory and not torch.cuda.is_available():
+            raise ValueError("pin_memory needs a CUDA device, there is none; leave it out")
         memory_budget = whole_number("memory_budget", memory_budget, 1, "of bytes")
         stores = open_stores(store)
         self._reach = reach

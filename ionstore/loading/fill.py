@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.loading.decoded import Blocks
 from ionstore.loading.gather import cut
 from ionstore.loading.open_regions import RegionFields

@@ -8,7 +8,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array, Cells, Fields, Neighborhoods
+from ionstore.cube.mesh import Array, Cells, Fields, Neighborhoods
 from ionstore.sampling.symmetry import N_SYMMETRIES, PERMUTATIONS
 
 

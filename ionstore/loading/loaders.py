@@ -42,14 +42,31 @@ from typing import Self, TypeVar, Unpack
 
 import torch
 
-from ionstore.cube.mesh import Mesh
-from ionstore.loading.batch_loader import BatchLoader
-from ionstore.loading.cube_selection import Store
-from ionstore.loading.loader_stats import LoaderStats
+from ionstore.cube.mesh import Mesh, Region
+from ionstore.loading.batch_loader import BatchLoader, LoaderStats
+from ionstore.loading.decoded import Store
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, centers_of_boxes, tile_starts, tiles_within
-from ionstore.sampling.settings import LoaderOptions, SettingsOptions, whole_number
-from ionstore.sampling.split import Region
+from ionstore.sampling.settings import SettingsOptions, whole_number
+from ionstore.store.normalization import Normalization
+
+
+class LoaderOptions(SettingsOptions, total=False):
+    """Keyword arguments of every loader."""
+
+    inputs: Sequence[str]
+    target: str
+    redshifts: Sequence[float] | None
+    normalization: Normalization | None
+    memory_budget: int
+    device: torch.device | str | None
+    core: int | None
+    n_lanes: int
+    rank: int
+    world: int
+    ranks_here: int | None
+    pin_memory: bool
+
 
 __all__ = ["Batch", "LoaderStats", "NeighborhoodLoader", "TileBatch", "TileLoader"]
 
@@ -149,7 +166,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     redshifts : sequence of float, optional
         Redshifts to use; all of every store by default.
     centers : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
-        Center cells (a box of them is an `ionstore.sampling.split.Region`), the same at every
+        Center cells (a box of them is an `ionstore.cube.mesh.Region`), the same at every
         redshift; every cell by default. Cells off the mesh wrap. A list takes 24 bytes a center in
         this process and in each worker, in regions 28, and twice as much in this one while the
         loader is made; the budget does not count it.

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array, Fields
+from ionstore.cube.mesh import Array, Fields
 from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode, Run
 from ionstore.loading.shared_memory import Buffer, allocate
 from ionstore.sampling.batches import BatchPlan, Picked
 from ionstore.sampling.order import Opening
-from ionstore.sampling.regions import Partition, Reach, pieces_on_mesh
+from ionstore.sampling.regions import Reach, pieces_on_mesh, region_bytes
 
 _LOOK_AGAIN_S = 2e-4
 _LONGEST_PAUSE_S = 5e-3
@@ -212,12 +212,6 @@ class RegionFields:
     @property
     def _closed(self) -> Array:
         return self._state.array((1,), np.int64)
-
-
-def region_bytes(partition: Partition, reach: Reach, *, n_channels: int) -> int:
-    """Return the memory of one slot: the largest blocks of inputs and of targets."""
-    _, inputs, _, targets = partition.blocks(reach)
-    return 4 * int((n_channels * inputs.prod(axis=1) + targets.prod(axis=1)).max())
 
 
 @dataclass(slots=True)

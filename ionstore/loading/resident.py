@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ionstore.cube.arrays import Fields
+from ionstore.cube.mesh import Fields
 from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode, Run
 from ionstore.loading.shared_memory import allocate
 from ionstore.sampling.batches import Picked

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.loading.shared_memory import allocate
 
 _ALIGNMENT = 64  # bytes: a cache line, and enough for any vector instruction

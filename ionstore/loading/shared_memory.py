@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import MemoryBudgetError
 
 

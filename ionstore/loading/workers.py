@@ -15,9 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ionstore.loading.fill import Filler, Request
 from ionstore.loading.open_regions import _RegionsClosedError
 from ionstore.loading.ring import Ring
-
-AHEAD = 2
-"""Batches asked of each worker before the first is needed."""
+from ionstore.sampling.settings import AHEAD
 
 
 class Workers:

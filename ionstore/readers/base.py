@@ -1,33 +1,19 @@
 """What a reader of a simulation format offers: where its cubes lie, and their values in blocks."""
 
 import copy
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
 from ionstore.cube.cosmology import Cosmology
+from ionstore.cube.mesh import Array, Cells, Corner
 from ionstore.cube.units import KnownFrame
-from ionstore.store.layout import Corner
-
-STREAM_BYTES = 1 << 23
-OnBytes = Callable[[bytes], object]
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Give errors of reading a file its name, which the system leaves out once it is open."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
+from ionstore.storage.files import OnBytes
 
 
 class FieldSource(ABC):
@@ -335,3 +321,29 @@ class Simulation:
     def redshifts(self) -> tuple[float, ...]:
         """Redshifts, descending: the order of cosmic time."""
         return tuple(sorted(next(iter(self.cubes.values())), reverse=True))
+
+
+# A version such as 3.4.0 is no number, so neither its beginning nor its end is one.
+DECIMAL_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d+\.\d+(?!\d)(?!\.\d)")
+"""A number in a name that may be a redshift."""
+
+
+def redshift_in(name: str) -> float | None:
+    """Return the redshift that a file name tells: its last number with a decimal point.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without its folder: ``8.397n_all.dat``, ``xfrac_z8.700.npy``.
+
+    Returns
+    -------
+    float, optional
+        None if no number in the name has a decimal point.
+    """
+    numbers = DECIMAL_NUMBER.findall(name)
+    return float(numbers[-1]) if numbers else None
+
+
+Sources = Mapping[str, Mapping[float, FieldSource]]
+"""For every field the source of its values at every redshift."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Cells
+from ionstore.cube.mesh import Cells
 from ionstore.sampling.order import Order, Places
 from ionstore.sampling.regions import Partition
 from ionstore.sampling.symmetry import Symmetries, draw_symmetries

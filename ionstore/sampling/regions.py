@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Cells
+from ionstore.cube.mesh import Cells, Region
 from ionstore.sampling.samples import CubeSamples, Samples
-from ionstore.sampling.split import Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,3 +382,9 @@ def chunks_touched(
     past_face = -(-(shape - before_face) // chunk_cells)
     touched: NDArray[np.int64] = (chunks + past_face).prod(axis=-1)
     return touched
+
+
+def region_bytes(partition: Partition, reach: Reach, *, n_channels: int) -> int:
+    """Return the memory of one slot: the largest blocks of inputs and of targets."""
+    _, inputs, _, targets = partition.blocks(reach)
+    return 4 * int((n_channels * inputs.prod(axis=1) + targets.prod(axis=1)).max())

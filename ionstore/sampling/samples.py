@@ -7,9 +7,7 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Cells
-from ionstore.cube.mesh import Mesh
-from ionstore.sampling.split import Region
+from ionstore.cube.mesh import Cells, Mesh, Region
 
 Centers = Region | Cells
 """Cells of one box: a region of them, or a list."""

@@ -1,17 +1,16 @@
 """What a user can choose about a loader."""
 
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-import torch
-
-from ionstore.loading.workers import AHEAD
 from ionstore.sampling.batches import Share
 from ionstore.sampling.order import DEFAULT_LANES
 from ionstore.sampling.symmetry import CHOICE, Symmetries
-from ionstore.store.normalization import Normalization
+
+AHEAD = 2
+"""Batches asked of each worker before the first is needed."""
+
 
 LENT = 2
 """Batches that a loop may hold: one, while it asks for the next."""
@@ -26,23 +25,6 @@ class SettingsOptions(TypedDict, total=False):
     samples_per_epoch: int | None
     symmetries: Symmetries
     samples_per_opening: int | None
-
-
-class LoaderOptions(SettingsOptions, total=False):
-    """Keyword arguments of every loader."""
-
-    inputs: Sequence[str]
-    target: str
-    redshifts: Sequence[float] | None
-    normalization: Normalization | None
-    memory_budget: int
-    device: torch.device | str | None
-    core: int | None
-    n_lanes: int
-    rank: int
-    world: int
-    ranks_here: int | None
-    pin_memory: bool
 
 
 _COUNTS = ("batch_size", "n_lanes", "world")
@@ -116,8 +98,6 @@ class LoaderSettings:
                 f"{', '.join(map(str, fitting))}, got {self.world}; or change n_lanes, which "
                 "changes the order"
             )
-        if self.pin_memory and not torch.cuda.is_available():
-            raise ValueError("pin_memory needs a CUDA device, there is none; leave it out")
 
     @property
     def lanes(self) -> int:

@@ -4,62 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Cells
+from ionstore.cube.mesh import Cells, Region
 
 _HELD_OUT_SHARE = 0.2
 _LEAST_HELD_OUT_SHARE = 0.05
 _PREFERRED_TRAINING_SHARE = 0.4
 _LEAST_TRAINING_SHARE = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A box of cells that does not cross the faces of the mesh.
-
-    Parameters
-    ----------
-    start : tuple of int
-        First cell (i, j, k).
-    shape : tuple of int
-        Cells along x, y, z; each at least 1.
-
-    Raises
-    ------
-    ValueError
-        If ``start`` is negative or ``shape`` not positive.
-    """
-
-    start: tuple[int, int, int]
-    shape: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        if min(self.start) < 0 or min(self.shape) < 1:
-            raise ValueError(
-                f"a region needs start >= 0 and shape >= 1, got {self.start} and {self.shape}"
-            )
-
-    @property
-    def n_cells(self) -> int:
-        """Cells in the region."""
-        return math.prod(self.shape)
-
-    def cells(self, indices: NDArray[np.int64]) -> Cells:
-        """Return the cells at the given places of the region's C order.
-
-        Parameters
-        ----------
-        indices : ndarray of int64, shape (n,)
-            Places, 0 to ``n_cells - 1``.
-
-        Returns
-        -------
-        ndarray of int64, shape (n, 3)
-            Cell indices (i, j, k).
-        """
-        within: Cells = np.stack(np.unravel_index(indices, self.shape), axis=1)
-        return within + np.array(self.start, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)

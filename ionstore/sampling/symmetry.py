@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.sampling.permutation import drawn
 
 N_SYMMETRIES = 48

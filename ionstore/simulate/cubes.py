@@ -29,13 +29,13 @@ from ionstore.simulate.displacement import Displacement, deposit_gas, move_halos
 from ionstore.simulate.halos import HaloModel, draw_halo_counts, mass_radius
 from ionstore.simulate.ionization import filter_radii, ionized_fraction
 from ionstore.simulate.linear_field import (
+    LinearSpectrum,
     displacements,
     draw_linear_modes,
     inverse_transform,
     mode_variance,
     smooth_modes,
 )
-from ionstore.simulate.power_spectrum import LinearSpectrum
 
 DEFAULT_REDSHIFTS = (8.397,)
 DEFAULT_SEED = 2021

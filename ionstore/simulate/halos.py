@@ -8,7 +8,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ionstore.cube.cosmology import growth_factor, matter_density
-from ionstore.simulate.power_spectrum import LinearSpectrum
+from ionstore.simulate.linear_field import LinearSpectrum
 
 CRITICAL_OVERDENSITY = 1.686  # of spherical collapse, linear theory
 _ST_AMPLITUDE, _ST_A, _ST_P = 0.3222, 0.707, 0.3

@@ -5,10 +5,46 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+STREAM_BYTES = 1 << 23
+
+
+OnBytes = Callable[[bytes], object]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give errors of reading a file its name, which the system leaves out once it is open."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def read_pieces(path: Path, on_bytes: OnBytes) -> None:
+    """Hand all bytes of a file to `on_bytes`."""
+    with naming(path), path.open("rb") as file:
+        for piece in pieces(file):
+            on_bytes(piece)
+
+
+def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the next bytes of a file, as many as asked for or are there, in pieces."""
+    left = n_bytes
+    while left is None or left > 0:
+        piece = file.read(STREAM_BYTES if left is None else min(STREAM_BYTES, left))
+        if not piece:
+            return
+        if left is not None:
+            left -= len(piece)
+        yield piece
+
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2

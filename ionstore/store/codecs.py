@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import StoreFormatError
 from ionstore.storage.paths import StorePath
 

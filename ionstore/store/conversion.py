@@ -10,8 +10,7 @@ from numba import njit
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
-from ionstore.store.layout import Corner
+from ionstore.cube.mesh import Array, Corner
 
 Block = NDArray[np.float32]
 """Cells of one field, shape (a, b, c), the last axis contiguous."""

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from ionstore.cube.mesh import Corner
+
 CHUNK_CELLS = 32
 SHARD_CELLS = 160
-
-Corner = tuple[int, int, int]
-"""Cell indices (i, j, k), or cells along x, y, z."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +131,6 @@ def plan_layout(
     chunk = min(chunk_cells, mesh_cells)
     per_side = math.ceil(mesh_cells / max_shard_cells)
     return Layout(mesh_cells, chunk, chunk * math.ceil(mesh_cells / per_side / chunk))
-
-
-def check_region(start: Corner, shape: Corner, mesh_cells: int) -> None:
-    """Check that a region has cells and lies on the mesh, without wrapping.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if len(start) != 3 or len(shape) != 3:
-        raise ValueError(f"start and shape must name three axes, got {start} and {shape}")
-    if min(shape) < 1 or any(
-        first < 0 or first + length > mesh_cells for first, length in zip(start, shape, strict=True)
-    ):
-        raise ValueError(
-            f"a block must hold cells and lie on the mesh of {mesh_cells} cells a side, "
-            f"got start {tuple(start)} and shape {tuple(shape)}; blocks do not wrap"
-        )
 
 
 def _corner(numbers: Iterator[int]) -> Corner:

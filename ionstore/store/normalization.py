@@ -10,9 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells, Fields
+from ionstore.cube.mesh import Array, Cells, Fields, Region
 from ionstore.cube.statistics import FieldStatistics
-from ionstore.sampling.split import Region
 from ionstore.store.conversion import Conversion, convert
 from ionstore.store.cube_store import CubeStore
 

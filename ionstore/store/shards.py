@@ -15,11 +15,11 @@ from google_crc32c import value as crc32c
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import ObjectStoreError, StoreDamageError
 from ionstore.storage.paths import OpenFile, StorePath, open_file
 from ionstore.storage.s3 import ObjectPath, OpenObject, Stamp
-from ionstore.store.layout import Corner, Layout
+from ionstore.store.layout import Layout
 
 ShardIndex = NDArray[np.uint64]
 """Where the chunks of a shard lie in its file, shape (chunk, 2): first byte, number of bytes."""

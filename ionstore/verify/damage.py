@@ -10,13 +10,13 @@ import numpy as np
 from google_crc32c import value as crc32c
 from pydantic import BaseModel, ConfigDict
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import ObjectStoreError, StoreFormatError
 from ionstore.storage.paths import StorePath
 from ionstore.storage.s3 import ObjectPath
 from ionstore.store.codecs import check_storage
 from ionstore.store.cube_store import DIMENSIONS, CubeStore
-from ionstore.store.layout import Corner, Layout
+from ionstore.store.layout import Layout
 from ionstore.store.metadata import ROOT_METADATA
 
 ArrayMetadata = Mapping[str, Mapping[str, Any]]

@@ -1,13 +1,11 @@
 """Source files in the books of a store: how each is named, and what is compared with them."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ionstore.store.metadata import SourceFile
-
-_WILDCARDS = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +38,6 @@ class ComparisonPlan:
 
     comparisons: tuple[FileComparison, ...]
     strange: tuple[Path, ...]
-
-
-def name_source_file(
-    path: Path, folder: Path, maps: Mapping[str, Sequence[Path]]
-) -> tuple[str, str]:
-    """Return the folder and the name by which a file is recorded.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    folder : Path
-        Folder of the simulation.
-    maps : mapping of str to sequence of Path
-        Files, folders and patterns that were named for fields.
-
-    Returns
-    -------
-    folder, name : str
-        The folder as it was given, and the name relative to it: the simulation's for all that lies
-        in it, else the one that was mapped, where that of a pattern ends before its first wildcard.
-
-    Examples
-    --------
-    >>> maps = {"n_src": [Path("other/*/nsrc*.npy")]}
-    >>> name_source_file(Path("other/a/nsrc_z9.000.npy"), Path("sim"), maps)
-    ('other', 'a/nsrc_z9.000.npy')
-    """
-    absolute = Path(os.path.abspath(path))
-    for base in (folder, *map(_base, (one for paths in maps.values() for one in paths))):
-        inside = Path(os.path.abspath(base))
-        if absolute.is_relative_to(inside):
-            return str(base), str(absolute.relative_to(inside))
-    return str(path.parent), path.name
 
 
 def plan_comparison(files: Sequence[SourceFile], folders: Sequence[Path]) -> ComparisonPlan:
@@ -113,17 +77,6 @@ def plan_comparison(files: Sequence[SourceFile], folders: Sequence[Path]) -> Com
         tuple(FileComparison(path, tuple(recorded)) for path, recorded in found.items()),
         tuple(one for one in folders if files and one not in used),
     )
-
-
-def _base(path: Path) -> Path:
-    """Return the folder that a mapped path names."""
-    if path.is_dir():
-        return path
-    if path.exists():
-        return path.parent
-    while _WILDCARDS & set(str(path)):
-        path = path.parent
-    return path
 
 
 def _is_same(recorded: str | None, folder: Path) -> bool:

@@ -12,12 +12,12 @@ from time import monotonic
 import numpy as np
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.fields import RANGES
+from ionstore.cube.mesh import Array
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreFormatError
-from ionstore.ingest.survey import RANGES
-from ionstore.readers.arrays.flat import read_pieces
 from ionstore.storage.digest import find_digest
+from ionstore.storage.files import read_pieces
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout, Part, plan_parts
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, StoreAttributes, read_root_metadata

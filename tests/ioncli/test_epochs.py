@@ -16,7 +16,7 @@ from tests.support.terminal import ENVIRONMENT, run_in_terminal
 SHOW = """
 from math import nan
 from ioncli.epochs import EpochDisplay
-from ionmodel.events import Progress
+from ionmodel.training.events import Progress
 with EpochDisplay() as display:
 """
 ENTRY = {

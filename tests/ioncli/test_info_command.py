@@ -8,9 +8,8 @@ from click.testing import CliRunner, Result
 from ioncli.main import ionstore
 from ionstore.build.folder import StoreBuild
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.arrays import Array
 from ionstore.cube.description import SimulationDescription
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.selection import FileSelection

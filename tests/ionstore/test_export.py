@@ -16,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ionstore.build.store_writer import StoredField, create_store, write_attributes
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import PLANCK18
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.edit import edit_store
 from ionstore.errors import (

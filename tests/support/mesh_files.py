@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField
 
 """Small files of the codes."""

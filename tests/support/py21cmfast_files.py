@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.readers.base import FieldSource, FileContents, FoundField
 from tests.support.places import DATA
 

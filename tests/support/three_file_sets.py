@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 
 PREFIXES = {"n_igm": "rho", "n_src": "nsrc", "xhii": "xHII"}
 COMOVING_MEAN = 4.2e-31

@@ -9,19 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.fields import FIELDS
+from ionstore.cube.mesh import Array, Cells, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import (
-    FieldSource,
-    FileContents,
-    FileReader,
-    FoundField,
-    OnBytes,
-    PointList,
-)
-from ionstore.store.layout import Corner
+from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField, PointList
+from ionstore.storage.files import OnBytes
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import FieldSource, OnBytes
+from ionstore.readers.base import FieldSource
+from ionstore.storage.files import OnBytes
 from ionstore.storage.s3 import ObjectPath, OpenObject
-from ionstore.store.layout import Corner
 
 _FETCH_BYTES = 1 << 24
 

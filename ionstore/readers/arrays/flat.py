@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
-from ionstore.store.layout import Corner
+from ionstore.readers.base import FieldSource
+from ionstore.storage.files import OnBytes, naming, pieces
 
 # A row read by itself costs about as much as 30 kB out of the page cache, and more from disk,
 # where rows 11 kB apart took four times as long one by one as with what lies between them, which is
@@ -183,22 +183,3 @@ def fill_from(path: Path, file: FileIO, offset: int, out: memoryview) -> None:
 def shrunk(path: Path) -> SourceDataError:
     """Return the error of a file that is shorter than it was when it was opened first."""
     return SourceDataError(f"{path}: the file shrank while it was read; try again")
-
-
-def read_pieces(path: Path, on_bytes: OnBytes) -> None:
-    """Hand all bytes of a file to `on_bytes`."""
-    with naming(path), path.open("rb") as file:
-        for piece in pieces(file):
-            on_bytes(piece)
-
-
-def pieces(file: IO[bytes], n_bytes: int | None = None) -> Iterator[bytes]:
-    """Yield the next bytes of a file, as many as asked for or are there, in pieces."""
-    left = n_bytes
-    while left is None or left > 0:
-        piece = file.read(STREAM_BYTES if left is None else min(STREAM_BYTES, left))
-        if not piece:
-            return
-        if left is not None:
-            left -= len(piece)
-        yield piece

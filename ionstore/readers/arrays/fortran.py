@@ -17,11 +17,11 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import FlatArray, fill_from, pieces, read_rows, shrunk
-from ionstore.readers.base import FieldSource, OnBytes, naming
-from ionstore.store.layout import Corner
+from ionstore.readers.arrays.flat import FlatArray, fill_from, read_rows, shrunk
+from ionstore.readers.base import FieldSource
+from ionstore.storage.files import OnBytes, naming, pieces
 
 ByteOrder = Literal["<", ">"]
 

@@ -13,11 +13,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import FlatArray, read_pieces
-from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, naming
-from ionstore.store.layout import Corner
+from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.base import FieldSource
+from ionstore.storage.files import STREAM_BYTES, OnBytes, naming, read_pieces
 
 NPY_MAGIC = b"\x93NUMPY"
 """What files of `numpy.save` begin with."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.readers.base import FieldSource
 
 _ROWS = 16

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity
-from ionstore.readers.file_names import redshift_in
+from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity, redshift_in
 
 
 @dataclass(frozen=True, slots=True)

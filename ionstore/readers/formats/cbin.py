@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ionstore.cube.mesh import Corner
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.flat import FlatArray
 from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.formats.c2ray_names import results
-from ionstore.store.layout import Corner
 
 SIZES_BYTES = 12
 """Bytes of the three sizes that a mesh begins with."""

@@ -3,8 +3,7 @@
 import re
 from pathlib import Path
 
-from ionstore.readers.base import FileContents, FileReader, FoundField
-from ionstore.readers.file_names import redshift_in
+from ionstore.readers.base import FileContents, FileReader, FoundField, redshift_in
 from ionstore.readers.formats.cbin import check_complete, is_vector_mesh, open_mesh
 
 _NAME = re.compile(r".*\d(?P<kind>[ncv])_all\.dat")

@@ -7,8 +7,13 @@ from pathlib import Path
 from ionstore.cube.fields import FIELDS
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.npy import NPY_MAGIC, ZIP_MAGIC, open_numpy_file
-from ionstore.readers.base import PLAIN_QUANTITIES, FileContents, FileReader, FoundField
-from ionstore.readers.file_names import redshift_in
+from ionstore.readers.base import (
+    PLAIN_QUANTITIES,
+    FileContents,
+    FileReader,
+    FoundField,
+    redshift_in,
+)
 
 _SUFFIXES = (".npy", ".npz")
 _NAME = re.compile(r"(?P<prefix>.+)_z(?P<redshift>\d+(\.\d+)?)\.np[yz]")

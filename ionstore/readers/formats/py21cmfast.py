@@ -11,8 +11,7 @@ from ionstore.cube.cosmology import Cosmology
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.hdf5 import number, open_hdf5_field
 from ionstore.readers.arrays.sample import sample_values
-from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity
-from ionstore.readers.file_names import redshift_in
+from ionstore.readers.base import FieldSource, FileContents, FoundField, Quantity, redshift_in
 from ionstore.readers.points.halos import MASSES, POSITIONS, HaloCatalog
 
 OTHER_SOURCES = "or give sources of your own with --map n_src=PATH"

@@ -10,11 +10,11 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import DiskSpaceError
 from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.base import STREAM_BYTES, FieldSource, OnBytes, PointList
-from ionstore.store.layout import Corner
+from ionstore.readers.base import FieldSource, PointList
+from ionstore.storage.files import STREAM_BYTES, OnBytes
 
 _WAITING = 1 << 18
 _MOST_IN_MEMORY = 1 << 20

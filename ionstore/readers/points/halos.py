@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import read_pieces
 from ionstore.readers.arrays.hdf5 import opened_hdf5
-from ionstore.readers.base import OnBytes, PointList
+from ionstore.readers.base import PointList
 from ionstore.readers.points.positions import check_masses
+from ionstore.storage.files import OnBytes, read_pieces
 
 POSITIONS, MASSES = "halo_coords", "halo_masses"
 """Datasets of a catalog, of shape (n, 3) and (n,)."""

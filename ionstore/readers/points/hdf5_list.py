@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import read_pieces
 from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, number, opened_hdf5
-from ionstore.readers.base import FileContents, FileReader, FoundField, OnBytes, PointList
-from ionstore.readers.file_names import redshift_in
+from ionstore.readers.base import FileContents, FileReader, FoundField, PointList, redshift_in
 from ionstore.readers.points.positions import cells_at, check_masses
+from ionstore.storage.files import OnBytes, read_pieces
 
 _POSITIONS, _MASSES = "sources_positions", "sources_mass"
 _SOLAR_MASS = "Solar Mass"  # the converter writes no other unit

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
 
 

@@ -13,19 +13,18 @@ from typing import IO
 
 import numpy as np
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import (
     FileContents,
     FileReader,
     FoundField,
-    OnBytes,
     PointList,
     Quantity,
-    naming,
+    redshift_in,
 )
-from ionstore.readers.file_names import redshift_in
 from ionstore.readers.points.positions import cells_at, check_masses
+from ionstore.storage.files import OnBytes, naming
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _TEXT_BYTES = 1 << 22

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionmodel.channels.base import DerivedChannel
-from ionmodel.channels.cache import boxes_of, cache_path, smoothing_bytes, with_channels
+from ionmodel.channels.base import DerivedChannel, boxes_of
+from ionmodel.channels.cache import cache_path, smoothing_bytes, with_channels
 from ionmodel.channels.mean_free_path import MeanFreePath
 from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.channels.top_hat import TopHat

@@ -43,7 +43,7 @@ MEASURE = """
 import re
 import torch
 from ionmodel.dense import dense_form
-from ionmodel.network_memory import tile_bytes
+from ionmodel.networks.memory import tile_bytes
 from ionmodel.networks.pointwise import Pointwise
 from ionmodel.networks.residual import Residual
 from ionmodel.networks.two_branch import TwoBranch

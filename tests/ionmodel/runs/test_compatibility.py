@@ -8,9 +8,8 @@ import pytest
 
 from ionmodel.errors import ConfigError
 from ionmodel.prediction.predictor import load
-from ionmodel.runs.compatibility import check_store
+from ionmodel.runs.compatibility import check_store, check_stores
 from ionmodel.runs.folder import RunFolder
-from ionmodel.runs.requirements import check_stores
 from ionstore.store.cube_store import CubeStore
 from tests.support.predicted_runs import REDSHIFTS
 from tests.support.stores import cubes_at, write_store

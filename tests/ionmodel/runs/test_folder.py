@@ -24,7 +24,7 @@ from tests.ionmodel.conftest import ConfigMaker
 TRAIN = """
 import sys
 from pathlib import Path
-from ionmodel.run_folder import RunFolder
+from ionmodel.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     print("locked", flush=True)
     sys.stdin.read()

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionmodel.channels.cache import boxes_of
+from ionmodel.channels.base import boxes_of
 from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.errors import ConfigError
-from ionmodel.runs.requirements import check_stores, check_workers, remarks
+from ionmodel.runs.compatibility import check_stores, check_workers, remarks
 from ionstore.edit import edit_store
 from ionstore.errors import NotInStoreError
 from ionstore.store.cube_store import CubeStore

@@ -14,10 +14,11 @@ from ionmodel.config.keys import over_preset, read_preset, read_toml
 from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.runs.folder import RunFolder
+from ionmodel.runs.network import network_of
 from ionmodel.runs.splits import fit_to_mesh
 from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
-from ionmodel.training.training import network_of, train
+from ionmodel.training.training import train
 from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore

@@ -8,7 +8,7 @@ from ionmodel.errors import ConfigError
 from ionmodel.networks.base import build_network
 from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
-from ionstore.sampling.split import Region
+from ionstore.cube.mesh import Region
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 from tests.support.tiny_tiles import tiny

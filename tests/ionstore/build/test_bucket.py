@@ -21,7 +21,8 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
-from ionstore.build.bucket import ObjectBooks, ObjectBuild
+from ionstore.build.bucket import ObjectBuild
+from ionstore.build.parts import ObjectBooks
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.cube.description import SimulationDescription
 from ionstore.errors import (
@@ -203,9 +204,9 @@ CHANGES = ("write_bytes", "create", "unlink", "remove_below")
 STOPS = """
 import os, sys
 from pathlib import Path
-from ionstore.description import SimulationDescription
+from ionstore.cube.description import SimulationDescription
 from ionstore.ingest import ingest_cubes
-from ionstore.objects import ObjectPath
+from ionstore.storage.s3 import ObjectPath
 
 left, signal = int(sys.argv[3]), int(sys.argv[4])
 def counted(real):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ionstore.build.folder import StoreBuild, read_record
+from ionstore.build.folder import StoreBuild
+from ionstore.build.parts import read_record
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
 from ionstore.ingest.ingest import ingest_cubes

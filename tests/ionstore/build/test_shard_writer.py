@@ -5,11 +5,11 @@ import pytest
 import zarr
 from google_crc32c import value as crc32c
 
-from ionstore.build.shard_encoding import encode_shard
+from ionstore.build.shard_writer import encode_shard
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Corner, Mesh
 from ionstore.store.codecs import default_compression
-from ionstore.store.layout import Corner, Layout
+from ionstore.store.layout import Layout
 
 LAYOUTS = [Layout(8, 4, 8), Layout(11, 4, 8), Layout(5, 5, 5), Layout(9, 3, 6), Layout(1, 1, 1)]
 

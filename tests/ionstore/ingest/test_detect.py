@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.detect import Detection, detect
 from ionstore.ingest.selection import FileSelection

@@ -11,9 +11,9 @@ import xarray as xr
 
 from ionstore.build.folder import StoreBuild
 from ionstore.build.shard_writer import ShardWriter
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
+from ionstore.cube.mesh import Array, Corner
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import (
     DiskSpaceError,
@@ -27,7 +27,6 @@ from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner
 from ionstore.verify.verify import verify_store
 from tests.support.three_file_sets import PREFIXES, files_of, random_cubes, write_set
 

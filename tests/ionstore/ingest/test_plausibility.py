@@ -9,10 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.ingest.coarse_field import block_means
 from ionstore.ingest.plausibility import correlate, find_contradictions
-from ionstore.store.layout import Corner
 
 THREE_FILE_SETS = [
     ("dev", "10.110"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.survey import SourceSurvey, survey_source
 from ionstore.readers.arrays.flat import FlatArray

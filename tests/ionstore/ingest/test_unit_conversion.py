@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.unit_conversion import (
     Conversion,

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ionstore.cube.mesh import Region
 from ionstore.loading.decoded import DecodedCube, FieldToDecode, Run
 from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
 from ionstore.loading.resident import ResidentFields
@@ -15,7 +16,6 @@ from ionstore.sampling.batches import BatchPlan, Picked, Share
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Partition, Reach
 from ionstore.sampling.samples import CubeSamples, Samples
-from ionstore.sampling.split import Region
 from ionstore.sampling.symmetry import Symmetries, transformed
 from ionstore.store.cube_store import CubeStore
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Fields, Neighborhoods
+from ionstore.cube.mesh import Fields, Neighborhoods
 from ionstore.loading.gather import gather_neighborhoods, gather_tiles
 from ionstore.sampling.symmetry import N_SYMMETRIES, transformed
 

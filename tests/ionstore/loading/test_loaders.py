@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from ionstore.cube.mesh import Region
 from ionstore.errors import MemoryBudgetError, NotInStoreError, StoreDamageError
 from ionstore.loading.loaders import Batch, NeighborhoodLoader, TileBatch, TileLoader
-from ionstore.sampling.split import Region
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from ionstore.store.normalization import fit_normalization

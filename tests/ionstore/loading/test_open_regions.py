@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ionstore.cube.mesh import Region
 from ionstore.errors import StoreDamageError
 from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode
 from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
@@ -16,7 +17,6 @@ from ionstore.sampling.batches import BatchPlan, Share
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Partition, Reach
 from ionstore.sampling.samples import CubeSamples, Samples
-from ionstore.sampling.split import Region
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from tests.support.stores import cubes_at, write_store

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.loading.ring import BatchPart, BatchSlots, Ring, slot_bytes
 
 PARTS = (

@@ -12,8 +12,9 @@ import pytest
 
 from ionstore.loading.fill import Request
 from ionstore.loading.ring import Ring
-from ionstore.loading.workers import AHEAD, Workers
+from ionstore.loading.workers import Workers
 from ionstore.sampling.regions import Reach
+from ionstore.sampling.settings import AHEAD
 from ionstore.store.cube_store import CubeStore
 from tests.ionstore.loading.test_fill import filler_of, requests_of
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from ionstore.cube.mesh import Region
 from ionstore.sampling.batches import BatchPlan, Picked, Share
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Partition
 from ionstore.sampling.samples import CubeSamples, Samples
-from ionstore.sampling.split import Region
 from ionstore.sampling.symmetry import Symmetries
 
 

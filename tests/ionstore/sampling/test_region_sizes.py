@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from ionstore.cube.mesh import Region
+from ionstore.sampling.memory import RegionSizes
 from ionstore.sampling.order import Order
-from ionstore.sampling.region_sizes import RegionSizes
 from ionstore.sampling.regions import Partition, Reach, chunks_touched
 from ionstore.sampling.samples import CubeSamples, Samples
 from ionstore.sampling.settings import LoaderSettings
-from ionstore.sampling.split import Region
 
 MESH, CHUNK = 22, 4
 CORNER = Region((2, 0, 1), (9, 13, 5))

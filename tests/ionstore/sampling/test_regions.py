@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ionstore.cube.mesh import Region
 from ionstore.sampling.regions import (
     Partition,
     Reach,
@@ -14,7 +15,6 @@ from ionstore.sampling.regions import (
     pieces_on_mesh,
 )
 from ionstore.sampling.samples import CubeSamples, Samples
-from ionstore.sampling.split import Region
 
 RNG = np.random.default_rng(0)
 CENTERS = {

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Mesh, Region
 from ionstore.sampling.samples import CubeSamples, Samples, centers_of_boxes, tile_starts
-from ionstore.sampling.split import Region
 
 LIST = np.array([[9, 9, 9], [1, 2, 3]])
 

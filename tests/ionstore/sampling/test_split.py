@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ionstore.sampling.split import Region, block_split, largest_radius, random_split
+from ionstore.cube.mesh import Region
+from ionstore.sampling.split import block_split, largest_radius, random_split
 
 
 def mark(region: Region, cells_per_side: int) -> np.ndarray:

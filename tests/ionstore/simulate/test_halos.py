@@ -5,7 +5,7 @@ import pytest
 
 from ionstore.cube.cosmology import PLANCK18, matter_density
 from ionstore.simulate.halos import HaloModel, draw_halo_counts, mass_radius
-from ionstore.simulate.power_spectrum import LinearSpectrum
+from ionstore.simulate.linear_field import LinearSpectrum
 
 SPECTRUM = LinearSpectrum(PLANCK18)
 HALOS = HaloModel(SPECTRUM, 1e9, 5e11, 6.0)

@@ -4,6 +4,7 @@ import pytest
 from ionstore.cube.cosmology import PLANCK18
 from ionstore.cube.mesh import Mesh
 from ionstore.simulate.linear_field import (
+    LinearSpectrum,
     displacements,
     draw_linear_modes,
     forward_transform,
@@ -13,7 +14,6 @@ from ionstore.simulate.linear_field import (
     smooth_modes,
     squared_frequencies,
 )
-from ionstore.simulate.power_spectrum import LinearSpectrum
 
 SPECTRUM = LinearSpectrum(PLANCK18)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ionstore.cube.cosmology import PLANCK18, Cosmology
-from ionstore.simulate.power_spectrum import LinearSpectrum, top_hat_window, transfer_no_wiggle
+from ionstore.simulate.linear_field import LinearSpectrum, top_hat_window, transfer_no_wiggle
 
 
 def test_sigma_8_is_recovered() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.store.conversion import AS_STORED, Block, BlockConverter, Conversion, convert
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int64", "f2", "f4", "f8"]
@@ -171,7 +171,7 @@ def test_no_cells_are_converted_to_no_cells() -> None:
 def test_the_kernels_are_plain_python_too() -> None:
     code = """
 import numpy as np
-from ionstore.conversion import Conversion, convert
+from ionstore.store.conversion import Conversion, convert
 for dtype in ("u1", "f4"):
     values = np.arange(24).reshape(2, 3, 4).astype(dtype)
     out = np.zeros((2, 3, 4), np.float32)

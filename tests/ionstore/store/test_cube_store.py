@@ -10,8 +10,7 @@ import xarray as xr
 import zarr
 
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.arrays import Array
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.store.codecs import chunk_codecs, default_compression, round_to_bits

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from ionstore.build.store_writer import StoredField, create_store
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array, Region
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.loading.loaders import NeighborhoodLoader
-from ionstore.sampling.split import Region
-from ionstore.store.cube_store import CubeStore
-from ionstore.store.joined_store import JoinedStore
+from ionstore.store.cube_store import CubeStore, JoinedStore
 from ionstore.store.layout import Layout
 from ionstore.store.normalization import fit_normalization
 from tests.support.stores import cubes_at, write_store

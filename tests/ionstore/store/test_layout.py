@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ionstore.store.layout import Layout, Part, check_region, plan_layout, plan_parts
+from ionstore.cube.mesh import check_region
+from ionstore.store.layout import Layout, Part, plan_layout, plan_parts
 
 
 @pytest.mark.parametrize(

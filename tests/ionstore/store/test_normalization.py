@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numcodecs import blosc
 
-from ionstore.sampling.split import Region
+from ionstore.cube.mesh import Region
 from ionstore.store.conversion import Conversion
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import (

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
+from ionstore.cube.mesh import Corner
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.storage.paths import open_file
 from ionstore.store.conversion import Conversion, convert, slices
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner, Layout
+from ionstore.store.layout import Layout
 from ionstore.store.shards import ShardIndexes, check_shard, plan_block
 from tests.support.stores import cubes_at, write_store
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ionstore.ingest.plan import name_source_file
 from ionstore.store.metadata import SourceFile, merge_source_files
-from ionstore.verify.sources import name_source_file, plan_comparison
+from ionstore.verify.sources import plan_comparison
 
 MAPS = {"n_src": [Path("other/nsrc*.npy")], "xhii": [Path("far"), Path("far2/x.npy")]}
 

@@ -20,16 +20,14 @@ import xxhash
 import zarr
 
 from ionstore.build.store_writer import StoredField, create_store, write_attributes
-from ionstore.cube.arrays import Array
-from ionstore.cube.mesh import Mesh
+from ionstore.cube.mesh import Array, Corner, Mesh, Region
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.loading.loaders import NeighborhoodLoader
-from ionstore.sampling.split import Region
 from ionstore.storage.s3 import ObjectPath
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Corner, Layout
+from ionstore.store.layout import Layout
 from ionstore.store.metadata import SourceFile
 from ionstore.verify.damage import Damage
 from ionstore.verify.verify import Verification, statistics_damage, verify_store

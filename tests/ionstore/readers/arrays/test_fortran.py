@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays import fortran as fortran_records
 from ionstore.readers.arrays.flat import FlatArray
@@ -64,7 +64,7 @@ def test_values_are_put_together_across_sub_records(
 def test_pieces_of_a_stream_hold_whole_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.arrays.flat.STREAM_BYTES", 13)
+    monkeypatch.setattr("ionstore.storage.files.STREAM_BYTES", 13)
     source = _opened(tmp_path / "a.bin", record_mesh(CUBE, "<", 101))
     check_source(source, CUBE, tmp_path / "a.bin")
 

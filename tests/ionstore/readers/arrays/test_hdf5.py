@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays import hdf5 as hdf5_field
 from ionstore.readers.arrays.flat import FlatArray

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
 from ionstore.cube.fields import FIELDS
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.formats.numpy_set import NumpySet
 from tests.support.mesh_files import check_source, inspected, the_field

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents
 from ionstore.readers.formats.numpy_set import NumpySet

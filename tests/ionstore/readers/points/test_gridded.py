@@ -7,10 +7,11 @@ from typing import IO
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array, Cells
+from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import DiskSpaceError
-from ionstore.readers.base import OnBytes, PointList
+from ionstore.readers.base import PointList
 from ionstore.readers.points.gridded import GriddedPoints
+from ionstore.storage.files import OnBytes
 
 
 @dataclass(frozen=True)

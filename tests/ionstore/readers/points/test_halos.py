@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.points import halos as halo_catalog
 from ionstore.readers.points.gridded import GriddedPoints

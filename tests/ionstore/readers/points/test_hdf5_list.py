@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.points.gridded import GriddedPoints
 from ionstore.readers.points.hdf5_list import ConvertedSourceList, PyC2RaySources

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.cube.arrays import Array
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.points.gridded import GriddedPoints
 from ionstore.readers.points.text_list import C2RaySources, SourceList

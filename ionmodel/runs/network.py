@@ -1,0 +1,81 @@
+"""network."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ionmodel.config.training_config import TrainingConfig
+from ionmodel.errors import ConfigError
+from ionmodel.networks.base import PatchNetwork, build_network
+from ionstore.errors import MemoryBudgetError
+
+
+def choose_device(name: str, *, recompute: bool = False) -> torch.device:
+    """Return the device of that name; "auto" is cuda, mps or cpu, the first that will do.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda", "mps"}
+        Which device.
+    recompute : bool
+        Whether float64 is needed, which mps lacks.
+
+    Raises
+    ------
+    ConfigError
+        If there is no device of that name, or this machine does not have it.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available() and not recompute,
+    }
+    if name == "auto":
+        name = next((device for device, there in available.items() if there), "cpu")
+    elif name not in {*available, "cpu"}:
+        raise ConfigError(
+            f"device must be 'auto', 'cpu', 'cuda' or 'mps', got {name!r}; one of several GPUs is "
+            "chosen with the environment variable CUDA_VISIBLE_DEVICES"
+        )
+    elif not available.get(name, True):
+        raise ConfigError(
+            f"device {name!r} is not there on this machine; use 'cpu' (-o device=cpu of a training "
+            "or a resumed one, --device cpu of a prediction)"
+        )
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of the processes of torchrun
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    return torch.device(name)
+
+
+def network_of(config: TrainingConfig) -> PatchNetwork:
+    """Return the network of a configuration with its initial weights, on the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If the family refuses an option.
+    """
+    try:
+        return build_network(
+            config.network,
+            radius=config.radius,
+            channels=config.n_channels,
+            seed=config.seed,
+            **config.network_options(),
+        )
+    except ValueError as error:
+        raise ConfigError(f"network {config.network!r}: {error}") from error
+
+
+@contextmanager
+def _full_device_in_words(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+    """Say what an accelerator has no memory for."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        samples, smaller = ("tiles", " or tile") if config.tile else ("neighborhoods", "")
+        raise MemoryBudgetError(
+            f"a batch must fit the memory of device {device.type}, got {config.batch_size} "
+            f"{samples} a step, which do not; start a run with a smaller batch_size{smaller}"
+        ) from error
