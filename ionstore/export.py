@@ -19,7 +19,7 @@ from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
 from ionstore.storage.files import whole_file
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import check_is_outside_stores
-from ionstore.threads import Progress, run_in_threads
+from ionstore.threads import ProgressCounter, run_in_threads
 
 _BLOCK_BYTES = 1 << 23
 _SUB_RECORD_BYTES = 2**31 - 9  # of gfortran and ifort
@@ -140,7 +140,7 @@ def export_field(
     _check_target(path, exported.n_bytes, overwrite=overwrite)
     chunk = store.layout.chunk_cells
     blocks = plan_blocks(store.mesh.cells_per_side, chunk, max(_BLOCK_BYTES // dtype.itemsize, 1))
-    progress = Progress(exported.n_bytes, on_progress)
+    progress = ProgressCounter(exported.n_bytes, on_progress)
     with _naming(path), whole_file(path) as temporary, written.open(temporary, exported) as put:
 
         def write(block: tuple[Corner, Corner]) -> None:

@@ -50,7 +50,7 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
     return cast(list[Result], list(results))
 
 
-class Progress:
+class ProgressCounter:
     """Adds up what several threads have done.
 
     Parameters

@@ -12,7 +12,7 @@ from ioncli import options
 from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ionstore.ingest.detect import Detection
+    from ionstore.ingest.detect import FoundSimulation
     from ionstore.store.cube_store import CubeStore
 
 
@@ -213,7 +213,7 @@ def ingest(
     with options.errors_as_messages():
         files = FileSelection(format_name, paths, redshifts, source_columns, without)
 
-        def found() -> "tuple[Detection, CubeStore | None]":
+        def found() -> "tuple[FoundSimulation, CubeStore | None]":
             if not append:
                 return detect(sim, files, given=given), None
             old = CubeStore.open(store)
@@ -267,17 +267,17 @@ def _what_is_kept(store: Path) -> str:
     return "run the same command again, which keeps the parts that were written"
 
 
-def _echo_fields(detection: "Detection") -> None:
+def _echo_fields(detection: "FoundSimulation") -> None:
     """Print what was found for each field, above a progress bar where one is shown."""
-    from ioncli.detection_text import field_lines
+    from ioncli.found_text import field_lines
 
     for line in field_lines(detection):
         click.echo(line, file=sys.stderr)
 
 
-def _show(detection: "Detection", old: "CubeStore | None", keep_bits: dict[str, int]) -> None:
+def _show(detection: "FoundSimulation", old: "CubeStore | None", keep_bits: dict[str, int]) -> None:
     """Print what was found and what is missing; exit with 1 where an ingest would be refused."""
-    from ioncli.detection_text import detection_lines
+    from ioncli.found_text import detection_lines
     from ionstore.ingest.ingest import outline_ingest
 
     for line in detection_lines(detection):

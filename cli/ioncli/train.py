@@ -18,7 +18,7 @@ from ionmodel.config.keys import DEFAULT_PRESET, preset_names
 if TYPE_CHECKING:
     from ionmodel.config.training_config import TrainingConfig
     from ionmodel.runs.folder import RunFolder
-    from ionmodel.training.events import Plan, Progress, Result
+    from ionmodel.training.events import Plan, Result
     from ionstore.store.cube_store import CubeStore
 
 _LONG_BATCH_S = 5.0
@@ -167,8 +167,8 @@ def _fit(
 
 
 def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder") -> None:
-    from ioncli.epochs import EpochDisplay
     from ioncli.process_memory import PeakMemory
+    from ioncli.training_display import EpochDisplay
     from ionmodel.errors import Interrupted
     from ionmodel.training import training
 
@@ -178,7 +178,7 @@ def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder"
         stop.batch_seconds = plan.batch_seconds
         _announce(plan, config, run, display.say)
 
-    def on_progress(progress: "Progress") -> None:
+    def on_progress(progress: "TrainingProgress") -> None:
         if progress.cells_per_s > 0:
             cells = config.batch_size * (config.tile or 1) ** 3
             stop.batch_seconds = cells / progress.cells_per_s

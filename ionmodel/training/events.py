@@ -8,7 +8,7 @@ from ionmodel.config.training_config import Leak
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Where training is.
 
     Parameters

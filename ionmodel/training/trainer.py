@@ -19,7 +19,7 @@ from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.runs.folder import RunFolder
 from ionmodel.training.data import TrainingData
 from ionmodel.training.evaluation import Predictions, predict_cells
-from ionmodel.training.events import Plan, Progress
+from ionmodel.training.events import Plan, TrainingProgress
 from ionmodel.training.learning_rate import one_cycle
 from ionmodel.training.losses import make_loss
 from ionmodel.training.timing import estimate_seconds
@@ -70,7 +70,7 @@ class Trainer:
         run: RunFolder,
         network: PatchNetwork,
         device: torch.device,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[TrainingProgress], None],
         should_stop: Callable[[], bool],
     ) -> None:
         self.config, self.data, self.run = config, data, run
@@ -220,7 +220,7 @@ class Trainer:
         self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
     ) -> None:
         self.on_progress(
-            Progress(
+            TrainingProgress(
                 stage=stage,
                 epoch=epoch,
                 epochs=self.config.epochs,

@@ -14,7 +14,7 @@ from ionmodel.runs.compatibility import check_stores, check_workers, remarks
 from ionmodel.runs.folder import RunFolder, begun_config, check_new, resumed_config
 from ionmodel.runs.network import _full_device_in_words, choose_device, network_of
 from ionmodel.training.data import TrainingData, describe_stores, open_training_data
-from ionmodel.training.events import Plan, Progress, Result
+from ionmodel.training.events import Plan, Result, TrainingProgress
 from ionmodel.training.figures import draw_losses, draw_predictions
 from ionmodel.training.trainer import Trainer
 from ionstore.errors import UserError
@@ -31,7 +31,7 @@ def train(
     on_stage: Callable[[str], None] = lambda stage: None,
     on_channels: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:

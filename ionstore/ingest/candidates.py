@@ -73,7 +73,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class UnreadableFile:
     """A truncated or damaged file, and what it would have been taken for.
 
     Parameters
@@ -102,7 +102,7 @@ class FoundFiles:
     ----------
     candidates : list of Candidate
         Files that may be the ones for a field.
-    damaged : list of Damage
+    damaged : list of UnreadableFile
         Files that cannot be read.
     spare : list of str
         Names of files in the folder that hold numbers, but say no field.
@@ -117,7 +117,7 @@ class FoundFiles:
     """
 
     candidates: list[Candidate] = dataclasses.field(default_factory=list)
-    damaged: list[Damage] = dataclasses.field(default_factory=list)
+    damaged: list[UnreadableFile] = dataclasses.field(default_factory=list)
     spare: list[str] = dataclasses.field(default_factory=list)
     ignored: dict[str, str] = dataclasses.field(default_factory=dict)
     said: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -258,7 +258,7 @@ def _claim(found: FoundFiles, folder: Path, name: str, path: Path, inside: Inspe
     """Take the files at a path that a user names for a field: the best that they offer for it."""
     files = inside.files
     damaged = [
-        Damage(name, one.redshift, one.sentence, is_mapped=True)
+        UnreadableFile(name, one.redshift, one.sentence, is_mapped=True)
         for one in inside.damaged
         if one.field in (None, name) or {name, one.field} == set(_FIELDS_OF_SOURCES)
         if not (one.unread and one.field is None and one.redshift is None)
@@ -351,7 +351,7 @@ def _take_damaged(found: FoundFiles, folder: Path, damaged: Sequence[DamagedFile
         if one.unread and _is_of_no_use(one):
             unread.setdefault(one.unread, []).append(file_name(one.path, folder))
         else:
-            found.damaged.append(Damage(one.field, one.redshift, one.sentence))
+            found.damaged.append(UnreadableFile(one.field, one.redshift, one.sentence))
     found.notes += [f"{listed(names)}: {reason}" for reason, names in unread.items()]
 
 

@@ -11,7 +11,13 @@ import numpy as np
 
 from ionstore.cube.fields import EXTRA, FIELDS, INPUTS, WITHOUT
 from ionstore.cube.mesh import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
-from ionstore.ingest.candidates import Candidate, Damage, FoundFiles, ignored_in_words, listed
+from ionstore.ingest.candidates import (
+    Candidate,
+    FoundFiles,
+    UnreadableFile,
+    ignored_in_words,
+    listed,
+)
 from ionstore.ingest.selection import FileSelection
 from ionstore.readers.base import DECIMAL_NUMBER, redshift_in
 
@@ -87,13 +93,13 @@ def leave_out(
 
 
 def sort_damage(
-    damaged: Iterable[Damage], candidates: Candidates, files: FileSelection
+    damaged: Iterable[UnreadableFile], candidates: Candidates, files: FileSelection
 ) -> tuple[list[str], list[str]]:
     """Return what is wrong with damaged files that are needed, and a note for each of the others.
 
     Parameters
     ----------
-    damaged : iterable of Damage
+    damaged : iterable of UnreadableFile
         Files that cannot be read.
     candidates : mapping
         Other files by field and redshift, at the wanted redshifts.

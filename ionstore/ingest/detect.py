@@ -83,7 +83,7 @@ class FieldSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
+class FoundSimulation:
     """What was found of a simulation, to be looked at before anything is written.
 
     Parameters
@@ -190,7 +190,7 @@ def detect(
     given: SimulationDescription | None = None,
     otherwise: SimulationDescription | None = None,
     readers: Sequence[FileReader] = READERS,
-) -> Detection:
+) -> FoundSimulation:
     """Find the files of a simulation, and what stands in the way of ingesting them.
 
     Parameters
@@ -265,7 +265,7 @@ def detect(
         notes.append("source columns are those of text lists, and none is among the files taken")
     if not source_columns:
         notes += _left_out_columns(candidates)
-    return Detection(candidates, known, tuple(notes), tuple(problems))
+    return FoundSimulation(candidates, known, tuple(notes), tuple(problems))
 
 
 def _left_out_columns(candidates: Candidates) -> Iterator[str]:

@@ -16,14 +16,14 @@ from ionstore.ingest.plausibility import find_contradictions
 from ionstore.ingest.survey import SourceSurvey, Surveys, check_unchanged, survey_source
 from ionstore.ingest.write import require_space
 from ionstore.readers.base import FieldSource, Simulation, Sources
-from ionstore.threads import Progress, run_in_threads
+from ionstore.threads import ProgressCounter, run_in_threads
 
 
 def survey_simulation(
     simulation: Simulation,
     names: Mapping[Path, tuple[str, str]],
     build: StoreBuild | ObjectBuild,
-    progress: Progress,
+    progress: ProgressCounter,
     *,
     trust: Collection[str] = (),
 ) -> tuple[Sources, Surveys]:
@@ -37,7 +37,7 @@ def survey_simulation(
         Folder and name by which each file is recorded.
     build : StoreBuild or ObjectBuild
         Where values are kept that cannot be cut in their files.
-    progress : Progress
+    progress : ProgressCounter
         Told of the bytes that were read.
     trust : collection of str
         Fields that are taken for what they are said to be, whatever their numbers say.

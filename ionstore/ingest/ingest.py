@@ -23,7 +23,7 @@ from ionstore.ingest.append import (
     select_for,
 )
 from ionstore.ingest.cluster import check_scheduler, run_on_cluster
-from ionstore.ingest.detect import Detection, detect
+from ionstore.ingest.detect import FoundSimulation, detect
 from ionstore.ingest.first_pass import check_all_unchanged, source_bytes, survey_simulation
 from ionstore.ingest.ingest_outline import IngestOutline, find_origins
 from ionstore.ingest.plan import (
@@ -46,7 +46,7 @@ from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.store.metadata import partial_folder
-from ionstore.threads import Progress, run_in_threads
+from ionstore.threads import ProgressCounter, run_in_threads
 
 
 def ingest_cubes(
@@ -63,7 +63,7 @@ def ingest_cubes(
     max_shard_cells: int = SHARD_CELLS,
     chunk_cells: int = CHUNK_CELLS,
     command_line: str | None = None,
-    on_detection: Callable[[Detection], None] | None = None,
+    on_detection: Callable[[FoundSimulation], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: OnNote | None = None,
 ) -> Inventory:
@@ -163,7 +163,7 @@ def ingest_cubes(
             max_shard_cells=max_shard_cells,
         )
         _check_unfinished(build, {"outline": outline.as_json()}, overwrite=overwrite)
-        progress = Progress(2 * source_bytes(simulation), on_progress)
+        progress = ProgressCounter(2 * source_bytes(simulation), on_progress)
         sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
         plan = plan_ingest(simulation, surveys, outline, trust=trust, on_note=note)
         whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
@@ -404,7 +404,7 @@ def _write_parts(
     writer: PartWriter,
     todo: list[Part],
     done: set[Part],
-    progress: Progress,
+    progress: ProgressCounter,
     scheduler: str | None,
 ) -> None:
     progress.add(sum(map(writer.source_bytes, done)))

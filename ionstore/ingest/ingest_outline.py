@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from ionstore.cube.description import SimulationDescription
-from ionstore.ingest.unit_conversion import Conversion, ConvertedSource
+from ionstore.ingest.unit_conversion import ConvertedSource, UnitConversion
 from ionstore.readers.base import FieldSource, Simulation
 from ionstore.store.layout import Layout
 
@@ -118,6 +118,6 @@ def find_origins(
     return tuple(origins)
 
 
-def conversion_of(source: FieldSource) -> Conversion:
+def conversion_of(source: FieldSource) -> UnitConversion:
     """Return how the values of a source come from the numbers in its file."""
-    return source.conversion if isinstance(source, ConvertedSource) else Conversion()
+    return source.conversion if isinstance(source, ConvertedSource) else UnitConversion()

@@ -40,7 +40,7 @@ _NEEDED: Mapping[Quantity, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class UnitConversion:
     """How numbers of a file become values of a store: ``factor * number + offset``.
 
     Parameters
@@ -137,7 +137,7 @@ def plan_conversion(
     redshift: float,
     mesh_cells: int,
     known: SimulationDescription,
-) -> Conversion:
+) -> UnitConversion:
     """Return how the numbers of a file become the values of a field.
 
     Parameters
@@ -178,22 +178,22 @@ def plan_conversion(
     check_inputs([("its file", field, quantity)], known)
     units, frame = stored_as(field, quantity, known)
     if _stays(field, quantity, known):
-        return Conversion(units=units, frame=frame)
+        return UnitConversion(units=units, frame=frame)
     cosmology = known.cosmology or Cosmology()
     if quantity == "overdensity":
         mean = mean_gas_density(cosmology, redshift)
-        return Conversion(mean, mean, units, frame)
+        return UnitConversion(mean, mean, units, frame)
     if quantity == "gas_grid_mass":
         h, omega_b = cosmology.known("h", "omega_b")
         assert known.n_box is not None  # checked above
         per_grid_mass = (mesh_cells / known.n_box) ** 3
-        return Conversion(omega_b * critical_density(h) * per_grid_mass, 0.0, units, frame)
+        return UnitConversion(omega_b * critical_density(h) * per_grid_mass, 0.0, units, frame)
     if quantity == "grid_mass":
         assert known.n_box is not None  # checked above
         assert known.box_length_cmpc is not None
         side_cmpc = known.box_length_cmpc / known.n_box
-        return Conversion(matter_density(cosmology) * side_cmpc**3, 0.0, units, frame)
-    return Conversion(-1.0, 1.0, units, frame)  # the ionized fraction is what is not neutral
+        return UnitConversion(matter_density(cosmology) * side_cmpc**3, 0.0, units, frame)
+    return UnitConversion(-1.0, 1.0, units, frame)  # the ionized fraction is what is not neutral
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ class ConvertedSource(SourceOfSource):
     ----------
     source : FieldSource
         Gives the numbers as they are in its file.
-    conversion : Conversion
+    conversion : UnitConversion
         What becomes of them; computed in float64, given on in float32.
     """
 
-    conversion: Conversion
+    conversion: UnitConversion
 
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
@@ -242,7 +242,7 @@ class ConvertedSource(SourceOfSource):
             return values.astype(np.float32)
 
 
-def convert(source: FieldSource, conversion: Conversion) -> FieldSource:
+def convert(source: FieldSource, conversion: UnitConversion) -> FieldSource:
     """Return a source of converted values: the source itself where nothing is to be converted."""
     if (conversion.factor, conversion.offset) == (1.0, 0.0):
         return source

@@ -15,11 +15,11 @@ from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError
 from ionstore.loading.decoded import Store, open_stores, select_cubes
 from ionstore.loading.device import DeviceFields, available_device
-from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
+from ionstore.loading.fill import BatchFiller, Request, batch_parts, fill_in_thread
 from ionstore.loading.iteration import BatchType, Iteration, Turn
 from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
 from ionstore.loading.resident import ResidentFields, resident_bytes
-from ionstore.loading.ring import BatchSlots, Ring, slot_bytes
+from ionstore.loading.ring import BatchRing, BatchSlots, slot_bytes
 from ionstore.loading.shared_memory import Buffer
 from ionstore.loading.workers import Workers
 from ionstore.sampling.batches import BatchPlan
@@ -283,8 +283,8 @@ class BatchLoader(ABC, Generic[BatchType]):
         parts = batch_parts(len(self._cubes[0].inputs), self._reach)
         most = settings.share.most_samples
         slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
-        self._ring = Ring(slots, LENT)
-        self._filler = Filler(fields, self._plan, slots, self._reach)
+        self._ring = BatchRing(slots, LENT)
+        self._filler = BatchFiller(fields, self._plan, slots, self._reach)
         if settings.num_workers:
             self._workers = Workers(self._filler, settings.num_workers)
         self._remainder.lend(self._ring_bytes, self)
@@ -415,7 +415,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         if self._decoder is not None:
             self._decoder.start(*divmod(self._position, len(self)))
         if self._workers is None:
-            filled = fill_by_thread(self._filler, self._ring, self._requests())
+            filled = fill_in_thread(self._filler, self._ring, self._requests())
         else:
             filled = self._workers.fill(self._ring, self._requests())
         try:

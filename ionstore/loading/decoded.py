@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Cells, Fields
 from ionstore.sampling.regions import Reach
-from ionstore.store.conversion import AS_STORED, Conversion
+from ionstore.store.conversion import AS_STORED, ValueMap
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import Normalization
 
@@ -26,14 +26,14 @@ class FieldToDecode:
         Name of the field.
     redshift : float
         Redshift of the cube.
-    conversion : Conversion
+    conversion : ValueMap
         Applied while it is decoded.
     """
 
     store: CubeStore
     name: str
     redshift: float
-    conversion: Conversion = AS_STORED
+    conversion: ValueMap = AS_STORED
 
 
 @dataclass(frozen=True, slots=True)

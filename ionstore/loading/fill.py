@@ -13,7 +13,7 @@ from ionstore.loading.decoded import Blocks
 from ionstore.loading.gather import cut
 from ionstore.loading.open_regions import RegionFields
 from ionstore.loading.resident import ResidentFields
-from ionstore.loading.ring import BatchPart, BatchSlots, Ring
+from ionstore.loading.ring import BatchPart, BatchRing, BatchSlots
 from ionstore.sampling.batches import BatchPlan
 from ionstore.sampling.regions import Reach
 
@@ -29,7 +29,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Filler:
+class BatchFiller:
     """Fills slots with the samples that a plan asks for; can be sent to a worker.
 
     Parameters
@@ -99,19 +99,21 @@ def batch_parts(n_channels: int, reach: Reach) -> tuple[BatchPart, ...]:
     )
 
 
-def fill_by_thread(filler: Filler, ring: Ring, requests: Iterator[Request]) -> Generator[Request]:
+def fill_in_thread(
+    filler: BatchFiller, ring: BatchRing, requests: Iterator[Request]
+) -> Generator[Request]:
     """Yield requests in their order as a background thread fills their slots.
 
     Whatever stops the consumer ends the thread; what stops the thread is raised here.
 
     Parameters
     ----------
-    filler : Filler
+    filler : BatchFiller
         Fills one slot.
-    ring : Ring
+    ring : BatchRing
         Bounds how far the thread runs ahead: ``requests`` blocks while no slot is free.
     requests : iterator of Request
-        Advanced in the thread only. Must end soon after `Ring.stop`.
+        Advanced in the thread only. Must end soon after `BatchRing.stop`.
     """
     filled: SimpleQueue[Request | BaseException | None] = SimpleQueue()
 

@@ -84,7 +84,7 @@ class BatchSlots:
         return views
 
 
-class Ring:
+class BatchRing:
     """Hands out slots to fill, and filled ones to a consumer who may keep them.
 
     A slot lent to the consumer returns when the last array over it is gone. A consumer who keeps

@@ -12,9 +12,9 @@ from types import ModuleType
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ionstore.loading.fill import Filler, Request
+from ionstore.loading.fill import BatchFiller, Request
 from ionstore.loading.open_regions import _RegionsClosedError
-from ionstore.loading.ring import Ring
+from ionstore.loading.ring import BatchRing
 from ionstore.sampling.settings import AHEAD
 
 
@@ -26,13 +26,13 @@ class Workers:
 
     Parameters
     ----------
-    filler : Filler
+    filler : BatchFiller
         Sent to every worker.
     n_workers : int
         Processes, at least 1.
     """
 
-    def __init__(self, filler: Filler, n_workers: int) -> None:
+    def __init__(self, filler: BatchFiller, n_workers: int) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # imported once, shared by all
         self._requests = _Requests()
@@ -47,15 +47,15 @@ class Workers:
             worker_init_fn=_start_worker,
         )
 
-    def fill(self, ring: Ring, requests: Iterator[Request]) -> Generator[Request]:
+    def fill(self, ring: BatchRing, requests: Iterator[Request]) -> Generator[Request]:
         """Yield requests in their order as the workers fill their slots.
 
         Parameters
         ----------
-        ring : Ring
+        ring : BatchRing
             Gets back the slots of batches that the consumer no longer wants.
         requests : iterator of Request
-            Advanced in this process. Must end after `Ring.stop`.
+            Advanced in this process. Must end after `BatchRing.stop`.
         """
         asked: deque[Request] = deque()
         self._requests.source = _noted(requests, asked)
@@ -81,7 +81,7 @@ class Workers:
             self._abandon(ring, asked)
             raise
 
-    def _abandon(self, ring: Ring, asked: deque[Request]) -> None:
+    def _abandon(self, ring: BatchRing, asked: deque[Request]) -> None:
         self.close()
         while asked:
             ring.give_back(asked.popleft().slot)
@@ -142,7 +142,7 @@ class _Requests(Sampler[Request]):
 class _Filling(Dataset[bool]):
     """What a worker does with a request: fill its slot, answer whether it could."""
 
-    def __init__(self, filler: Filler) -> None:
+    def __init__(self, filler: BatchFiller) -> None:
         self._filler = filler
 
     def __getitem__(self, request: Request) -> bool:

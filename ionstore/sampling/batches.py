@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Cells
 from ionstore.sampling.order import Order, Places
-from ionstore.sampling.regions import Partition
+from ionstore.sampling.regions import SampleRegions
 from ionstore.sampling.symmetry import Symmetries, draw_symmetries
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankShare:
     """Which part of each batch one rank takes.
 
     Parameters
@@ -64,19 +64,19 @@ class BatchPlan:
 
     Parameters
     ----------
-    partition : Partition
+    partition : SampleRegions
         Samples by region.
     order : Order
         Order in which regions and samples are visited.
-    share : Share
+    share : RankShare
         Size of a batch, and the rank's part.
     symmetries : {"none", "permutations", "all"}
         Symmetries of the cube that samples appear under.
     """
 
-    partition: Partition
+    partition: SampleRegions
     order: Order
-    share: Share
+    share: RankShare
     symmetries: Symmetries
 
     @property

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ionstore.errors import MemoryBudgetError
 from ionstore.sampling.regions import (
     Boxes,
-    Partition,
     Reach,
+    SampleRegions,
     boxes_by_chunk,
     chunks_touched,
     core_candidates,
@@ -225,7 +225,7 @@ class RegionSizes:
     ) -> None:
         self._samples, self._reach, self._settings = samples, reach, settings
         self._n_channels, self.chunk_cells = n_channels, chunk_cells
-        self._latest: tuple[int | None, Partition] | None = None
+        self._latest: tuple[int | None, SampleRegions] | None = None
 
     @property
     def candidates(self) -> list[int]:
@@ -234,11 +234,11 @@ class RegionSizes:
             return [self._settings.core]
         return core_candidates(int(self._samples.mesh_cells.max()), self.chunk_cells)
 
-    def partition(self, core: int | None) -> Partition:
+    def partition(self, core: int | None) -> SampleRegions:
         """Return the samples by region; what was asked for last is remembered."""
         if self._latest is None or self._latest[0] != core:
             by_chunk = None if core is None else self._by_chunk
-            partition = Partition(
+            partition = SampleRegions(
                 self._samples, core, chunk_cells=self.chunk_cells, by_chunk=by_chunk
             )
             self._latest = core, partition

@@ -50,7 +50,7 @@ class Reach:
         return self.tile + 2 * self.radius
 
 
-class Partition:
+class SampleRegions:
     """Samples of several coeval cubes by region.
 
     Parameters
@@ -384,7 +384,7 @@ def chunks_touched(
     return touched
 
 
-def region_bytes(partition: Partition, reach: Reach, *, n_channels: int) -> int:
+def region_bytes(partition: SampleRegions, reach: Reach, *, n_channels: int) -> int:
     """Return the memory of one slot: the largest blocks of inputs and of targets."""
     _, inputs, _, targets = partition.blocks(reach)
     return 4 * int((n_channels * inputs.prod(axis=1) + targets.prod(axis=1)).max())

@@ -4,7 +4,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from ionstore.sampling.batches import Share
+from ionstore.sampling.batches import RankShare
 from ionstore.sampling.order import DEFAULT_LANES
 from ionstore.sampling.symmetry import CHOICE, Symmetries
 
@@ -105,9 +105,9 @@ class LoaderSettings:
         return self.n_lanes if self.shuffle else 1
 
     @property
-    def share(self) -> Share:
+    def share(self) -> RankShare:
         """The rank's part of each batch."""
-        return Share(self.batch_size, self.rank, self.world)
+        return RankShare(self.batch_size, self.rank, self.world)
 
     @property
     def n_slots(self) -> int:

@@ -31,7 +31,7 @@ _TABLE_BYTES = 2  # values of at most this size are looked up: 65,536 of them at
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class ValueMap:
     """How a stored value becomes a float32.
 
     Parameters
@@ -47,11 +47,11 @@ class Conversion:
     log_scale: float | None = None
 
 
-AS_STORED = Conversion()
+AS_STORED = ValueMap()
 """Values as they are stored, rounded to float32 where they are something else."""
 
 
-class BlockConverter:
+class BlockWriter:
     """Writes cells of a stored dtype into a block.
 
     Parameters
@@ -61,7 +61,7 @@ class BlockConverter:
     out : ndarray of float32, shape (a, b, c)
         The block; its last axis must be contiguous, its other strides may be any. With
         `AS_STORED` it may also be of the stored dtype.
-    conversion : Conversion
+    conversion : ValueMap
         What becomes of a value.
 
     Raises
@@ -75,7 +75,7 @@ class BlockConverter:
     through vector code. All kernels release the global interpreter lock and make no copy.
     """
 
-    def __init__(self, dtype: np.dtype[Any], out: Array, conversion: Conversion) -> None:
+    def __init__(self, dtype: np.dtype[Any], out: Array, conversion: ValueMap) -> None:
         if dtype.kind not in "biuf" or not dtype.isnative or dtype.itemsize > 8:
             raise ValueError(f"dtype must be real numbers in native byte order, got {dtype}")
         is_copy = conversion == AS_STORED and out.dtype == dtype
@@ -128,7 +128,7 @@ class BlockConverter:
         self._fill(chunks.reshape(-1).view(self._dtype), box)
 
 
-def convert(values: Array, out: Block, conversion: Conversion = AS_STORED) -> None:
+def convert(values: Array, out: Block, conversion: ValueMap = AS_STORED) -> None:
     """Convert a block of stored values.
 
     Parameters
@@ -137,7 +137,7 @@ def convert(values: Array, out: Block, conversion: Conversion = AS_STORED) -> No
         Stored values, each in its own unit.
     out : ndarray of float32, shape (a, b, c)
         Filled; its last axis must be contiguous, its other strides may be any.
-    conversion : Conversion
+    conversion : ValueMap
         What becomes of a value.
 
     Raises
@@ -148,11 +148,11 @@ def convert(values: Array, out: Block, conversion: Conversion = AS_STORED) -> No
     Examples
     --------
     >>> out = np.empty((1, 1, 3), np.float32)
-    >>> convert(np.array([[[0, 1, 3]]], np.uint8), out, Conversion(scale=2.0, offset=-1.0))
+    >>> convert(np.array([[[0, 1, 3]]], np.uint8), out, ValueMap(scale=2.0, offset=-1.0))
     >>> out
     array([[[-1.,  1.,  5.]]], dtype=float32)
     """
-    converter = BlockConverter(values.dtype, out, conversion)
+    converter = BlockWriter(values.dtype, out, conversion)
     if values.shape != out.shape:
         raise ValueError(f"values must have the shape {out.shape} of out, got {values.shape}")
     if values.size:
@@ -189,7 +189,7 @@ def _flat(block: Array) -> tuple[Array, int, tuple[int, int]]:
 
 
 @lru_cache(maxsize=32)
-def _table(conversion: Conversion, dtype: np.dtype[Any]) -> NDArray[np.float32]:
+def _table(conversion: ValueMap, dtype: np.dtype[Any]) -> NDArray[np.float32]:
     """Return what becomes of every value of a small dtype, in the order of their bit patterns."""
     bits = np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}")
     with np.errstate(all="ignore"):  # some of these values no field holds

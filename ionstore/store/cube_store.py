@@ -16,7 +16,7 @@ from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.storage.paths import StorePath, parse_place
 from ionstore.storage.s3 import ObjectPath
 from ionstore.store.codecs import Compression, check_storage, stored_compression
-from ionstore.store.conversion import AS_STORED, Block, BlockConverter, Conversion
+from ionstore.store.conversion import AS_STORED, Block, BlockWriter, ValueMap
 from ionstore.store.layout import Layout
 from ionstore.store.metadata import (
     how_to_finish,
@@ -262,7 +262,7 @@ class CubeStore:
         self._field_layout(field)
         check_region(start, shape, self.mesh.cells_per_side)
         block: Array = np.empty(shape, self.dtype(field))
-        self._decode(field, redshift, start, shape, BlockConverter(block.dtype, block, AS_STORED))
+        self._decode(field, redshift, start, shape, BlockWriter(block.dtype, block, AS_STORED))
         return block
 
     def read_into(
@@ -272,7 +272,7 @@ class CubeStore:
         start: Corner,
         out: Block,
         *,
-        conversion: Conversion = AS_STORED,
+        conversion: ValueMap = AS_STORED,
     ) -> int:
         """Fill an array with a block of a field; only the chunks it touches are read.
 
@@ -287,7 +287,7 @@ class CubeStore:
         out : ndarray of float32, shape (a, b, c)
             Filled with the block of its shape; its last axis must be contiguous, its other
             strides may be any.
-        conversion : Conversion, optional
+        conversion : ValueMap, optional
             What becomes of a stored value.
 
         Returns
@@ -314,7 +314,7 @@ class CubeStore:
         Threads may read at the same time, different blocks or the same.
         """
         self._field_layout(field)
-        converter = BlockConverter(self.dtype(field), out, conversion)
+        converter = BlockWriter(self.dtype(field), out, conversion)
         return self._decode(field, redshift, start, out.shape, converter)
 
     def shard_path(self, field: str, redshift_index: int, shard: Corner) -> StorePath:
@@ -331,7 +331,7 @@ class CubeStore:
             ) from None
 
     def _decode(
-        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockConverter
+        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockWriter
     ) -> int:
         layout, dtype = self._field_layout(field), self.dtype(field)
         check_region(start, shape, layout.mesh_cells)
@@ -430,7 +430,7 @@ class JoinedStore(CubeStore):
         return self._second if field in self._second.field_names else self._first
 
     def _decode(
-        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockConverter
+        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockWriter
     ) -> int:
         holder = self._holder(field)
         try:

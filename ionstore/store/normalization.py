@@ -12,7 +12,7 @@ import numpy as np
 
 from ionstore.cube.mesh import Array, Cells, Fields, Region
 from ionstore.cube.statistics import FieldStatistics
-from ionstore.store.conversion import Conversion, convert
+from ionstore.store.conversion import ValueMap, convert
 from ionstore.store.cube_store import CubeStore
 
 Transform = Literal["overdensity", "log1p", "identity"]
@@ -46,7 +46,7 @@ class FieldNormalization:
     mean: float
     std: float
 
-    def conversion(self, cube_mean: float) -> Conversion:
+    def conversion(self, cube_mean: float) -> ValueMap:
         """Return what normalizes a stored value, for use while a field is decoded.
 
         Parameters
@@ -57,7 +57,7 @@ class FieldNormalization:
 
         Returns
         -------
-        Conversion
+        ValueMap
             Its results are dimensionless, about zero mean and unit variance.
 
         Raises
@@ -69,10 +69,10 @@ class FieldNormalization:
         if self.transform == "overdensity":
             if cube_mean == 0:
                 raise ValueError("cube_mean must not be 0: an empty cube has no overdensity")
-            return Conversion(1 / (cube_mean * self.std), -(1 + self.mean) / self.std)
+            return ValueMap(1 / (cube_mean * self.std), -(1 + self.mean) / self.std)
         if self.transform == "log1p":
-            return Conversion(scale, offset, 1 / _reference(self.reference))
-        return Conversion(scale, offset)
+            return ValueMap(scale, offset, 1 / _reference(self.reference))
+        return ValueMap(scale, offset)
 
     def apply(self, values: Array, cube_mean: float) -> Fields:
         """Return normalized values.
@@ -111,7 +111,7 @@ class Normalization:
 
     fields: Mapping[str, FieldNormalization]
 
-    def conversion(self, store: CubeStore, name: str, redshift: float) -> Conversion:
+    def conversion(self, store: CubeStore, name: str, redshift: float) -> ValueMap:
         """Return what normalizes the values of a field of a store, for `CubeStore.read_into`.
 
         Raises

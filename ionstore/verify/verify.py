@@ -22,7 +22,7 @@ from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout, Part, plan_parts
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, StoreAttributes, read_root_metadata
 from ionstore.store.shards import check_shard
-from ionstore.threads import Progress, run_in_threads
+from ionstore.threads import ProgressCounter, run_in_threads
 from ionstore.verify.damage import (
     Damage,
     coordinate_damage,
@@ -127,7 +127,7 @@ def verify_store(
     planned = plan_comparison(recorded, sources)
     value_bytes = sum(shard.value_bytes for shard in shards)
     source_bytes = sum(map(_recorded_bytes, planned.comparisons))
-    progress = Progress(value_bytes + source_bytes, on_progress)
+    progress = ProgressCounter(value_bytes + source_bytes, on_progress)
     checked = run_in_threads(partial(_check_shard, progress), shards)
     damage += _damage_by_cube(store.attributes, shards, checked)
     compared = run_in_threads(partial(_compare, progress), planned.comparisons)
@@ -207,7 +207,7 @@ class _Checked:
     n_chunks: int
 
 
-def _check_shard(progress: Progress, shard: _Shard) -> _Checked:
+def _check_shard(progress: ProgressCounter, shard: _Shard) -> _Checked:
     """Check all chunks of a shard."""
     store, part = shard.store, shard.part
     path = store.shard_path(part.field, part.redshift_index, part.shard)
@@ -282,7 +282,7 @@ class _Compared:
     n_settled: int
 
 
-def _compare(progress: Progress, comparison: FileComparison) -> _Compared:
+def _compare(progress: ProgressCounter, comparison: FileComparison) -> _Compared:
     """Compare a source file with what was recorded of files of its name."""
     recorded = comparison.recorded
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import dask.system
 import pytest
 
-from ionstore.threads import MAX_THREADS, Progress, run_in_threads
+from ionstore.threads import MAX_THREADS, ProgressCounter, run_in_threads
 
 PATIENCE_S = 30.0
 
@@ -142,7 +142,7 @@ def test_progress_adds_up_what_all_threads_did(processors: Callable[[int], None]
         seen.append((done, total))
         reporting.release()
 
-    run_in_threads(Progress(sum(amounts), report).add, amounts)
+    run_in_threads(ProgressCounter(sum(amounts), report).add, amounts)
     done = [sum_so_far for sum_so_far, _ in seen]
     steps = [after - before for before, after in zip([0, *done], done, strict=False)]
     assert sorted(steps) == list(amounts)
@@ -151,4 +151,4 @@ def test_progress_adds_up_what_all_threads_did(processors: Callable[[int], None]
 
 
 def test_progress_needs_nobody_to_report_to() -> None:
-    Progress(3, None).add(3)
+    ProgressCounter(3, None).add(3)

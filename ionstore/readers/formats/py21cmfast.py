@@ -21,7 +21,7 @@ _MESHES = ("HII_DIM", "DIM", "HIRES_TO_LOWRES_FACTOR")
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class SimulatedBox:
     """The box of a simulation, as far as its file tells.
 
     Parameters
@@ -114,7 +114,7 @@ def read_initial_conditions(
     return {name: value for name, value in numbers.items() if value is not None}
 
 
-def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
+def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> SimulatedBox:
     """Return the box of a simulation.
 
     Parameters
@@ -125,7 +125,7 @@ def read_box(simulation: Mapping[str, Any], cosmology: Cosmology) -> Box:
         Its cosmology.
     """
     mesh_cells = number(simulation, "HII_DIM")
-    return Box(
+    return SimulatedBox(
         number(simulation, "BOX_LEN"),
         int(mesh_cells) if mesh_cells else None,
         None if cosmology == Cosmology() else cosmology,
@@ -176,7 +176,7 @@ def ionization_cubes(
 
 
 def halo_fields(
-    path: Path, group: Any, redshift: float | None, box: Box, *, in_cells: bool
+    path: Path, group: Any, redshift: float | None, box: SimulatedBox, *, in_cells: bool
 ) -> tuple[list[FoundField], str | None]:
     """Return number and mass of the halos of a catalog, or a note that says why there are none.
 
@@ -188,7 +188,7 @@ def halo_fields(
         The group with attributes and datasets of the catalog, named as in the file.
     redshift : float, optional
         Its redshift.
-    box : Box
+    box : SimulatedBox
         Box of the simulation.
     in_cells : bool
         Whether positions are cells, or in comoving Mpc.

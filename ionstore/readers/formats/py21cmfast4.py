@@ -8,7 +8,7 @@ from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, attributes, number, opened_
 from ionstore.readers.base import FileContents, FileReader, FoundField
 from ionstore.readers.formats.py21cmfast import (
     OTHER_SOURCES,
-    Box,
+    SimulatedBox,
     density_cube,
     halo_fields,
     ionization_cubes,
@@ -110,7 +110,7 @@ def _options(kind: Any) -> Mapping[str, Any]:
     return attributes(kind[_INPUTS], "simulation_options")
 
 
-def _box(kind: Any) -> Box:
+def _box(kind: Any) -> SimulatedBox:
     inputs = kind[_INPUTS]
     parameters, tables = attributes(inputs, "cosmo_params"), attributes(inputs, "cosmo_tables")
     # The fluctuations are normalized by their amplitude at 8 Mpc/h or in another way.

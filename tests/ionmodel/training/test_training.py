@@ -22,7 +22,7 @@ from ionmodel.runs.splits import fit_to_mesh
 from ionmodel.training import trainer, training
 from ionmodel.training.data import TrainingData, open_training_data
 from ionmodel.training.evaluation import predict_cells
-from ionmodel.training.events import Plan, Progress
+from ionmodel.training.events import Plan, TrainingProgress
 from ionmodel.training.losses import make_loss
 from ionmodel.training.training import train
 from ionstore.errors import MemoryBudgetError, UserError
@@ -219,7 +219,7 @@ def test_a_checkpoint_is_written_within_a_long_epoch(
     monkeypatch.setattr(trainer, "_CHECKPOINT_INTERVAL_S", 0.0)
     run, positions = RunFolder(tmp_path / "run"), []
 
-    def look(progress: Progress) -> None:
+    def look(progress: TrainingProgress) -> None:
         if progress.stage == "training" and run.last.exists():
             positions.append(load_checkpoint(run.last)["state"]["position"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ionstore.ingest.candidates import Candidate, Damage, FoundFiles
+from ionstore.ingest.candidates import Candidate, FoundFiles, UnreadableFile
 from ionstore.ingest.completeness import (
     Candidates,
     choose_redshifts,
@@ -131,7 +131,7 @@ def test_a_damaged_file_is_needed_unless_nothing_is_lost_without_it(
     is_needed: bool,
 ) -> None:
     field, redshift, *is_mapped = damage
-    one = Damage(field, redshift, "a.dat: it is truncated", *is_mapped)
+    one = UnreadableFile(field, redshift, "a.dat: it is truncated", *is_mapped)
     grouped, _ = choose_redshifts(_grouped(*_complete(9.0), ("n_igm", 8.0)), wanted)
     files = FileSelection(maps={name: [FOLDER] for name in maps}, redshifts=wanted)
     needed, notes = sort_damage([one], grouped, files)
@@ -160,7 +160,7 @@ def test_a_damaged_file_of_a_field_that_is_left_out_is_not_needed(
     wanted: tuple[float, ...],
     is_needed: bool,
 ) -> None:
-    one = Damage(field, redshift, "a.dat: it is truncated")
+    one = UnreadableFile(field, redshift, "a.dat: it is truncated")
     found = _grouped(("n_igm", 9.0), ("n_src", 9.0), ("n_igm", 8.0))
     grouped, _ = choose_redshifts(found, wanted)
     files = FileSelection(

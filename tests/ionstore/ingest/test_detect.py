@@ -13,7 +13,7 @@ from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
-from ionstore.ingest.detect import Detection, detect
+from ionstore.ingest.detect import FoundSimulation, detect
 from ionstore.ingest.selection import FileSelection
 from ionstore.readers.points.gridded import GriddedPoints
 from ionstore.readers.points.text_list import C2RaySources
@@ -29,11 +29,11 @@ C2RAY = SimulationDescription(
 )
 
 
-def _toys(folder: Path, **options: object) -> Detection:
+def _toys(folder: Path, **options: object) -> FoundSimulation:
     return detect(folder, readers=TOYS, **options)  # type: ignore[arg-type]
 
 
-def _values(detection: Detection, field: str, redshift: float) -> Array:
+def _values(detection: FoundSimulation, field: str, redshift: float) -> Array:
     """All values of a cube, in the order of its file."""
     source = detection.simulation().cubes[field][redshift]
     return np.concatenate(list(source.stream(lambda piece: None)))

@@ -9,8 +9,8 @@ from ionstore.cube.description import SimulationDescription
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.unit_conversion import (
-    Conversion,
     ConvertedSource,
+    UnitConversion,
     check_inputs,
     convert,
     inputs_needed,
@@ -38,7 +38,7 @@ def _plan(
     *,
     redshift: float = 8.7,
     mesh_cells: int = 300,
-) -> Conversion:
+) -> UnitConversion:
     return plan_conversion(field, quantity, redshift=redshift, mesh_cells=mesh_cells, known=known)
 
 
@@ -66,18 +66,20 @@ def test_grid_masses_of_sources_become_solar_masses() -> None:
     plan = _plan("n_src", "grid_mass")
     all_matter = 0.27 * CRITICAL_MSUN * 0.7**2 * (500 / 0.7) ** 3
     assert plan.factor * 13824**3 == pytest.approx(all_matter, rel=1e-4)
-    assert plan == Conversion(plan.factor, 0.0, "Msun")
+    assert plan == UnitConversion(plan.factor, 0.0, "Msun")
     assert _plan("src_mass", "grid_mass").factor == plan.factor
 
 
 @pytest.mark.parametrize("unit", ["grid_mass", "1"])
 def test_grid_masses_are_kept_where_another_unit_is_asked_for(unit: str) -> None:
     known = SimulationDescription(n_src_units=unit)
-    assert _plan("n_src", "grid_mass", known) == Conversion(units=unit)
+    assert _plan("n_src", "grid_mass", known) == UnitConversion(units=unit)
 
 
 def test_the_ionized_fraction_is_what_is_not_neutral() -> None:
-    assert _plan("xhii", "neutral_fraction", SimulationDescription()) == Conversion(-1.0, 1.0, "1")
+    assert _plan("xhii", "neutral_fraction", SimulationDescription()) == UnitConversion(
+        -1.0, 1.0, "1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_other_numbers_stay_as_they_are(
 ) -> None:
     description = SimulationDescription.model_validate(known)
     assert stored_as(field, quantity, description) == expected
-    assert _plan(field, quantity, description) == Conversion(1.0, 0.0, *expected)
+    assert _plan(field, quantity, description) == UnitConversion(1.0, 0.0, *expected)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_box_length_alone_is_never_needed() -> None:
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "i2"])
 def test_blocks_and_streams_are_converted(tmp_path: Path, dtype: str) -> None:
     numbers = np.random.default_rng(0).integers(-90, 90, (3, 4, 5)).astype(dtype)
-    source = ConvertedSource(_array(tmp_path / "cube", numbers), Conversion(3e-28, 2e-27))
+    source = ConvertedSource(_array(tmp_path / "cube", numbers), UnitConversion(3e-28, 2e-27))
     expected = (np.float64(3e-28) * numbers.astype("f8") + 2e-27).astype("f4")
     assert (source.shape, source.dtype) == ((3, 4, 5), np.float32)
     seen: list[bytes] = []
@@ -181,7 +183,7 @@ def test_what_is_spooled_is_converted_already(tmp_path: Path, order: str, dtype:
     numbers = np.arange(60).reshape(3, 4, 5).astype(dtype)
     np.savez_compressed(tmp_path / "cube.npz", np.asarray(numbers, order=order))  # type: ignore[call-overload]
     inner = open_numpy_file(tmp_path / "cube.npz", "rho")
-    source = ConvertedSource(inner, Conversion(2.0, 1.0))
+    source = ConvertedSource(inner, UnitConversion(2.0, 1.0))
     assert source.spool_bytes == 4 * 60
     pieces = [piece.tobytes() for piece in source.stream(lambda piece: None)]
     (tmp_path / "spool").write_bytes(b"".join(pieces))
@@ -194,10 +196,10 @@ def test_what_is_spooled_is_converted_already(tmp_path: Path, order: str, dtype:
 
 def test_a_source_that_is_not_converted_is_given_on_itself(tmp_path: Path) -> None:
     source = _array(tmp_path / "cube", np.zeros((2, 2, 2)))
-    assert convert(source, Conversion(units="Msun")) is source
-    assert isinstance(convert(source, Conversion(2.0)), ConvertedSource)
+    assert convert(source, UnitConversion(units="Msun")) is source
+    assert isinstance(convert(source, UnitConversion(2.0)), ConvertedSource)
 
 
 def test_what_leaves_float32_is_infinite_without_a_warning(tmp_path: Path) -> None:
-    source = ConvertedSource(_array(tmp_path / "cube", np.ones((1, 1, 1))), Conversion(1e300))
+    source = ConvertedSource(_array(tmp_path / "cube", np.ones((1, 1, 1))), UnitConversion(1e300))
     assert np.isinf(source.read_block((0, 0, 0), (1, 1, 1))).all()

@@ -9,12 +9,12 @@ import pytest
 
 from ionstore.cube.mesh import Region
 from ionstore.loading.decoded import DecodedCube, FieldToDecode, Run
-from ionstore.loading.fill import Filler, Request, batch_parts, fill_by_thread
+from ionstore.loading.fill import BatchFiller, Request, batch_parts, fill_in_thread
 from ionstore.loading.resident import ResidentFields
-from ionstore.loading.ring import BatchSlots, Ring
-from ionstore.sampling.batches import BatchPlan, Picked, Share
+from ionstore.loading.ring import BatchRing, BatchSlots
+from ionstore.sampling.batches import BatchPlan, Picked, RankShare
 from ionstore.sampling.order import Order
-from ionstore.sampling.regions import Partition, Reach
+from ionstore.sampling.regions import Reach, SampleRegions
 from ionstore.sampling.samples import CubeSamples, Samples
 from ionstore.sampling.symmetry import Symmetries, transformed
 from ionstore.store.cube_store import CubeStore
@@ -30,12 +30,12 @@ def filler_of(
     symmetries: Symmetries = "none",
     n_slots: int = N_SLOTS,
     shared: bool = False,
-) -> Filler:
+) -> BatchFiller:
     everything = Region((0, 0, 0), store.mesh.shape)
     samples = Samples([CubeSamples(4, z, store.mesh.cells_per_side, everything) for z in REDSHIFTS])
-    partition = Partition(samples, None, chunk_cells=5)
+    partition = SampleRegions(samples, None, chunk_cells=5)
     order = Order(partition.sizes, seed=3, shuffle=True)
-    plan = BatchPlan(partition, order, Share(50), symmetries)
+    plan = BatchPlan(partition, order, RankShare(50), symmetries)
     inputs = ("n_igm", "n_src")
     cubes = [
         DecodedCube(
@@ -45,7 +45,7 @@ def filler_of(
         for z in REDSHIFTS
     ]
     slots = BatchSlots(batch_parts(2, reach), 50, n_slots, shared=shared)
-    return Filler(ResidentFields(cubes, shared=shared), plan, slots, reach)
+    return BatchFiller(ResidentFields(cubes, shared=shared), plan, slots, reach)
 
 
 @pytest.mark.parametrize("reach", [Reach(0), Reach(2), Reach(1, 3)])
@@ -76,7 +76,7 @@ def test_every_row_holds_its_sample(
         np.testing.assert_array_equal(target[row].reshape(expected.shape), expected)
 
 
-def requests_of(ring: Ring, n_batches: int) -> Iterator[Request]:
+def requests_of(ring: BatchRing, n_batches: int) -> Iterator[Request]:
     for batch in range(n_batches):
         slot = ring.take()
         if slot is None:
@@ -90,9 +90,9 @@ def running() -> int:
 
 def test_a_thread_fills_ahead_in_order_and_ends_with_the_last(small_store: CubeStore) -> None:
     filler = filler_of(small_store, Reach(1))
-    ring = Ring(filler.slots, 1)
+    ring = BatchRing(filler.slots, 1)
     filled = []
-    for request in fill_by_thread(filler, ring, requests_of(ring, 10)):
+    for request in fill_in_thread(filler, ring, requests_of(ring, 10)):
         filled.append(request.batch)
         ring.give_back(request.slot)
     assert filled == list(range(10))
@@ -101,8 +101,8 @@ def test_a_thread_fills_ahead_in_order_and_ends_with_the_last(small_store: CubeS
 
 def test_leaving_early_ends_the_thread_and_frees_its_slots(small_store: CubeStore) -> None:
     filler = filler_of(small_store, Reach(1))
-    ring = Ring(filler.slots, 1)
-    filled = fill_by_thread(filler, ring, requests_of(ring, 10))
+    ring = BatchRing(filler.slots, 1)
+    filled = fill_in_thread(filler, ring, requests_of(ring, 10))
     ring.give_back(next(filled).slot)
     filled.close()
     assert running() == 0
@@ -119,9 +119,9 @@ def test_what_fails_while_filling_is_raised_and_its_slot_is_free(small_store: Cu
             raise OSError("gone")
 
     filler = replace(filler_of(small_store, Reach(1)), fields=Gone())
-    ring = Ring(filler.slots, 1)
+    ring = BatchRing(filler.slots, 1)
     with pytest.raises(OSError, match="gone"):
-        next(fill_by_thread(filler, ring, requests_of(ring, 10)))
+        next(fill_in_thread(filler, ring, requests_of(ring, 10)))
     assert running() == 0
     ring.start()
     assert {ring.take() for _ in range(N_SLOTS)} == set(range(N_SLOTS))

@@ -13,9 +13,9 @@ from ionstore.cube.mesh import Region
 from ionstore.errors import StoreDamageError
 from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode
 from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
-from ionstore.sampling.batches import BatchPlan, Share
+from ionstore.sampling.batches import BatchPlan, RankShare
 from ionstore.sampling.order import Order
-from ionstore.sampling.regions import Partition, Reach
+from ionstore.sampling.regions import Reach, SampleRegions
 from ionstore.sampling.samples import CubeSamples, Samples
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
@@ -34,9 +34,9 @@ def box11(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
 def plan_of(*, batch_size: int = 30, rank: int = 0, world: int = 1, visits: int = 3) -> BatchPlan:
     everything = Region((0, 0, 0), (MESH,) * 3)
     samples = Samples([CubeSamples(0, z, MESH, everything) for z in REDSHIFTS])
-    partition = Partition(samples, 4, chunk_cells=4)
+    partition = SampleRegions(samples, 4, chunk_cells=4)
     order = Order(partition.sizes, seed=1, shuffle=True, visits=visits, n_lanes=LANES)
-    return BatchPlan(partition, order, Share(batch_size, rank, world), symmetries="none")
+    return BatchPlan(partition, order, RankShare(batch_size, rank, world), symmetries="none")
 
 
 def cubes_of(store: CubeStore) -> list[DecodedCube]:

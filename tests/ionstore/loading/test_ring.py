@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ionstore.cube.mesh import Array
-from ionstore.loading.ring import BatchPart, BatchSlots, Ring, slot_bytes
+from ionstore.loading.ring import BatchPart, BatchRing, BatchSlots, slot_bytes
 
 PARTS = (
     BatchPart((2, 3, 3, 3), np.dtype("f4")),
@@ -19,11 +19,11 @@ PARTS = (
 BATCH_SIZE = 5
 
 
-def make_ring(n_slots: int, n_lent: int) -> Ring:
-    return Ring(BatchSlots(PARTS, BATCH_SIZE, n_slots, shared=True), n_lent)
+def make_ring(n_slots: int, n_lent: int) -> BatchRing:
+    return BatchRing(BatchSlots(PARTS, BATCH_SIZE, n_slots, shared=True), n_lent)
 
 
-def take(ring: Ring, within_s: float = 30.0) -> int | None:
+def take(ring: BatchRing, within_s: float = 30.0) -> int | None:
     """Take a slot; None if there is none in time."""
     timer = threading.Timer(within_s, ring.stop)
     timer.start()
@@ -34,17 +34,17 @@ def take(ring: Ring, within_s: float = 30.0) -> int | None:
     return slot
 
 
-def take_one(ring: Ring) -> int:
+def take_one(ring: BatchRing) -> int:
     slot = take(ring)
     assert slot is not None, "no slot came back"
     return slot
 
 
-def none_is_free(ring: Ring) -> bool:
+def none_is_free(ring: BatchRing) -> bool:
     return take(ring, within_s=0.2) is None
 
 
-def fill(ring: Ring, slot: int, value: int) -> None:
+def fill(ring: BatchRing, slot: int, value: int) -> None:
     for array in ring.slots.arrays(ring.slots.memory(slot), BATCH_SIZE):
         array[...] = value
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ionstore.loading.fill import Request
-from ionstore.loading.ring import Ring
+from ionstore.loading.ring import BatchRing
 from ionstore.loading.workers import Workers
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.settings import AHEAD
@@ -23,14 +23,14 @@ N_SLOTS = 1 + AHEAD * N_WORKERS
 
 
 @pytest.fixture
-def ring_and_workers(small_store: CubeStore) -> Iterator[tuple[Ring, Workers]]:
+def ring_and_workers(small_store: CubeStore) -> Iterator[tuple[BatchRing, Workers]]:
     filler = filler_of(small_store, Reach(1), n_slots=N_SLOTS, shared=True)
     workers = Workers(filler, N_WORKERS)
-    yield Ring(filler.slots, 1), workers
+    yield BatchRing(filler.slots, 1), workers
     workers.close()
 
 
-def take_all(ring: Ring, workers: Workers, requests: Iterator[Request]) -> list[int]:
+def take_all(ring: BatchRing, workers: Workers, requests: Iterator[Request]) -> list[int]:
     ring.start()
     batches = []
     for request in workers.fill(ring, requests):
@@ -50,7 +50,7 @@ def worker_pids() -> set[int]:
 
 
 def test_batches_come_in_order_from_the_same_processes_every_epoch(
-    ring_and_workers: tuple[Ring, Workers],
+    ring_and_workers: tuple[BatchRing, Workers],
 ) -> None:
     ring, workers = ring_and_workers
     before = worker_pids()
@@ -64,7 +64,7 @@ def test_batches_come_in_order_from_the_same_processes_every_epoch(
 
 
 def test_they_fill_what_a_thread_fills(
-    small_store: CubeStore, ring_and_workers: tuple[Ring, Workers]
+    small_store: CubeStore, ring_and_workers: tuple[BatchRing, Workers]
 ) -> None:
     ring, workers = ring_and_workers
     alone = filler_of(small_store, Reach(1))
@@ -79,7 +79,7 @@ def test_they_fill_what_a_thread_fills(
 
 
 def test_leaving_early_frees_all_slots_and_keeps_the_processes(
-    ring_and_workers: tuple[Ring, Workers],
+    ring_and_workers: tuple[BatchRing, Workers],
 ) -> None:
     ring, workers = ring_and_workers
     ring.start()
@@ -92,7 +92,7 @@ def test_leaving_early_frees_all_slots_and_keeps_the_processes(
 
 
 def test_a_killed_process_is_an_error_and_the_next_use_starts_others(
-    ring_and_workers: tuple[Ring, Workers],
+    ring_and_workers: tuple[BatchRing, Workers],
 ) -> None:
     ring, workers = ring_and_workers
     before = worker_pids()

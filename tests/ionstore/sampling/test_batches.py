@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ionstore.cube.mesh import Region
-from ionstore.sampling.batches import BatchPlan, Picked, Share
+from ionstore.sampling.batches import BatchPlan, Picked, RankShare
 from ionstore.sampling.order import Order
-from ionstore.sampling.regions import Partition
+from ionstore.sampling.regions import SampleRegions
 from ionstore.sampling.samples import CubeSamples, Samples
 from ionstore.sampling.symmetry import Symmetries
 
@@ -16,9 +16,9 @@ def plan_of(
 ) -> BatchPlan:
     region = Region((0, 0, 0), (5, 9, 9))
     samples = Samples([CubeSamples(0, z, 9, region) for z in (8.0, 7.0)])
-    partition = Partition(samples, 4, chunk_cells=2)
+    partition = SampleRegions(samples, 4, chunk_cells=2)
     order = Order(partition.sizes, seed=1, shuffle=True, visits=3, n_lanes=8)
-    return BatchPlan(partition, order, Share(batch_size, rank, world), symmetries)
+    return BatchPlan(partition, order, RankShare(batch_size, rank, world), symmetries)
 
 
 def described(picked: Picked) -> set[tuple[int, ...]]:
@@ -59,9 +59,9 @@ def test_symmetries_belong_to_the_sample_whatever_the_regions() -> None:
     of_cell = {}
     for core in (None, 2, 9):
         plan = plan_of(0, 1)
-        partition = Partition(plan.partition.samples, core, chunk_cells=2)
+        partition = SampleRegions(plan.partition.samples, core, chunk_cells=2)
         order = Order(partition.sizes, seed=1, shuffle=True)
-        plan = BatchPlan(partition, order, Share(1000), symmetries="all")
+        plan = BatchPlan(partition, order, RankShare(1000), symmetries="all")
         of_cell[core] = described(plan.pick(4, 0))
     assert of_cell[None] == of_cell[2] == of_cell[9]
     assert len({row[-1] for row in of_cell[None]}) == 48

@@ -6,7 +6,7 @@ import pytest
 from ionstore.cube.mesh import Region
 from ionstore.sampling.memory import RegionSizes
 from ionstore.sampling.order import Order
-from ionstore.sampling.regions import Partition, Reach, chunks_touched
+from ionstore.sampling.regions import Reach, SampleRegions, chunks_touched
 from ionstore.sampling.samples import CubeSamples, Samples
 from ionstore.sampling.settings import LoaderSettings
 
@@ -125,7 +125,7 @@ def test_regions_of_lists_by_chunk_are_those_of_the_cells(is_list: bool) -> None
     samples = Samples(cubes)
     regions = RegionSizes(samples, Reach(1), LoaderSettings(5), n_channels=1, chunk_cells=CHUNK)
     for core in (1, 2, 3, 4, 7, 8, 12, 40):
-        by_chunk, anew = regions.partition(core), Partition(samples, core, chunk_cells=CHUNK)
+        by_chunk, anew = regions.partition(core), SampleRegions(samples, core, chunk_cells=CHUNK)
         for name in ("sizes", "cube", "start", "shape"):
             np.testing.assert_array_equal(getattr(by_chunk, name), getattr(anew, name))
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from ionstore.cube.mesh import Region
 from ionstore.sampling.regions import (
-    Partition,
     Reach,
+    SampleRegions,
     chunks_touched,
     core_candidates,
     core_edges,
@@ -33,7 +33,7 @@ def two_redshifts(name: str) -> Samples:
 @pytest.mark.parametrize("name", CENTERS)
 def test_every_sample_is_in_one_region(name: str, core: int) -> None:
     samples = two_redshifts(name)
-    partition = Partition(samples, core, chunk_cells=5)
+    partition = SampleRegions(samples, core, chunk_cells=5)
     region = np.repeat(np.arange(partition.n_regions), partition.sizes)
     member = np.concatenate([np.arange(size) for size in partition.sizes])
     numbers = partition.numbers(region, member)
@@ -49,13 +49,13 @@ def test_every_sample_is_in_one_region(name: str, core: int) -> None:
 
 @pytest.mark.parametrize(("asked", "core"), [(3, 3), (5, 5), (9, 5), (10, 10), (24, 20)])
 def test_cores_are_whole_chunks_where_they_hold_one(asked: int, core: int) -> None:
-    partition = Partition(two_redshifts("whole"), asked, chunk_cells=5)
+    partition = SampleRegions(two_redshifts("whole"), asked, chunk_cells=5)
     assert partition.core == core
     assert partition.shape.max() <= core
 
 
 def test_one_region_of_everything_leaves_numbers_alone() -> None:
-    partition = Partition(two_redshifts("list"), None, chunk_cells=5)
+    partition = SampleRegions(two_redshifts("list"), None, chunk_cells=5)
     assert partition.sizes.tolist() == [400]
     assert partition.numbers(np.zeros(3, int), np.array([7, 399, 0])).tolist() == [7, 399, 0]
 
@@ -68,7 +68,7 @@ def test_lists_and_regions_can_stand_side_by_side() -> None:
             CubeSamples(2, 8.0, 30, CENTERS["list"]),
         ]
     )
-    partition = Partition(samples, 6, chunk_cells=3)
+    partition = SampleRegions(samples, 6, chunk_cells=3)
     region = np.repeat(np.arange(partition.n_regions), partition.sizes)
     member = np.concatenate([np.arange(size) for size in partition.sizes])
     numbers = partition.numbers(region, member)
@@ -80,7 +80,7 @@ def test_lists_and_regions_can_stand_side_by_side() -> None:
 @pytest.mark.parametrize("name", CENTERS)
 def test_blocks_hold_what_samples_reach_and_no_more(name: str, reach: Reach) -> None:
     samples = two_redshifts(name)
-    partition = Partition(samples, 6, chunk_cells=5)
+    partition = SampleRegions(samples, 6, chunk_cells=5)
     blocks = partition.blocks(reach)
     for halo, start, shape in ((reach.radius, *blocks[:2]), (0, *blocks[2:])):
         for region in range(partition.n_regions):
@@ -165,4 +165,4 @@ def test_a_reach_that_is_none_is_refused(radius: int, tile: int) -> None:
 
 def test_a_core_without_cells_is_refused() -> None:
     with pytest.raises(ValueError, match="core must be at least 1"):
-        Partition(two_redshifts("slab"), 0, chunk_cells=5)
+        SampleRegions(two_redshifts("slab"), 0, chunk_cells=5)

@@ -1,4 +1,4 @@
-"""Conversion to float32 against the same formula in NumPy, whatever the dtype and the strides."""
+"""ValueMap to float32 against the same formula in NumPy, whatever the dtype and the strides."""
 
 import os
 import subprocess
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ionstore.cube.mesh import Array
-from ionstore.store.conversion import AS_STORED, Block, BlockConverter, Conversion, convert
+from ionstore.store.conversion import AS_STORED, Block, BlockWriter, ValueMap, convert
 
 DTYPES = ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int64", "f2", "f4", "f8"]
 
 shapes = st.tuples(*[st.integers(1, 5)] * 2, st.integers(1, 40))
 
 
-def converted(values: Array, conversion: Conversion = AS_STORED) -> Block:
+def converted(values: Array, conversion: ValueMap = AS_STORED) -> Block:
     out = np.full(values.shape, np.nan, np.float32)
     convert(values, out, conversion)
     return out
@@ -44,11 +44,11 @@ def test_a_map_is_that_of_float64(
             values[values < 0], wide[values < 0] = 0, 0
         wide = values.astype(np.float64)
         expected = (scale * np.log1p(log_scale * wide) + offset).astype(np.float32)
-        result = converted(values, Conversion(scale, offset, log_scale))
+        result = converted(values, ValueMap(scale, offset, log_scale))
         np.testing.assert_allclose(result, expected, rtol=2.0**-23, atol=1e-9)
     else:
         expected = (scale * wide + offset).astype(np.float32)
-        np.testing.assert_array_equal(converted(values, Conversion(scale, offset)), expected)
+        np.testing.assert_array_equal(converted(values, ValueMap(scale, offset)), expected)
 
 
 @settings(deadline=None)  # the first call of a kernel compiles it
@@ -75,7 +75,7 @@ def test_logarithms_are_those_of_numpy_at_every_magnitude() -> None:
     edges = [0.0, 5e-324, 1e-17, 0.4142135623730950, 0.41421356237309515, 1.0, 2.0**53, 2.0**60]
     special = [-1.0, -2.0, np.inf, -np.inf, np.nan, 1.7e308]
     values = np.concatenate([magnitudes, -rng.random(4000), rng.random(4000), edges, special])
-    result = converted(values.reshape(1, 1, -1), Conversion(log_scale=1.0)).ravel()
+    result = converted(values.reshape(1, 1, -1), ValueMap(log_scale=1.0)).ravel()
     with np.errstate(all="ignore"):
         expected = np.log1p(values).astype(np.float32)
     np.testing.assert_allclose(result, expected, rtol=2.0**-23)
@@ -86,7 +86,7 @@ def test_cancellation_leaves_the_digits_of_float64() -> None:
     values = np.linspace(0.0, 1e6, 4001).reshape(1, 1, -1)
     near = np.log1p(values)
     for position in range(0, values.size, 400):
-        shifted = converted(values, Conversion(1.0, -float(near[0, 0, position]), 1.0))
+        shifted = converted(values, ValueMap(1.0, -float(near[0, 0, position]), 1.0))
         assert abs(shifted[0, 0, position]) <= 1e-11
 
 
@@ -96,14 +96,14 @@ def test_cancellation_leaves_the_digits_of_float64() -> None:
     st.permutations([0, 1]),
     st.tuples(*[st.sampled_from([1, 2, 3, -1, -2])] * 2),
     st.sampled_from(["u1", "f4", "f8"]),
-    st.sampled_from([AS_STORED, Conversion(2.0, 1.0), Conversion(2.0, 1.0, 0.5)]),
+    st.sampled_from([AS_STORED, ValueMap(2.0, 1.0), ValueMap(2.0, 1.0, 0.5)]),
 )
 def test_any_strides_are_filled_and_nothing_beside(
     shape: tuple[int, int, int],
     order: list[int],
     steps: tuple[int, int],
     dtype: str,
-    conversion: Conversion,
+    conversion: ValueMap,
 ) -> None:
     a, b, c = shape
     whole = np.full((12 * 5, 12 * 5, c + 7), -7, np.float32).transpose(*order, 2)
@@ -117,10 +117,10 @@ def test_any_strides_are_filled_and_nothing_beside(
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "f4", "f8"])
-@pytest.mark.parametrize("conversion", [AS_STORED, Conversion(2.0, 1.0), Conversion(2, 1, 0.5)])
+@pytest.mark.parametrize("conversion", [AS_STORED, ValueMap(2.0, 1.0), ValueMap(2, 1, 0.5)])
 @pytest.mark.parametrize(("first", "cells"), [(2, 4), (5, 1), (2, 5), (0, 18), (5, 13), (3, 9)])
 def test_a_box_of_a_run_of_chunks_goes_where_it_belongs(
-    dtype: str, conversion: Conversion, first: int, cells: int
+    dtype: str, conversion: ValueMap, first: int, cells: int
 ) -> None:
     values = np.arange(4 * 5 * 18).reshape(4, 5, 18).astype(dtype)
     chunks = np.stack(np.split(values, 3, axis=2))  # (3, 4, 5, 6)
@@ -129,7 +129,7 @@ def test_a_box_of_a_run_of_chunks_goes_where_it_belongs(
     expected[2:4, 4:5, 1 : 1 + cells] = converted(values, conversion)[
         1:3, 3:4, first : first + cells
     ]
-    converter = BlockConverter(chunks.dtype, out, conversion)
+    converter = BlockWriter(chunks.dtype, out, conversion)
     converter.place(chunks, (1, 3, first), (2, 4, 1), (2, 1, cells))
     np.testing.assert_array_equal(out, expected)
 
@@ -138,7 +138,7 @@ def test_a_box_of_a_run_of_chunks_goes_where_it_belongs(
 def test_values_as_stored_may_keep_their_dtype(dtype: str) -> None:
     values = np.arange(-60, 60).reshape(1, 2, 3, 20).astype(dtype)
     out = np.zeros((2, 3, 20), dtype)
-    BlockConverter(out.dtype, out, AS_STORED).place(values, (0, 0, 0), (0, 0, 0), (2, 3, 20))
+    BlockWriter(out.dtype, out, AS_STORED).place(values, (0, 0, 0), (0, 0, 0), (2, 3, 20))
     np.testing.assert_array_equal(out, values[0])
 
 
@@ -165,19 +165,19 @@ def test_arrays_of_another_kind_are_refused() -> None:
 
 
 def test_no_cells_are_converted_to_no_cells() -> None:
-    convert(np.zeros((2, 0, 4), np.float32), np.zeros((2, 0, 4), np.float32), Conversion(2.0))
+    convert(np.zeros((2, 0, 4), np.float32), np.zeros((2, 0, 4), np.float32), ValueMap(2.0))
 
 
 def test_the_kernels_are_plain_python_too() -> None:
     code = """
 import numpy as np
-from ionstore.store.conversion import Conversion, convert
+from ionstore.store.conversion import ValueMap, convert
 for dtype in ("u1", "f4"):
     values = np.arange(24).reshape(2, 3, 4).astype(dtype)
     out = np.zeros((2, 3, 4), np.float32)
-    convert(values, out, Conversion(2.0, 1.0))
+    convert(values, out, ValueMap(2.0, 1.0))
     np.testing.assert_array_equal(out, 2 * values.astype("f4") + 1)
-    convert(values, out, Conversion(2.0, 1.0, 0.5))
+    convert(values, out, ValueMap(2.0, 1.0, 0.5))
     np.testing.assert_allclose(out, 2 * np.log1p(0.5 * values) + 1, rtol=1e-6)
 """
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}

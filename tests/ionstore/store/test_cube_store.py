@@ -14,7 +14,7 @@ from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.store.codecs import chunk_codecs, default_compression, round_to_bits
-from ionstore.store.conversion import AS_STORED, Conversion, convert
+from ionstore.store.conversion import AS_STORED, ValueMap, convert
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from tests.support.places import DATA
@@ -55,9 +55,9 @@ def stored_by_zarr(store: CubeStore, name: str, redshift_index: int) -> Array:
 
 
 @pytest.mark.parametrize("layout", [Layout(12, 4, 8), Layout(12, 5, 5), Layout(12, 12, 36)])
-@pytest.mark.parametrize("conversion", [AS_STORED, Conversion(3.0, -0.5), Conversion(3, -0.5, 2)])
+@pytest.mark.parametrize("conversion", [AS_STORED, ValueMap(3.0, -0.5), ValueMap(3, -0.5, 2)])
 def test_blocks_are_read_into_slices_of_an_array(
-    tmp_path: Path, layout: Layout, conversion: Conversion
+    tmp_path: Path, layout: Layout, conversion: ValueMap
 ) -> None:
     cubes = cubes_at(12, REDSHIFTS)
     cubes["n_src"] = cubes["n_src"].astype("u2") * 9000

@@ -8,7 +8,7 @@ import pytest
 from numcodecs import blosc
 
 from ionstore.cube.mesh import Region
-from ionstore.store.conversion import Conversion
+from ionstore.store.conversion import ValueMap
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import (
     FieldNormalization,
@@ -136,7 +136,7 @@ def test_reading_normalizes_as_the_formulas_say(small_store: CubeStore) -> None:
 
 def test_no_sources_at_all_are_taken_as_they_are() -> None:
     entry = FieldNormalization("log1p", reference=0.0, mean=0.0, std=1.0)
-    assert entry.conversion(1.0) == Conversion(1.0, 0.0, 1.0)
+    assert entry.conversion(1.0) == ValueMap(1.0, 0.0, 1.0)
     np.testing.assert_allclose(entry.apply(np.array([0, 3], "u1"), 0.0), np.log1p([0, 3]))
 
 

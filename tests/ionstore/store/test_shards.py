@@ -22,7 +22,7 @@ from numcodecs import blosc
 from ionstore.cube.mesh import Corner
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.storage.paths import open_file
-from ionstore.store.conversion import Conversion, convert, slices
+from ionstore.store.conversion import ValueMap, convert, slices
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from ionstore.store.shards import ShardIndexes, check_shard, plan_block
@@ -297,7 +297,7 @@ def test_files_are_closed(store: CubeStore) -> None:
 
 
 def test_threads_read_different_blocks_of_a_field(store: CubeStore) -> None:
-    conversion = Conversion(3.0, -1.0, 0.5)
+    conversion = ValueMap(3.0, -1.0, 0.5)
     whole = {name: store.read_field(name, 9.0) for name in store.field_names}
     expected = {name: np.empty((12, 12, 12), np.float32) for name in whole}
     for name, values in whole.items():

@@ -33,7 +33,7 @@ def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
 
 
 class EpochDisplay:
-    """Shows `ionmodel.training.events.Progress` on standard error while a block runs.
+    """Shows `ionmodel.training.events.TrainingProgress` on standard error while a block runs.
 
     Where standard error is no terminal, a line every half minute stands in for the bar.
     """
@@ -76,7 +76,7 @@ class EpochDisplay:
             self._channels = self._bars.add_task("derived channels", numbers="", visible=False)
         self._bars.update(self._channels, completed=done, total=total, visible=done < total)
 
-    def batch(self, progress: "events.Progress") -> None:
+    def batch(self, progress: "events.TrainingProgress") -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = _score(progress.validation_r2, digits=3, leaks=progress.leaks)

@@ -10,13 +10,13 @@ from ioncli.inventory_text import lacking_lines
 from ioncli.options import table_lines
 
 if TYPE_CHECKING:
-    from ionstore.ingest.detect import Detection, FieldSummary
+    from ionstore.ingest.detect import FieldSummary, FoundSimulation
 
 _REDSHIFTS_SHOWN = 4
 _HASH = re.compile("([0-9a-f]{6})[0-9a-f]{26}")  # in the names of 21cmFAST
 
 
-def detection_lines(detection: Detection) -> Iterator[str]:
+def detection_lines(detection: FoundSimulation) -> Iterator[str]:
     """Yield a table of what was found for each field, and what is known of the box."""
     rows = [
         (
@@ -48,7 +48,7 @@ def detection_lines(detection: Detection) -> Iterator[str]:
     yield f"known: {', '.join(told) or 'neither box length nor cosmology'}"
 
 
-def field_lines(detection: Detection) -> Iterator[str]:
+def field_lines(detection: FoundSimulation) -> Iterator[str]:
     """Yield in one line what was found for each field, and what it becomes."""
     for found in detection.summary():
         yield (

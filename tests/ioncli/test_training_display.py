@@ -7,16 +7,16 @@ from typing import Any, Literal
 
 import pytest
 
-from ioncli import epochs
-from ioncli.epochs import EpochDisplay
+from ioncli import training_display as epochs
+from ioncli.training_display import EpochDisplay
 from ionmodel.config.training_config import Leak
-from ionmodel.training.events import Progress
+from ionmodel.training.events import TrainingProgress
 from tests.support.terminal import ENVIRONMENT, run_in_terminal
 
 SHOW = """
 from math import nan
-from ioncli.epochs import EpochDisplay
-from ionmodel.training.events import Progress
+from ioncli.training_display import EpochDisplay
+from ionmodel.training.events import TrainingProgress
 with EpochDisplay() as display:
 """
 ENTRY = {
@@ -44,8 +44,8 @@ def at(
     r2: float = math.nan,
     leaks: Leak | None = None,
     cells_per_s: float = 1234.4,
-) -> Progress:
-    return Progress(stage, epoch, epochs, batch, 4, 0.125, r2, leaks, cells_per_s)
+) -> TrainingProgress:
+    return TrainingProgress(stage, epoch, epochs, batch, 4, 0.125, r2, leaks, cells_per_s)
 
 
 def in_terminal(*events: tuple[str, Any], columns: int = 80) -> str:
@@ -78,7 +78,9 @@ def last_bar(output: str) -> str:
     ],
     ids=["first batch", "second epoch", "last batch", "leaking", "slow", "few", "rate unknown"],
 )
-def test_a_terminal_shows_how_far_all_epochs_are(progress: Progress, texts: list[str]) -> None:
+def test_a_terminal_shows_how_far_all_epochs_are(
+    progress: TrainingProgress, texts: list[str]
+) -> None:
     bar = last_bar(in_terminal(("batch", progress)))
     for text in texts:
         assert text in bar
