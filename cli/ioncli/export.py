@@ -52,8 +52,8 @@ def export(
             raise NotInStoreError(
                 f"--field must be one of {', '.join(cubes.field_names)}, got none"
             )
-        with progress_bar(f"Writing {output.name}") as report:
+        with progress_bar(f"Writing {output.name}") as reporter:
             written = export_field(
-                cubes, field, redshift, output, overwrite=overwrite, on_progress=report
+                cubes, field, redshift, output, overwrite=overwrite, on_progress=reporter.progress
             )
     click.echo(f"Wrote {output} ({written.description})")

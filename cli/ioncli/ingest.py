@@ -233,7 +233,7 @@ def ingest(
             click.echo("nothing was read or written: leave out --dry-run to ingest")
             return
         try:
-            with progress_bar(f"Ingesting {sim.resolve().name}") as report:
+            with progress_bar(f"Ingesting {sim.resolve().name}") as reporter:
                 inventory = ingest_cubes(
                     sim,
                     store,
@@ -246,7 +246,7 @@ def ingest(
                     overwrite=overwrite,
                     command_line=shlex.join(["ionstore", *sys.argv[1:]]),
                     on_detection=_echo_fields,
-                    on_progress=report,
+                    on_progress=reporter.progress,
                     on_note=options.echo_note,
                 )
         except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Progress bars: the libraries report (done, total), this shows them."""
+"""Progress bars: the libraries report, this shows it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,28 +13,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ioncli import options
+from ionstore.reporter import Reporter
+
 Report = Callable[[int, int], None]
 
 
+class BarReporter(Reporter):
+    """Shows progress as one bar for each stage, or as lines where there is no terminal."""
+
+    def __init__(self, new_bar: Callable[[str], Report], title: str) -> None:
+        self._new_bar = new_bar
+        self.stage(title)
+
+    def note(self, sentence: str) -> None:
+        """Print a sentence above the bars."""
+        options.echo_note(sentence)
+
+    def stage(self, name: str) -> None:
+        """Begin another bar, shown once there is progress."""
+        self._bar = self._new_bar(name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar(done, total)
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Report]:
-    """Show a bar on standard error while the block runs; yields ``report(done, total)``.
-
-    Where standard error is no terminal, a line is printed at every tenth of the way instead.
-    """
-    with progress_bars(title) as (report,):
-        yield report
-
-
-@contextmanager
-def progress_bars(*titles: str, quiet: bool = False) -> Iterator[list[Report]]:
-    """Show several bars as `progress_bar` does, the later ones once they are reported to.
+def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
+    """Show a bar on standard error while the block runs, a line every tenth without a terminal.
 
     Where quiet, nothing is shown: for all processes but one of those that work together.
     """
     console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
-        yield [_tenths(console, title) for title in titles]
+        yield BarReporter(lambda name: _tenths(console, name), title)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -43,10 +56,19 @@ def progress_bars(*titles: str, quiet: bool = False) -> Iterator[list[Report]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        yield [
-            _bar(bars, bars.add_task(title, total=None, visible=place == 0))
-            for place, title in enumerate(titles)
-        ]
+
+        def new_bar(name: str) -> Report:
+            # The first one shows that something began; others wait until there is progress.
+            return _bar(bars, bars.add_task(name, total=None, visible=name == title))
+
+        yield BarReporter(new_bar, title)
+
+
+@contextmanager
+def progress_bars(*titles: str, quiet: bool = False) -> Iterator[list[Report]]:
+    """Show several bars as `progress_bar` does, the later ones once they are reported to."""
+    with progress_bar(titles[0], quiet=quiet) as reporter:
+        yield [reporter.progress, *map(reporter._new_bar, titles[1:])]
 
 
 def _bar(bars: Progress, task: TaskID) -> Report:

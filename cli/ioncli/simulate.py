@@ -53,9 +53,9 @@ def simulate(
     from ionstore.simulate.files import write_simulation
 
     box = Mesh(mesh, box_length_cmpc)
-    with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as report:
+    with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as reporter:
         written = write_simulation(
-            out, box, redshifts, seed=seed, overwrite=overwrite, on_progress=report
+            out, box, redshifts, seed=seed, overwrite=overwrite, on_progress=reporter.progress
         )
     for cube in written:
         click.echo(

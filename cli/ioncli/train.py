@@ -18,7 +18,7 @@ from ionmodel.config.keys import DEFAULT_PRESET, preset_names
 if TYPE_CHECKING:
     from ionmodel.config.training_config import TrainingConfig
     from ionmodel.runs.folder import RunFolder
-    from ionmodel.training.events import Plan, Result
+    from ionmodel.training.events import Plan, Result, TrainingProgress
     from ionstore.store.cube_store import CubeStore
 
 _LONG_BATCH_S = 5.0

@@ -41,8 +41,8 @@ def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
     from ionstore.store.cube_store import CubeStore
     from ionstore.verify.verify import verify_store
 
-    with options.errors_as_messages(), progress_bar(f"Verifying {store.name}") as report:
-        found = verify_store(CubeStore.open(store), sources=sources, on_progress=report)
+    with options.errors_as_messages(), progress_bar(f"Verifying {store.name}") as reporter:
+        found = verify_store(CubeStore.open(store), sources=sources, on_progress=reporter.progress)
     if as_json:
         click.echo(found.model_dump_json(indent=1))
     else:

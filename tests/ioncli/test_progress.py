@@ -8,9 +8,9 @@ from tests.support.terminal import ENVIRONMENT, run_in_terminal
 SHOW = """
 import sys
 from ioncli.progress import progress_bar
-with progress_bar(sys.argv[1]) as report:
+with progress_bar(sys.argv[1]) as reporter:
     for done in range(5):
-        report(done, 4)
+        reporter.progress(done, 4)
 """
 LONG = "Ingesting " + "a_long_name_of_a_simulation_" * 10
 ODD = "Ingesting run[bold]-{task}-:cat:"
@@ -37,24 +37,24 @@ def test_a_bar_stays_on_its_line() -> None:
 
 
 def test_other_outputs_get_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("Simulating") as report:
+    with progress_bar("Simulating") as reporter:
         for done in range(1001):
-            report(done, 1000)
+            reporter.progress(done, 1000)
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [f"Simulating: {10 * n} %" for n in range(11)]
     assert captured.out == ""
 
 
 def test_tenths_that_were_skipped_are_not_made_up(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("Simulating") as report:
+    with progress_bar("Simulating") as reporter:
         for done in (0, 1, 2, 2, 3):
-            report(done, 3)
+            reporter.progress(done, 3)
     assert capsys.readouterr().err.splitlines() == [f"Simulating: {n} %" for n in (0, 30, 60, 100)]
 
 
 def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("Simulating") as report:
-        report(0, 0)
+    with progress_bar("Simulating") as reporter:
+        reporter.progress(0, 0)
     assert capsys.readouterr().err == "Simulating: 0 %\n"
 
 
@@ -62,8 +62,8 @@ def test_nothing_to_do_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
 def test_lines_hold_the_whole_title_unwrapped_and_uncolored(
     title: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress_bar(title) as report:
-        report(1, 1)
+    with progress_bar(title) as reporter:
+        reporter.progress(1, 1)
     assert capsys.readouterr().err == f"{title}: 100 %\n"
 
 
