@@ -4,7 +4,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test test-all check format bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,8 +19,15 @@ demo: $(VENV)/installed
 	$(BIN)/ionmodel train --store demo/cubes.zarr --run demo/run -o epochs=6
 	$(BIN)/ionstore view demo/cubes.zarr --field xhii --redshift 8.397 -o demo/slice.png
 
+QUICK := not process and not server and not slow
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m "$(QUICK)"
+	@echo "left out: tests that start processes or servers, and slow ones; \`make test-all\` runs them too"
+
+# A file stays on one worker, so that what its tests share is made once.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
