@@ -337,10 +337,10 @@ def test_two_ingests_into_one_store_do_not_meet(commands: CommandServer, tmp_pat
 
 def test_every_key_of_the_description_is_documented() -> None:
     page = CliRunner().invoke(ionstore, ["ingest", "--help"]).stdout
-    readme = (ROOT / "README.md").read_text()
+    pages = (ROOT / "docs" / "data.md").read_text()
     for key in (*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__):
         assert re.search(rf"\b{key}\b", page), key
-        assert re.search(rf"`{key}`", readme), key
+        assert re.search(rf"`{key}`", pages), key
 
 
 @pytest.mark.parametrize("command", ["ingest", "info", "view", "edit"])
