@@ -20,6 +20,7 @@ from ionstore.ingest.scan import (
     inspect_file,
     inspect_folder,
 )
+from ionstore.readers.arrays.cbin import SIZES_BYTES, check_complete
 from ionstore.readers.base import (
     PLAIN_QUANTITIES,
     FieldSource,
@@ -28,7 +29,6 @@ from ionstore.readers.base import (
     PointList,
     Quantity,
 )
-from ionstore.readers.formats.cbin import SIZES_BYTES, check_complete
 
 _FIELDS_OF_SOURCES = ("n_src", "src_mass")
 _NAMES_SHOWN = 6

@@ -19,7 +19,7 @@ from ionstore.ingest.candidates import (
     listed,
 )
 from ionstore.ingest.selection import FileSelection
-from ionstore.readers.base import DECIMAL_NUMBER, redshift_in
+from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
 """For every field and redshift the files that may be the one."""

@@ -41,8 +41,9 @@ from ionstore.ingest.unit_conversion import (
 )
 from ionstore.readers import READERS
 from ionstore.readers.base import FieldSource, FileReader, PointList, Quantity, Simulation
+from ionstore.readers.formats.c2ray_sources import C2RaySources
 from ionstore.readers.points.gridded import GriddedPoints
-from ionstore.readers.points.text_list import C2RaySources, SourceList
+from ionstore.readers.points.text_list import SourceList
 
 
 @dataclass(frozen=True, slots=True)

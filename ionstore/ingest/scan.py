@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ionstore.cube.description import FILE_NAME
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import FileContents, FileReader, redshift_in
+from ionstore.readers.base import FileContents, FileReader
+from ionstore.readers.file_names import redshift_in
 from ionstore.storage.files import naming
 
 HDF5_SUFFIXES = (".h5", ".hdf5")

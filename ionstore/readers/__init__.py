@@ -2,6 +2,7 @@
 
 from ionstore.readers.base import FileReader
 from ionstore.readers.formats.c2ray import C2Ray
+from ionstore.readers.formats.c2ray_sources import C2RaySources
 from ionstore.readers.formats.cbin import PlainMesh
 from ionstore.readers.formats.cubep3m import CubeP3M
 from ionstore.readers.formats.numpy_set import NumpySet
@@ -10,8 +11,7 @@ from ionstore.readers.formats.pinion import Pinion
 from ionstore.readers.formats.py21cmfast3 import Py21cmFast3
 from ionstore.readers.formats.py21cmfast4 import Py21cmFast4
 from ionstore.readers.formats.pyc2ray import PyC2Ray
-from ionstore.readers.points.hdf5_list import PyC2RaySources
-from ionstore.readers.points.text_list import C2RaySources
+from ionstore.readers.formats.pyc2ray_sources import PyC2RaySources
 
 # Results by their names come before all arrays and meshes of any name.
 READERS: tuple[FileReader, ...] = (

@@ -1,10 +1,21 @@
-"""What a reader of a simulation format offers: where its cubes lie, and their values in blocks."""
+"""The contract of readers: which fields a file holds, and their values in blocks.
+
+To add a format, write one file in ``readers/formats/`` with a class derived from `FileReader`, and
+add it to `READERS` in ``readers/__init__.py``, where formats are tried in order. Its `inspect`
+returns sources: take them from ``readers/arrays/`` (numbers of one array) and ``readers/points/``
+(lists of sources), or derive your own from `FieldSource` or `PointList`. A sample in
+``tests/support/format_files.py`` puts the format through the tests that all formats pass.
+
+Errors mean the same everywhere: `SourceDataError` for a file that is damaged, incomplete or not as
+its format requires, in one sentence that begins with its path and says how to go on; `OSError` for
+a file that the system cannot read.
+"""
 
 import copy
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,7 +30,8 @@ from ionstore.storage.files import OnBytes
 class FieldSource(ABC):
     """The values of one field at one redshift, somewhere in a file.
 
-    A source is light and picklable: it opens its file when values are asked for.
+    A source is small and can be pickled: it opens its file when values are asked for, and closes
+    it again. Several threads may read from one source.
 
     Attributes
     ----------
@@ -28,7 +40,7 @@ class FieldSource(ABC):
     shape : tuple of int
         Shape of the values, not necessarily that of a cube.
     dtype : numpy.dtype
-        Dtype of the values in the file.
+        Dtype of the values in the file, byte order included.
     fortran_order : bool
         Whether the first index runs fastest in the file, and in what `stream` yields.
     """
@@ -40,7 +52,7 @@ class FieldSource(ABC):
 
     @abstractmethod
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield all values once, in flat pieces.
+        """Yield all values once, in flat pieces that fit in memory.
 
         Parameters
         ----------
@@ -50,7 +62,7 @@ class FieldSource(ABC):
         Raises
         ------
         SourceDataError
-            If the file turns out to be damaged.
+            If the file turns out to be damaged, or has become too short.
         OSError
             If it cannot be read.
         """
@@ -59,6 +71,18 @@ class FieldSource(ABC):
     def read_block(self, start: Corner, shape: Corner) -> Array:
         """Return the values of a block, indexed [x, y, z] whatever the order in the file.
 
+        Parameters
+        ----------
+        start : tuple of three int
+            First cell of the block.
+        shape : tuple of three int
+            Cells along x, y, z; the block lies on the mesh.
+
+        Returns
+        -------
+        ndarray
+            New array of `dtype`, C-contiguous.
+
         Raises
         ------
         SourceDataError
@@ -66,14 +90,13 @@ class FieldSource(ABC):
         OSError
             If it cannot be read.
         NotImplementedError
-            If blocks are to be read from a spool file, see `spool_bytes`.
+            If blocks can only be read from a spool file, see `spool_bytes`.
         """
 
-    def absolute(self) -> Self:
-        """Return the same source, to be read from any working folder."""
-        source = copy.copy(self)
-        object.__setattr__(source, "path", self.path.absolute())  # most sources are frozen
-        return source
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all values."""
+        return prod(self.shape) * self.dtype.itemsize
 
     @property
     def spool_bytes(self) -> int:
@@ -90,41 +113,41 @@ class FieldSource(ABC):
         """
         return self
 
+    def absolute(self) -> Self:
+        """Return the same source, to be read from any working folder."""
+        source = copy.copy(self)
+        object.__setattr__(source, "path", self.path.absolute())  # most sources are frozen
+        return source
+
 
 @dataclass(frozen=True)
 class SourceOfSource(FieldSource):
-    """What is made of another source: all but `read_block` is as there, unless said otherwise.
-
-    Parameters
-    ----------
-    source : FieldSource
-        The other source.
-    """
+    """A source made of another one; all but `read_block` is taken from it, unless overridden."""
 
     source: FieldSource
 
     @property
     def path(self) -> Path:  # type: ignore[override]
-        """File that holds the values."""
+        """File of the other source."""
         return self.source.path
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Shape of the values."""
+        """Shape of its values."""
         return self.source.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        """Dtype of the values."""
+        """Dtype of its values."""
         return self.source.dtype
 
     @property
     def fortran_order(self) -> bool:  # type: ignore[override]
-        """Whether the first index runs fastest."""
+        """Order of its values."""
         return self.source.fortran_order
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the file."""
+        """Yield its values."""
         return self.source.stream(on_bytes)
 
     def absolute(self) -> Self:
@@ -135,7 +158,7 @@ class SourceOfSource(FieldSource):
 class PointList(ABC):
     """Sources at positions, to be gridded onto a mesh that the file may not know.
 
-    Light and picklable, as a `FieldSource`.
+    Small and can be pickled, as a `FieldSource`.
 
     Attributes
     ----------
@@ -147,7 +170,7 @@ class PointList(ABC):
 
     @abstractmethod
     def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
-        """Yield all sources once, in pieces.
+        """Yield all sources once, in pieces that fit in memory.
 
         Parameters
         ----------
@@ -159,9 +182,9 @@ class PointList(ABC):
         Yields
         ------
         cells : ndarray of int64, shape (n, 3)
-            Cell (i, j, k) of each source, counted from 0, on the mesh.
+            Cell (i, j, k) of each source on the mesh, counted from 0.
         weights : ndarray of float64, shape (n,)
-            What each adds to its cell: its mass, or 1.
+            Contribution of each to its cell: its mass, not negative, or 1.
 
         Raises
         ------
@@ -184,11 +207,11 @@ Quantity = Literal[
     "neutral_fraction",
     "as_is",
 ]
-"""What the numbers in a file are.
+"""Physical meaning of the numbers in a file.
 
 ``density`` is a gas density in g/cm3 whose frame the file leaves open, ``gas_grid_mass`` and
 ``grid_mass`` masses in units of the mean mass of a fine N-body cell, ``sources`` sources whose unit
-the file leaves open, and ``as_is`` what is stored in the unit of its field already.
+the file leaves open, and ``as_is`` numbers that are in the unit of their field already.
 """
 
 PLAIN_QUANTITIES: Mapping[str, Quantity] = {
@@ -196,7 +219,7 @@ PLAIN_QUANTITIES: Mapping[str, Quantity] = {
     "n_src": "sources",
     "xhii": "ionized_fraction",
 }
-"""What the numbers of a field are where its file says no more; ``as_is`` for other fields."""
+"""Quantity of a field where its file says no more; ``as_is`` for other fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +230,13 @@ class FoundField:
     ----------
     field : str, optional
         Name of the field, one of `ionstore.cube.fields.FIELDS`; None where neither the file nor its
-        name says, so that only a user who names the file for a field can.
+        name says, so that a user has to name the file for a field.
     redshift : float, optional
-        Redshift as the file or its name says; None where neither does.
+        Redshift that the file or its name tells; None where neither does.
     source : FieldSource or PointList
         Its numbers, as they are in the file.
     quantity : Quantity
-        What the numbers are; of no meaning without a field.
+        Physical meaning of the numbers; ignored without a field.
     """
 
     field: str | None
@@ -224,7 +247,7 @@ class FoundField:
 
 @dataclass(frozen=True, slots=True)
 class FileContents:
-    """What a reader found in one file: light, values unread.
+    """The fields that a reader found in one file; no values are read yet.
 
     Parameters
     ----------
@@ -235,10 +258,10 @@ class FileContents:
     cosmology : Cosmology, optional
         Cosmology of the simulation.
     notes : tuple of str
-        What the user should know about the file, one line each.
+        Remarks on the file for the user, one line each.
     initial_conditions : mapping of str to float
-        Numbers that make the initial conditions what they are, such as their seed and mesh, by
-        the names that the format has for them.
+        Numbers that identify the initial conditions, such as their seed and mesh, by the names
+        that the format has for them. Files that differ in one are not of the same run.
     """
 
     fields: tuple[FoundField, ...]
@@ -246,6 +269,11 @@ class FileContents:
     cosmology: Cosmology | None = None
     notes: tuple[str, ...] = ()
     initial_conditions: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def left_out(cls, path: Path, reason: str) -> Self:
+        """Return the contents of a file of the format that gives no field, and the reason."""
+        return cls((), notes=(f"{path.name} is left out: {reason}",))
 
 
 class FileReader(ABC):
@@ -256,7 +284,7 @@ class FileReader(ABC):
     name : str
         Name of the format on the command line, such as "c2ray".
     description : str
-        The format for people, with the names that its files usually have, in one line.
+        The format in one line for users, with the names that its files usually have.
     """
 
     name: ClassVar[str]
@@ -264,13 +292,16 @@ class FileReader(ABC):
 
     @abstractmethod
     def inspect(self, path: Path, head: bytes) -> FileContents | None:
-        """Return what a file holds, None if it is not of this format.
+        """Return the fields of a file, None if it is not of this format.
+
+        Return `FileContents` without fields, and a note, for a file of this format that cannot be
+        used: it is not offered to the readers that come after.
 
         Parameters
         ----------
         path : Path
-            The file; its name may tell a redshift or which field it holds, its content decides
-            the format.
+            The file. Its name may tell a redshift or which field it holds; its content decides the
+            format.
         head : bytes
             Its first bytes, at most 64.
 
@@ -285,32 +316,22 @@ class FileReader(ABC):
     def named(self, name: str) -> tuple[str, float | None] | None:
         """Return field and redshift that the name of a file tells, None where it tells no field.
 
+        For files that are damaged, so that the name alone says what is missing. Leave it out where
+        the content tells the field.
+
         Parameters
         ----------
         name : str
-            Name of a file, without its folder, that may be damaged.
+            Name of the file, without its folder.
         """
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The coeval cubes that a reader found, and what their files say about them.
+    """The coeval cubes found in the files of a simulation, and what these say of it."""
 
-    Parameters
-    ----------
-    cubes : mapping of str to mapping of float to FieldSource
-        For every field its source at every redshift; all fields at the same redshifts.
-    box_length_cmpc : float, optional
-        Comoving side of the box in cMpc.
-    cosmology : Cosmology, optional
-        Cosmology of the simulation.
-    density_frame : {"proper", "comoving"}, optional
-        Frame of the gas density.
-    n_src_units : str, optional
-        Unit of the sources.
-    """
-
+    # By field and redshift; all fields at the same redshifts.
     cubes: Mapping[str, Mapping[float, FieldSource]]
     box_length_cmpc: float | None = None
     cosmology: Cosmology | None = None
@@ -321,28 +342,6 @@ class Simulation:
     def redshifts(self) -> tuple[float, ...]:
         """Redshifts, descending: the order of cosmic time."""
         return tuple(sorted(next(iter(self.cubes.values())), reverse=True))
-
-
-# A version such as 3.4.0 is no number, so neither its beginning nor its end is one.
-DECIMAL_NUMBER = re.compile(r"(?<!\d)(?<!\d\.)\d+\.\d+(?!\d)(?!\.\d)")
-"""A number in a name that may be a redshift."""
-
-
-def redshift_in(name: str) -> float | None:
-    """Return the redshift that a file name tells: its last number with a decimal point.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file, without its folder: ``8.397n_all.dat``, ``xfrac_z8.700.npy``.
-
-    Returns
-    -------
-    float, optional
-        None if no number in the name has a decimal point.
-    """
-    numbers = DECIMAL_NUMBER.findall(name)
-    return float(numbers[-1]) if numbers else None
 
 
 Sources = Mapping[str, Mapping[float, FieldSource]]

@@ -1,4 +1,4 @@
-"""Numbers of one array lying one after the other in an object of an object store."""
+"""Numbers of one array that lie one after the other in an object of an object store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,24 +13,13 @@ from ionstore.readers.base import FieldSource
 from ionstore.storage.files import OnBytes
 from ionstore.storage.s3 import ObjectPath, OpenObject
 
+# Planes of one request: a block takes twice this memory, or two planes where these are larger.
 _FETCH_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class FlatObject(FieldSource):
-    """An uncompressed array that is an object, as what was spooled for other machines is.
-
-    Parameters
-    ----------
-    place : ObjectPath
-        Its key.
-    shape : tuple of three int
-        Shape of the array.
-    dtype : numpy.dtype
-        Dtype in the object, byte order included.
-    fortran_order : bool
-        Whether the first index runs fastest.
-    """
+    """An uncompressed array that is an object, such as values spooled for other machines."""
 
     place: ObjectPath
     shape: tuple[int, ...]
@@ -39,11 +28,11 @@ class FlatObject(FieldSource):
 
     @property
     def path(self) -> Path:  # type: ignore[override]
-        """Its address, which is no file."""
+        """Address of the object, for messages."""
         return Path(str(self.place))
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Not to be had: the values were streamed before they were put there."""
+        """Raise an error, since values are streamed before they are put there."""
         raise NotImplementedError("stream the source that was spooled")
 
     def absolute(self) -> "FlatObject":
@@ -51,22 +40,7 @@ class FlatObject(FieldSource):
         return self
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block.
-
-        Raises
-        ------
-        SourceDataError
-            If the object is too short.
-        FileNotFoundError
-            If it is gone.
-        ObjectStoreError
-            If the object store does not answer.
-
-        Notes
-        -----
-        Planes are read with what lies between their rows, several at a time. Memory: about 32 MB,
-        or twice such a plane where that is more, besides the block.
-        """
+        """Return a block; its planes are read with what lies between their rows."""
         axes = (2, 1, 0) if self.fortran_order else (0, 1, 2)  # the slowest one first
         mesh, begin, cells = (
             [sizes[axis] for axis in axes] for sizes in (self.shape, start, shape)
@@ -78,6 +52,7 @@ class FlatObject(FieldSource):
             ((begin[0] + index) * mesh[1] + begin[1]) * pitch + begin[2] * item
             for index in range(cells[0])
         ]
+        # A request takes far longer than its bytes, so planes are fetched several at a time.
         at_once = max(1, _FETCH_BYTES // n_bytes)
         values = np.empty(shape, self.dtype)
         planes = values.transpose(axes)

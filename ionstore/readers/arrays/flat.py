@@ -1,11 +1,11 @@
-"""Numbers of one array lying one after the other in a file, from some offset on."""
+"""Numbers of one array that lie one after the other in a file, from some offset on."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FieldSource
 from ionstore.storage.files import OnBytes, naming, pieces
+
+ByteOrder = Literal["<", ">"]
 
 # A row read by itself costs about as much as 30 kB out of the page cache, and more from disk,
 # where rows 11 kB apart took four times as long one by one as with what lies between them, which is
@@ -22,34 +24,16 @@ _GAP_BYTES = 1 << 15
 
 @dataclass(frozen=True)
 class FlatArray(FieldSource):
-    """An uncompressed array inside of a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    shape : tuple of int
-        Shape of the array.
-    dtype : numpy.dtype
-        Dtype in the file, byte order included.
-    offset : int
-        Bytes before the array.
-    fortran_order : bool
-        Whether the first index runs fastest.
-
-    Raises
-    ------
-    SourceDataError
-        If the file is too short for the array.
-    """
+    """An uncompressed array inside of a file."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    offset: int = 0
+    offset: int = 0  # bytes of the file before the array
     fortran_order: bool = False
 
     def __post_init__(self) -> None:
+        # Looked at once for all formats, so that a truncated file is refused before it is read.
         there = self.path.stat().st_size
         if there < self.offset + self.n_bytes:
             raise SourceDataError(
@@ -58,33 +42,16 @@ class FlatArray(FieldSource):
                 "it is truncated, copy it again"
             )
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the array."""
-        return prod(self.shape) * self.dtype.itemsize
-
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the file.
-
-        Parameters
-        ----------
-        on_bytes : callable
-            Called with all bytes of the file in their order, for a digest of it.
-
-        Raises
-        ------
-        SourceDataError
-            If the file has become too short.
-        OSError
-            If it cannot be read.
-        """
+        """Yield the values in the order of the file."""
         with naming(self.path), self.path.open("rb") as file:
             for piece in pieces(file, self.offset):
                 on_bytes(piece)
             done = 0
             for piece in pieces(file, self.n_bytes):
                 on_bytes(piece)
-                if len(piece) % self.dtype.itemsize:  # its end, in the midst of a value
+                # Pieces have a power of two of bytes, so only the end of a file cuts a value.
+                if len(piece) % self.dtype.itemsize:
                     raise shrunk(self.path)
                 done += len(piece)
                 yield np.frombuffer(piece, self.dtype)
@@ -94,21 +61,31 @@ class FlatArray(FieldSource):
                 on_bytes(piece)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block.
-
-        Raises
-        ------
-        SourceDataError
-            If the file has become too short.
-        OSError
-            If it cannot be read.
-        """
+        """Return a block."""
+        # Unbuffered: what a block needs is read into its place, without a copy in between.
         with naming(self.path), self.path.open("rb", buffering=0) as file:
 
             def fill(first: int, out: memoryview) -> None:
                 fill_from(self.path, file, self.offset + first, out)
 
             return read_rows(fill, self.shape, self.dtype, (start, shape), self.fortran_order)
+
+
+class SpooledSource(FieldSource):
+    """A source that can be streamed, not cut: its blocks are read from a spool file."""
+
+    @property
+    def spool_bytes(self) -> int:
+        """Bytes of all values."""
+        return self.n_bytes
+
+    def read_block(self, start: Corner, shape: Corner) -> Array:
+        """Raise an error, as only the source that `from_spool` returns reads blocks."""
+        raise NotImplementedError(f"{self.path}: read blocks from the spool file of its values")
+
+    def from_spool(self, path: Path) -> FlatArray:
+        """Return the source that reads the spooled values."""
+        return FlatArray(path, self.shape, self.dtype, 0, self.fortran_order)
 
 
 def read_rows(
@@ -118,30 +95,12 @@ def read_rows(
     block: tuple[Corner, Corner],
     fortran_order: bool,
 ) -> Array:
-    """Return a block of an array out of its bytes.
+    """Return a block (its start and shape) of an array out of its bytes.
 
-    Parameters
-    ----------
-    fill : callable
-        Called with a place in bytes from the beginning of the array, and memory to fill from there.
-    shape : tuple of three int
-        Shape of the array.
-    dtype : numpy.dtype
-        Its dtype.
-    block : tuple of two tuples of three int
-        First cell and cells along x, y, z.
-    fortran_order : bool
-        Whether the first index runs fastest.
-
-    Returns
-    -------
-    ndarray
-        New array, indexed [x, y, z], C-contiguous.
-
-    Notes
-    -----
-    Files are not memory-mapped: the system kills a process when a mapped file shrinks or fails.
+    `fill` is called with a place in bytes from the beginning of the array, and memory to fill
+    from there.
     """
+    # Files are not memory-mapped: the system kills a process when a mapped file shrinks or fails.
     axes = (2, 1, 0) if fortran_order else (0, 1, 2)  # the slowest one first
     mesh, start, cells = ([sizes[axis] for axis in axes] for sizes in (shape, *block))
     item = dtype.itemsize
@@ -150,6 +109,7 @@ def read_rows(
     together = pitch - row <= _GAP_BYTES
     stride = pitch if together else row
     plane = memoryview(bytearray((cells[1] - 1) * stride + row))
+    # One view of the memory that each plane is read into: the gaps are skipped by its strides.
     plane_values = np.ndarray(cells[1:], dtype, plane, 0, (stride, item))
     values = np.empty(block[1], dtype)
     for index in range(cells[0]):
@@ -164,20 +124,26 @@ def read_rows(
 
 
 def fill_from(path: Path, file: FileIO, offset: int, out: memoryview) -> None:
-    """Fill memory with the bytes of a file from an offset on.
-
-    Raises
-    ------
-    SourceDataError
-        If the file ends before.
-    """
+    """Fill memory with the bytes of a file from an offset on."""
     file.seek(offset)
     done = 0
+    # One call may read less than asked for: Linux stops at 2 GB, network file systems before.
     while done < len(out):
         n_read = file.readinto(out[done:])
         if not n_read:
             raise shrunk(path)
         done += n_read
+
+
+def float_dtype(
+    byte_order: ByteOrder, n_bytes: int, shape: tuple[int, ...]
+) -> np.dtype[Any] | None:
+    """Return float32 or float64, whichever fills a mesh with a number of bytes, None if neither."""
+    # The codes write no dtype, and read in the wrong one, values would be plausible garbage.
+    for dtype in (np.dtype(f"{byte_order}f4"), np.dtype(f"{byte_order}f8")):
+        if n_bytes == prod(shape) * dtype.itemsize:
+            return dtype
+    return None
 
 
 def shrunk(path: Path) -> SourceDataError:

@@ -1,9 +1,9 @@
 """Meshes in Fortran's sequential unformatted records: their three sizes, then their values.
 
-A record stands between two markers of four bytes that hold its length. A record too long for them
-is written as sub-records of its bytes, each between markers of its own: a negative leading marker
-says that another one follows, a negative trailing marker that another one came before. Markers
-then lie in the midst of values.
+A record stands between two markers of four bytes that hold its length, so that Fortran can skip it
+in both directions. A record too long for a signed marker (2 GiB) is written as sub-records, each
+between markers of its own: a negative leading marker says that another one follows, a negative
+trailing marker that another one came before. Markers then lie in the midst of values.
 """
 
 import struct
@@ -11,62 +11,46 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import prod
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
 from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import FlatArray, fill_from, read_rows, shrunk
+from ionstore.readers.arrays.flat import (
+    ByteOrder,
+    FlatArray,
+    fill_from,
+    float_dtype,
+    read_rows,
+    shrunk,
+)
 from ionstore.readers.base import FieldSource
 from ionstore.storage.files import OnBytes, naming, pieces
 
-ByteOrder = Literal["<", ">"]
-
 _SIZES_BYTES = 12
 _VALUES_MARKER = 20  # after the record of sizes: 4 + 12 + 4 bytes
-_UNMARKED_VALUES = 24
+_UNMARKED_VALUES = 24  # after six int32: zero, the sizes, two zeros
 
 
 @dataclass(frozen=True, slots=True)
 class SubRecord:
-    """Bytes of a record between two markers.
+    """Bytes of a record between two markers."""
 
-    Parameters
-    ----------
-    offset : int
-        Bytes of the file before them.
-    n_bytes : int
-        How many they are.
-    """
-
-    offset: int
+    offset: int  # bytes of the file before them
     n_bytes: int
 
 
 @dataclass(frozen=True)
 class SplitArray(FieldSource):
-    """An array in a record that is split into sub-records, its first index running fastest.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    shape : tuple of int
-        Shape of the array.
-    dtype : numpy.dtype
-        Dtype in the file, byte order included.
-    sub_records : tuple of SubRecord
-        Where its bytes lie; together as many as the array has.
-    """
+    """An array in a record that is split into sub-records."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    sub_records: tuple[SubRecord, ...]
-    fortran_order: bool = field(default=True, init=False)
+    sub_records: tuple[SubRecord, ...]  # together, they have the bytes of the array
+    fortran_order: bool = field(default=True, init=False)  # the order of Fortran's arrays
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
         """Yield the values in the order of the file."""
@@ -88,20 +72,13 @@ class SplitArray(FieldSource):
                 on_bytes(piece)
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block.
-
-        Raises
-        ------
-        SourceDataError
-            If the file has become too short.
-        OSError
-            If it cannot be read.
-        """
+        """Return a block."""
         begins = [0, *accumulate(sub_record.n_bytes for sub_record in self.sub_records)]
         with naming(self.path), self.path.open("rb", buffering=0) as file:
 
             def fill(first: int, out: memoryview) -> None:
                 done = 0
+                # A row, and even a value, may be interrupted by the markers between sub-records.
                 while done < len(out):
                     index = bisect_right(begins, first + done) - 1
                     n_here = min(len(out) - done, begins[index + 1] - first - done)
@@ -113,28 +90,7 @@ class SplitArray(FieldSource):
 
 
 def open_records(path: Path, head: bytes) -> FieldSource | None:
-    """Return the values of a mesh written as two records, its three sizes and its values.
-
-    Parameters
-    ----------
-    path : Path
-        The file; only its markers are read.
-    head : bytes
-        Its first bytes, at least 20 where it has as many.
-
-    Returns
-    -------
-    FieldSource, optional
-        float32 or float64 in the byte order of the file; None if it does not begin with a record
-        of three sizes, or its second record does not hold one number for each cell.
-
-    Raises
-    ------
-    SourceDataError
-        If the file is truncated, its markers contradict each other, or it goes on after the values.
-    OSError
-        If it cannot be read.
-    """
+    """Return the values of a mesh written as two records, None if these are not its records."""
     found = sizes_in_record(head)
     if found is None:
         return None
@@ -142,9 +98,10 @@ def open_records(path: Path, head: bytes) -> FieldSource | None:
     with naming(path), path.open("rb") as file:
         sub_records = _read_record(path, file, _VALUES_MARKER, byte_order)
     n_bytes = sum(sub_record.n_bytes for sub_record in sub_records)
-    dtype = _dtype(byte_order, n_bytes, shape)
+    dtype = float_dtype(byte_order, n_bytes, shape)
     if dtype is None:
         return None
+    # Another mesh may follow, and it would be lost without a word.
     end, there = sub_records[-1].offset + sub_records[-1].n_bytes + 4, path.stat().st_size
     if there != end:
         raise SourceDataError(
@@ -157,34 +114,13 @@ def open_records(path: Path, head: bytes) -> FieldSource | None:
 
 
 def open_imitated_records(path: Path, head: bytes) -> FieldSource | None:
-    """Return the values of a mesh as tools21cm writes it, with zeros for markers.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its values are not read.
-    head : bytes
-        Its first bytes, at least 24 where it has as many.
-
-    Returns
-    -------
-    FieldSource, optional
-        float32 or float64, told apart by the size of the file; None if it fits neither.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-
-    References
-    ----------
-    tools21cm 2.4.3, ``XfracFile.write_to_file``: six int32 (0, nx, ny, nz, 0, 0), the values with
-    the first index running fastest, and no marker after them.
-    """
+    """Return the values of a mesh as tools21cm writes it, None if its size fits none."""
+    # tools21cm 2.4.3, XfracFile.write_to_file, puts zeros where Fortran has markers, and none after
+    # the values: no Fortran program can read it, but such files are passed around.
     shape = imitated_sizes(head)
     if shape is None:
         return None
-    dtype = _dtype("<", path.stat().st_size - _UNMARKED_VALUES, shape)
+    dtype = float_dtype("<", path.stat().st_size - _UNMARKED_VALUES, shape)
     if dtype is None:
         return None
     return FlatArray(path, shape, dtype, _UNMARKED_VALUES, fortran_order=True)
@@ -202,6 +138,7 @@ def sizes_in_record(head: bytes) -> tuple[ByteOrder, Corner] | None:
     """Return byte order and sizes of a mesh, if a file begins with a whole record of them."""
     if len(head) < _VALUES_MARKER:
         return None
+    # Fortran writes in the byte order of its machine; the known length of the record tells it.
     byte_orders: tuple[ByteOrder, ByteOrder] = ("<", ">")
     for byte_order in byte_orders:
         before, x, y, z, after = struct.unpack(f"{byte_order}5i", head[:_VALUES_MARKER])
@@ -213,14 +150,6 @@ def sizes_in_record(head: bytes) -> tuple[ByteOrder, Corner] | None:
 def begins_as_record(head: bytes) -> bool:
     """Tell whether a file begins with the marker of a record of three sizes."""
     return head[:4] in (struct.pack("<i", _SIZES_BYTES), struct.pack(">i", _SIZES_BYTES))
-
-
-def _dtype(byte_order: ByteOrder, n_bytes: int, shape: Corner) -> np.dtype[Any] | None:
-    """Return the dtype that fills a mesh with a number of bytes."""
-    for dtype in (np.dtype(f"{byte_order}f4"), np.dtype(f"{byte_order}f8")):
-        if n_bytes == prod(shape) * dtype.itemsize:
-            return dtype
-    return None
 
 
 def _read_record(
@@ -237,6 +166,7 @@ def _read_record(
                 f"{path}: its record of values needs {end} bytes or more, the file has {there}; "
                 "it is truncated, copy it again"
             )
+        # All markers are compared, as the only check that the format has against damage.
         trailing = _marker(file, end - 4, byte_order)
         expected = -abs(leading) if sub_records else abs(leading)
         if trailing != expected:

@@ -1,4 +1,4 @@
-"""Fields in HDF5 files, and how these files are opened."""
+"""Arrays in HDF5 files, and errors of HDF5 as sentences."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from ionstore.readers.base import FieldSource
 from ionstore.storage.files import STREAM_BYTES, OnBytes, naming, read_pieces
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-"""What HDF5 files begin with."""
+"""First bytes of HDF5 files."""
 
 _CUBE_AXES = 3
 # What h5py makes of damage, besides errors of the system: it depends on the bytes that are hit.
@@ -30,26 +30,7 @@ _DAMAGE = (
 
 @contextmanager
 def opened_hdf5(path: Path) -> Iterator[Any]:
-    """Open an HDF5 file for reading; what is wrong with it is said in a sentence.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Yields
-    ------
-    h5py.File
-        The file, to be read in the body alone.
-
-    Raises
-    ------
-    SourceDataError
-        If h5py is not installed, another program writes the file, or it turns out to be truncated
-        or damaged, be it while it is opened or while it is read in the body.
-    OSError
-        If the system cannot read it.
-    """
+    """Open an HDF5 file for reading; damage that shows in the body becomes a sentence too."""
     try:
         import h5py  # an extra, and slow to import
     except ImportError as error:
@@ -63,6 +44,8 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
         except SourceDataError:
             raise
         except OSError as error:
+            # HDF5 has one exception for locks, damage and errors of the system: its text and errno
+            # tell them apart.
             if "unable to lock file" in str(error):
                 raise _locked(path, error) from error
             if error.errno is not None:
@@ -87,60 +70,25 @@ def number(attributes_: Mapping[str, Any], name: str) -> float | None:
 
 @dataclass(frozen=True)
 class HDF5Field(FieldSource):
-    """A dataset that HDF5 has to put together: one in chunks, for example.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    dataset : str
-        Name of the dataset, with the groups that it is in.
-    shape : tuple of int
-        Its shape, without leading axes of length 1.
-    dtype : numpy.dtype
-        Its dtype.
-    """
+    """A dataset that HDF5 has to put together, such as one in chunks."""
 
     path: Path
     dataset: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # without leading axes of length 1
     dtype: np.dtype[Any]
 
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in C order, or chunk by chunk.
-
-        Parameters
-        ----------
-        on_bytes : callable
-            Called with all bytes of the file in their order, for a digest of it.
-
-        Raises
-        ------
-        SourceDataError
-            If the file is damaged.
-        OSError
-            If it cannot be read.
-
-        Notes
-        -----
-        Every chunk is decoded once. Memory: one chunk, or `STREAM_BYTES`, but at least a plane.
-        """
+        """Yield the values in C order, or chunk by chunk."""
+        # HDF5 reads a file in no set order, so a pass of its own hands over the bytes.
         read_pieces(self.path, on_bytes)
         with opened_hdf5(self.path) as file:
             numbers = file[self.dataset]
+            # Chunk by chunk, each is decoded once; slabs would decode those that they cut again.
             for box in numbers.iter_chunks() if numbers.chunks else self._slabs(numbers.ndim):
                 yield np.ravel(numbers[box])
 
     def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Return a block; the chunks that it touches are decoded.
-
-        Raises
-        ------
-        SourceDataError
-            If the file is damaged.
-        OSError
-            If it cannot be read.
-        """
+        """Return a block; the chunks that it touches are decoded."""
         with opened_hdf5(self.path) as file:
             numbers = file[self.dataset]
             block = tuple(
@@ -157,40 +105,25 @@ class HDF5Field(FieldSource):
 
 
 def open_hdf5_field(path: Path, numbers: Any) -> FieldSource:
-    """Return the values of a dataset; none of them is read.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    numbers : h5py.Dataset
-        The dataset in it, open. Leading axes of length 1 are dropped: shape (1, n, n, n) is read
-        as (n, n, n).
-
-    Raises
-    ------
-    SourceDataError
-        If it holds no real numbers, or the file is too short for it.
-
-    Notes
-    -----
-    Values that lie one after the other in the file are read from there, in one pass with the
-    digest, and by several threads at once, which HDF5 would let through one by one.
-    """
+    """Return the values of an open h5py dataset; none of them is read."""
     if not hasattr(numbers, "dtype") or numbers.dtype.kind not in "biuf":
         got = f"dtype {numbers.dtype}" if hasattr(numbers, "dtype") else "a group"
         raise SourceDataError(
             f"{path}: expected real numbers in {numbers.name}, got {got}; save it as float32"
         )
     shape: tuple[int, ...] = numbers.shape or ()
+    # 21cmFAST 3 stores some cubes as (1, n, n, n).
     while len(shape) > _CUBE_AXES and shape[0] == 1:
         shape = shape[1:]
+    # Read past HDF5, such values take one pass with the digest, and several threads at once, which
+    # HDF5 would let through one by one.
     if _lies_in_file(numbers):
         return FlatArray(path, shape, numbers.dtype, numbers.id.get_offset())
     return HDF5Field(path, numbers.name, shape, numbers.dtype)
 
 
 def _lies_in_file(numbers: Any) -> bool:
+    """Tell whether values lie in one piece in the file, as they are in memory."""
     import h5py
 
     return (

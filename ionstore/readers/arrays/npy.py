@@ -7,25 +7,24 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ionstore.cube.mesh import Array, Corner
+from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.flat import FlatArray
+from ionstore.readers.arrays.flat import FlatArray, SpooledSource
 from ionstore.readers.base import FieldSource
 from ionstore.storage.files import STREAM_BYTES, OnBytes, naming, read_pieces
 
 NPY_MAGIC = b"\x93NUMPY"
-"""What files of `numpy.save` begin with."""
+"""First bytes of files of `numpy.save`."""
 
 ZIP_MAGIC = b"PK\x03\x04"
-"""What files of `numpy.savez` begin with, as all zip archives do."""
+"""First bytes of files of `numpy.savez`, as of all zip archives."""
 
-# What NumPy makes of a damaged header, which it reads as the Python literal that it is.
+# NumPy reads a header as a Python literal, so damage shows in whatever way Python refuses text.
 _HEADER_DAMAGE = (
     *(ValueError, KeyError, TypeError, EOFError, OSError),
     *(SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError),
@@ -42,54 +41,22 @@ class _Header:
 
 
 @dataclass(frozen=True)
-class CompressedMember(FieldSource):
-    """An array in a compressed member of an ``.npz`` file: it can be streamed, not cut.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.npz`` file.
-    shape : tuple of int
-        Shape of the array.
-    dtype : numpy.dtype
-        Dtype of the array.
-    member : str
-        Name of the member.
-    header_bytes : int
-        Bytes before the values inside of the member.
-    fortran_order : bool
-        Whether the first index runs fastest.
-    """
+class CompressedMember(SpooledSource):
+    """An array in a compressed member of an ``.npz`` file."""
 
     path: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     member: str
-    header_bytes: int
+    header_bytes: int  # bytes of the member before the values
     fortran_order: bool
 
-    @property
-    def spool_bytes(self) -> int:
-        """Bytes of the uncompressed values."""
-        return prod(self.shape) * self.dtype.itemsize
-
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values in the order of the member; its checksum is verified at the end.
-
-        Parameters
-        ----------
-        on_bytes : callable
-            Called with all bytes of the file in their order, for a digest of it.
-
-        Raises
-        ------
-        SourceDataError
-            If the archive is damaged, or the member ends before its array.
-        OSError
-            If it cannot be read.
-        """
+        """Yield the values in the order of the member; its checksum is compared at the end."""
+        # The archive is read out of order (its table lies at the end), so a pass of its own hands
+        # over the bytes.
         read_pieces(self.path, on_bytes)
-        left = self.spool_bytes
+        left = self.n_bytes
         try:
             with (
                 naming(self.path),
@@ -109,37 +76,11 @@ class CompressedMember(FieldSource):
                 f"{self.shape}; it is truncated, copy it again"
             )
 
-    def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Not to be had from compressed bytes; `from_spool` can.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError("read blocks of a compressed member from its spool file")
-
-    def from_spool(self, path: Path) -> FlatArray:
-        """Return the source that reads the spooled values."""
-        return FlatArray(path, self.shape, self.dtype, 0, self.fortran_order)
-
 
 def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
-    """Return the array of a NumPy file, whatever its name ends in; only headers are read.
+    """Return the array of a file by its first bytes, since streams are saved as ``.npz`` too.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    preferred_member : str
-        Name of the array to take when an ``.npz`` archive holds several.
-
-    Raises
-    ------
-    SourceDataError
-        If the file is none of NumPy's, truncated, ambiguous, or holds no real numbers.
-    OSError
-        If it cannot be read.
+    Of several arrays in an archive, the one named `preferred_member` is taken.
     """
     with naming(path), path.open("rb") as file:
         magic = file.read(6)
@@ -175,6 +116,8 @@ def _open_archive(path: Path, preferred_member: str) -> FieldSource:
         return CompressedMember(
             path, header.shape, header.dtype, info.filename, header.n_bytes, header.fortran_order
         )
+    # Stored members are read from their place. The table of the archive tells where their local
+    # header lies, not how long it is: its fields may differ from those of the table.
     with path.open("rb") as file:
         file.seek(info.header_offset)
         name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
@@ -205,6 +148,7 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
             f"{path}: its NumPy header cannot be read ({_first_line(error)}); it is damaged, copy "
             "it again"
         ) from error
+    # Objects are pickles, which can run any code, so the dtype is checked before values are read.
     if dtype.hasobject or dtype.kind not in "biuf":
         raise SourceDataError(
             f"{path}: expected real numbers, got dtype {dtype}; save it as float32"

@@ -1,4 +1,4 @@
-"""A few values out of a cube: what its numbers look like, without reading it."""
+"""A few values out of a cube, to tell its quantity without reading all of it."""
 
 import numpy as np
 
@@ -10,19 +10,7 @@ _ROW_CELLS = 256
 
 
 def sample_values(source: FieldSource) -> Array:
-    """Return values of a cube from places all over it.
-
-    Parameters
-    ----------
-    source : FieldSource
-        A cube of shape (n, n, n) whose blocks can be read.
-
-    Returns
-    -------
-    ndarray of float64, shape (m,)
-        At most 4096 values, in rows along z whose beginnings lie on a diagonal of the cube; all of
-        a cube that has no more.
-    """
+    """Return up to 4096 values from all over a cube, in float64."""
     side = source.shape[0]
     # Bytes that are damaged may be anything, signaling NaN and numbers beyond float64 among it.
     with np.errstate(all="ignore"):
@@ -33,6 +21,7 @@ def _sample(source: FieldSource, side: int) -> Array:
     if side**3 <= _ROWS * _ROW_CELLS:
         return source.read_block((0, 0, 0), (side, side, side)).astype(np.float64).ravel()
     cells = min(side, _ROW_CELLS)
+    # Rows along z whose beginnings lie on a diagonal, so that no plane is sampled twice.
     rows = [
         source.read_block((first, first, first * (side - cells) // side), (1, 1, cells)).ravel()
         for first in range(0, side, -(-side // _ROWS))

@@ -12,8 +12,8 @@ from ionstore.readers.base import (
     FileContents,
     FileReader,
     FoundField,
-    redshift_in,
 )
+from ionstore.readers.file_names import redshift_in
 
 _SUFFIXES = (".npy", ".npz")
 _NAME = re.compile(r"(?P<prefix>.+)_z(?P<redshift>\d+(\.\d+)?)\.np[yz]")
@@ -27,28 +27,7 @@ class NumpySet(FileReader):
     description = "arrays of NumPy: rho_z8.397.npy, nsrc_z8.397.npy, xHII_z8.397.npy, or .npz"
 
     def inspect(self, path: Path, head: bytes) -> FileContents | None:
-        """Return the array of a file, without a field where the name tells none.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        head : bytes
-            Its first bytes, at most 64.
-
-        Raises
-        ------
-        SourceDataError
-            If a file that is named for a field is none of NumPy's, truncated, ambiguous, or holds
-            no real numbers.
-        OSError
-            If it cannot be read.
-
-        Notes
-        -----
-        What is wrong with a file that is not named for a field becomes a note, so that arrays of
-        another purpose do not stand in the way.
-        """
+        """Return the array of a file, without a field where the name tells none."""
         named = field_in_name(path.name)
         if named is not None:
             field, redshift = named
@@ -60,16 +39,17 @@ class NumpySet(FileReader):
         try:
             source = open_numpy_file(path, "")
         except SourceDataError as error:
+            # A note, so that damaged arrays of another purpose do not stop an ingest.
             return FileContents((), notes=(str(error),))
         return FileContents((FoundField(None, redshift_in(path.name), source, "as_is"),))
 
     def named(self, name: str) -> tuple[str, float] | None:
-        """Return field and redshift that the name of a file tells, None where it tells no field."""
+        """Return field and redshift of a name of the set."""
         return field_in_name(name)
 
 
 def field_in_name(name: str) -> tuple[str, float] | None:
-    """Return field and redshift that the name of a file of a three-file set tells, if it is one.
+    """Return field and redshift that the name of a file of a three-file set tells, None for others.
 
     Examples
     --------

@@ -21,16 +21,8 @@ class Pickle(FileReader):
     description = "pickles, such as BEoRN's xHII_64_model_z07.72: not read, since they can run code"
 
     def inspect(self, path: Path, head: bytes) -> FileContents | None:
-        """Return no field, and a note that says why.
-
-        Parameters
-        ----------
-        path : Path
-            The file.
-        head : bytes
-            Its first bytes, at most 64.
-        """
-        # A mesh of 640 cells in plain integers begins with the first two bytes of a pickle.
+        """Return no field, and a note that says why."""
+        # The third byte counts too: a mesh of 640 cells begins with the first two of a pickle.
         is_pickle = (
             len(head) > 2
             and head[0] == _PROTO

@@ -34,27 +34,7 @@ class Pinion(FileReader):
     description = "PINION: rho_z8.397.npz (overdensity), nsrc_, irate_, xHII_, mask_, of numpy.save"
 
     def inspect(self, path: Path, head: bytes) -> FileContents | None:
-        """Return the cube of a file, None where a three-file set may have been saved like this.
-
-        Parameters
-        ----------
-        path : Path
-            The file; its name tells field and redshift.
-        head : bytes
-            Its first bytes, at most 64.
-
-        Raises
-        ------
-        SourceDataError
-            If it is truncated or damaged, or holds no real numbers.
-        OSError
-            If it cannot be read.
-
-        Notes
-        -----
-        A small part of a gas density is read: overdensities are negative in some of its cells,
-        and not as tiny as densities in g/cm3. The other fields are the same in both formats.
-        """
+        """Return the cube of a file, None where a three-file set may have been saved like this."""
         named = field_in_name(path.name)
         if named is None or path.suffix != ".npz" or not head.startswith(NPY_MAGIC):
             return None
@@ -62,12 +42,14 @@ class Pinion(FileReader):
         if field not in _QUANTITIES:
             return None
         source = open_numpy_file(path, FIELDS[field].file_prefix)
+        # Only the gas density differs from that of a three-file set; other fields fit both formats.
         if field == "n_igm" and not _is_overdensity(source):
             return None
         return FileContents((FoundField(field, redshift, source, _QUANTITIES[field]),))
 
 
 def _is_overdensity(source: FieldSource) -> bool:
+    """Tell by a sample: overdensities are negative in some cells, and not as tiny as g/cm3."""
     if len(source.shape) != 3 or len(set(source.shape)) != 1 or source.shape[0] < 1:
         return False
     values = sample_values(source)

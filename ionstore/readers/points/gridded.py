@@ -1,4 +1,4 @@
-"""Sources at positions as a field: what they add up to in each cell."""
+"""Sources at positions as a field: their sum in each cell."""
 
 import errno
 import tempfile
@@ -10,33 +10,21 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from ionstore.cube.mesh import Array, Corner
+from ionstore.cube.mesh import Array
 from ionstore.errors import DiskSpaceError
-from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.base import FieldSource, PointList
+from ionstore.readers.arrays.flat import SpooledSource
+from ionstore.readers.base import PointList
 from ionstore.storage.files import STREAM_BYTES, OnBytes
 
+# Sources that wait to be sorted in, and cells whose sums stay in memory: both bound it, to about
+# 180 MB with what sorting takes.
 _WAITING = 1 << 18
 _MOST_IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True)
-class GriddedPoints(FieldSource):
-    """The sources of a list, summed up cell by cell.
-
-    Parameters
-    ----------
-    points : PointList
-        The list.
-    mesh_cells : int
-        Cells along a side of the mesh.
-
-    Notes
-    -----
-    Memory: about 180 MB at most; the pieces of the list come on top. Where more than a million
-    cells hold sources, up to 16 bytes for every source are kept in a file for the time being, in
-    the folder for such files that the environment names (``TMPDIR``).
-    """
+class GriddedPoints(SpooledSource):
+    """The sources of a list, summed up cell by cell, on a mesh of some cells a side."""
 
     points: PointList
     mesh_cells: int
@@ -53,56 +41,22 @@ class GriddedPoints(FieldSource):
 
     @property
     def dtype(self) -> np.dtype[Any]:  # type: ignore[override]
-        """Sums are kept in float64, and handed on in float32."""
+        """Dtype of the values; sums are made in float64."""
         return np.dtype(np.float32)
 
-    @property
-    def spool_bytes(self) -> int:
-        """Bytes of the gridded values: a list cannot be cut into blocks."""
-        return self.mesh_cells**3 * self.dtype.itemsize
-
     def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
-        """Yield the values of all cells, in C order.
-
-        Parameters
-        ----------
-        on_bytes : callable
-            Called with all bytes of the file in their order, for a digest of it.
-
-        Raises
-        ------
-        SourceDataError
-            If the list is damaged, or a source lies off the mesh.
-        DiskSpaceError
-            If the disk cannot keep what is kept for the time being.
-        OSError
-            If the list cannot be read.
-        """
+        """Yield the values of all cells, in C order."""
         n_cells, n_piece = self.mesh_cells**3, STREAM_BYTES // self.dtype.itemsize
         with _CellSums(n_cells, n_piece) as sums:
             for cells, weights in self.points.points(self.mesh_cells, on_bytes):
                 sums.add(np.ravel_multi_index(tuple(cells.T), self.shape), weights)
             for values in sums.pieces():
-                with np.errstate(over="ignore"):  # infinity is refused by who reads the values
+                with np.errstate(over="ignore"):  # the survey of values refuses infinity
                     yield values.astype(self.dtype)
-
-    def read_block(self, start: Corner, shape: Corner) -> Array:
-        """Not to be had from a list; `from_spool` can.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        raise NotImplementedError("read blocks of gridded sources from their spool file")
-
-    def from_spool(self, path: Path) -> FlatArray:
-        """Return the source that reads the spooled values."""
-        return FlatArray(path, self.shape, self.dtype)
 
 
 class _CellSums:
-    """Sums of weights by cell, of which those of a million cells at a time are in memory."""
+    """Sums of weights by cell; a temporary file keeps those beyond a million cells."""
 
     def __init__(self, n_cells: int, n_piece: int) -> None:
         self._firsts = np.arange(0, n_cells, n_piece)
@@ -124,7 +78,7 @@ class _CellSums:
         """Add weights, shape (n,), to flat cell indices, shape (n,)."""
         self._waiting.append((cells, weights))
         self._n_waiting += len(cells)
-        # Sorting in as many as there are each time keeps the work at n log n.
+        # Sorting in as many as are there already keeps the work at n log n, whatever the pieces.
         if self._n_waiting > max(len(self._occupied), _WAITING):
             self._sort_in()
 
@@ -133,6 +87,7 @@ class _CellSums:
         self._sort_in()
         for index, (first, end) in enumerate(zip(self._firsts, self._ends, strict=True)):
             values = np.zeros(end - first)
+            # Each run is sorted, so its cells of a piece lie together and are read in one go.
             for run in self._runs:
                 cells, sums = run.read(index)
                 values[cells - first] += sums
@@ -148,11 +103,12 @@ class _CellSums:
         self._occupied, place = np.unique(np.concatenate(cells), return_inverse=True)
         self._sums = np.bincount(place, np.concatenate(weights), len(self._occupied))
         if len(self._occupied) > _MOST_IN_MEMORY:
-            self._put_down()
+            self._write_run()
 
-    def _put_down(self) -> None:
-        """Keep the sums in the file, in the order of their cells, and begin anew."""
+    def _write_run(self) -> None:
+        """Write the sums to the temporary file as a run of sorted cells, and begin anew."""
         if not self._runs:
+            # In TMPDIR, and without a name: the system removes it even if the process is killed.
             self._file = self._open.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         offset = self._file.seek(0, 2)
         try:
@@ -173,7 +129,7 @@ class _CellSums:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Cells and their sums in a file, sorted, and where those of each piece begin."""
+    """Sorted cells and their sums in a file, and the index at which each piece begins."""
 
     file: IO[bytes]
     offset: int

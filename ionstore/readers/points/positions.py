@@ -1,41 +1,62 @@
-"""What lists of sources hold: positions, which are cells of a mesh, and masses."""
+"""Check positions and masses of sources, and read them from the datasets of HDF5 files."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
+from ionstore.readers.arrays.hdf5 import opened_hdf5
+from ionstore.storage.files import OnBytes, read_pieces
+
+_ROWS = 1 << 18  # sources of one piece; bounds the memory for positions, masses and cells
+
+
+def n_listed(path: Path, group: Any, datasets: tuple[str, str], way_on: str) -> int:
+    """Return how many sources a group lists; its datasets must be of shape (n, 3) and (n,)."""
+    # A group in place of a dataset has no shape, and the shape of an empty dataset is None.
+    there = [group.get(name) for name in datasets]
+    shapes = [getattr(one, "shape", None) for one in there]
+    if shapes[1] is None or len(shapes[1]) != 1 or shapes[0] != (*shapes[1], 3):
+        positions, masses = datasets
+        where = "" if group.name == "/" else f" in {group.name}"
+        raise SourceDataError(
+            f"{path}: expected {positions} of shape (n, 3) and {masses} of shape (n,){where}, "
+            f"got {' and '.join(str(shape or 'none') for shape in shapes)}; {way_on}"
+        )
+    return int(shapes[1][0])
+
+
+def read_sources(
+    path: Path,
+    datasets: tuple[str, str],
+    n_sources: int | None,
+    on_bytes: OnBytes,
+    cells_of: Callable[[Array, int], Cells],
+) -> Iterator[tuple[Cells, Array]]:
+    """Yield cells and masses of the first sources in two datasets, or of all of them.
+
+    `cells_of` makes cells of the stored positions, and of the number of sources before them.
+    """
+    # HDF5 reads a file in no set order, so a pass of its own hands over the bytes for the digest.
+    read_pieces(path, on_bytes)
+    with opened_hdf5(path) as file:
+        positions, masses = (file[name] for name in datasets)
+        end = len(masses) if n_sources is None else n_sources
+        for first in range(0, end, _ROWS):
+            piece = slice(first, min(first + _ROWS, end))
+            values: Array = masses[piece].astype(np.float64)
+            check_masses(path, values, first)
+            # Inside of the block, so that numbers that damage made odd end in its sentence too.
+            yield cells_of(positions[piece], first), values
 
 
 def cells_at(
     path: Path, positions: Array, mesh_cells: int, *, counted_from: int, n_before: int
 ) -> Cells:
-    """Return the cells of sources.
-
-    Parameters
-    ----------
-    path : Path
-        The list, for messages.
-    positions : ndarray of real numbers, shape (n, 3)
-        Positions (i, j, k) as they are in the list.
-    mesh_cells : int
-        Cells along a side of the mesh.
-    counted_from : int
-        Number of the first cell in the list, 0 or 1.
-    n_before : int
-        Sources of the list before these, for messages.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 3)
-        Cells, counted from 0.
-
-    Raises
-    ------
-    SourceDataError
-        If a position is no cell of the mesh.
-    """
+    """Return the cells of sources, counted from 0; `n_before` sources precede them in the list."""
     last = counted_from + mesh_cells - 1
     on_mesh = (positions >= counted_from) & (positions <= last) & (positions == np.rint(positions))
     off = np.flatnonzero(~on_mesh.all(axis=1))
@@ -49,26 +70,12 @@ def cells_at(
 
 
 def check_masses(path: Path, masses: Array, n_before: int) -> None:
-    """Check the masses of sources, before those of a cell are added up.
-
-    Parameters
-    ----------
-    path : Path
-        The list, for messages.
-    masses : ndarray of real numbers, shape (n,) or (n, columns)
-        Masses as they are in the list.
-    n_before : int
-        Sources of the list before these, for messages.
-
-    Raises
-    ------
-    SourceDataError
-        If one is negative.
-    """
+    """Refuse negative masses; shape (n,) or (n, columns)."""
+    # Before the masses of a cell are added up: positive ones would hide a negative one.
     negative = np.argwhere(masses < 0)
     if len(negative):
         first = tuple(negative[0])
         raise SourceDataError(
             f"{path}: masses of sources cannot be negative, got {masses[first]:g} for source "
-            f"{n_before + first[0] + 1}; mend the list"
+            f"{n_before + first[0] + 1}; fix the list"
         )

@@ -1,4 +1,4 @@
-"""Source lists of C2-Ray: text, ``8.397-coarsest_wsubgrid_sources.dat``, gzipped or not."""
+"""Lists of sources in text, gzipped or not: their number, then position and masses of each."""
 
 import gzip
 import io
@@ -15,24 +15,19 @@ import numpy as np
 
 from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
-from ionstore.readers.base import (
-    FileContents,
-    FileReader,
-    FoundField,
-    PointList,
-    Quantity,
-    redshift_in,
-)
+from ionstore.readers.base import PointList
 from ionstore.readers.points.positions import cells_at, check_masses
 from ionstore.storage.files import OnBytes, naming
 
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
+POSITION_COLUMNS = 3
+
+# Text of one piece; the numbers made of it take about five times as much memory.
 _TEXT_BYTES = 1 << 22
+# A damaged file may have no line break at all, so waiting for one is bounded.
 _LINE_BYTES = 1 << 16
-_HEAD_BYTES = 1 << 12
 _SHOWN_BYTES = 40
 _SPACE = 32  # all characters up to the space separate numbers
-_POSITION_COLUMNS = 3
 _MOST_COLUMNS = 9  # codes write 4 to 7
 # Fortran writes 1.5D+03 in double precision, and lists may be separated by commas.
 _AS_PYTHON_WRITES = bytes.maketrans(b"dDE,", b"eee ")
@@ -43,54 +38,18 @@ _EXPONENT_WITHOUT_LETTER = re.compile(rb"([+-]?[\d.]+)([+-]\d+)")
 
 @dataclass(frozen=True)
 class SourceList(PointList):
-    """The sources of a text file: their number, then the position and masses of each.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    columns : tuple of int
-        Columns that are added up to the mass of a source, counted from 1.
-    n_columns : int
-        Columns that the file seems to have, going by the line of its first source; 0 where its
-        beginning does not tell.
-
-    Notes
-    -----
-    A source may go over several lines, as Fortran's list-directed output does, but each begins a
-    new one. The file is read twice, first to learn from the number of numbers how many columns
-    there are. Memory is bounded by pieces of 4 MB of text and about five times as much in numbers.
-    """
+    """The sources of a text file, each with positions counted from 1 and one or more masses."""
 
     path: Path
-    columns: tuple[int, ...] = (_POSITION_COLUMNS + 1,)
+    # Columns that add up to the mass of a source, counted from 1.
+    columns: tuple[int, ...] = (POSITION_COLUMNS + 1,)
+    # Columns of the line of the first source, 0 if unknown: only for hints to the user, since
+    # Fortran's list-directed output may spread a source over several lines.
     n_columns: int = field(default=0, compare=False)
 
     def points(self, mesh_cells: int, on_bytes: OnBytes) -> Iterator[tuple[Cells, Array]]:
-        """Yield all sources once, in pieces; positions in the file are counted from 1.
-
-        Parameters
-        ----------
-        mesh_cells : int
-            Cells along a side of the mesh.
-        on_bytes : callable
-            Called with all bytes of the file in their order, for a digest of it.
-
-        Yields
-        ------
-        cells : ndarray of int64, shape (n, 3)
-            Cell (i, j, k) of each source, counted from 0.
-        weights : ndarray of float64, shape (n,)
-            Sum of the columns.
-
-        Raises
-        ------
-        SourceDataError
-            If the file is truncated or damaged, has no such column, a source lies off the mesh, or
-            a mass is negative.
-        OSError
-            If it cannot be read.
-        """
+        """Yield cells and masses; each mass is the sum of the columns."""
+        # A first pass over the file, since only the number of all numbers tells the columns.
         n_columns = self._n_columns()
         n_sources, texts = self._open(on_bytes)
         done = 0
@@ -102,12 +61,13 @@ class SourceList(PointList):
             rows, begun = np.split(numbers, [n_here * n_columns])
             if n_here:
                 rows = rows.reshape(n_here, n_columns)
-                positions = rows[:, :_POSITION_COLUMNS]
+                positions = rows[:, :POSITION_COLUMNS]
                 cells = cells_at(self.path, positions, mesh_cells, counted_from=1, n_before=done)
                 masses = rows[:, [column - 1 for column in self.columns]]
                 check_masses(self.path, masses, done)
                 yield cells, masses.sum(axis=1)
                 done += n_here
+        # The first pass has checked the count, so another one means another file.
         if done != n_sources or begun.size:
             raise SourceDataError(f"{self.path}: the file changed while it was read; try again")
 
@@ -117,22 +77,23 @@ class SourceList(PointList):
         n_numbers = sum(len(_number_begins(text)) for text in texts)
         if n_sources == n_numbers == 0:
             return 0
-        if n_sources == 0 or n_numbers % n_sources or n_numbers <= _POSITION_COLUMNS * n_sources:
+        if n_sources == 0 or n_numbers % n_sources or n_numbers <= POSITION_COLUMNS * n_sources:
             raise SourceDataError(
                 f"{self.path}: expected i, j, k and masses for each of {n_sources} sources, got "
                 f"{n_numbers} numbers; the file is truncated or damaged, copy it again"
             )
         n_columns = n_numbers // n_sources
+        # A first line that says too little would make several sources look like a wide one.
         if n_columns > _MOST_COLUMNS:
             raise SourceDataError(
                 f"{self.path}: its first line says {n_sources} source{'s' * (n_sources > 1)}, "
-                f"{n_numbers} numbers follow: more than {_MOST_COLUMNS} for each; mend the first "
+                f"{n_numbers} numbers follow: more than {_MOST_COLUMNS} for each; fix the first "
                 "line, or remove what follows the last source"
             )
         if max(self.columns) > n_columns:
             raise SourceDataError(
                 f"{self.path}: there is no column {max(self.columns)}, masses are in columns "
-                f"{_POSITION_COLUMNS + 1} to {n_columns}; choose among these with --source-column"
+                f"{POSITION_COLUMNS + 1} to {n_columns}; choose among these with --source-column"
             )
         return n_columns
 
@@ -150,6 +111,7 @@ class SourceList(PointList):
 
     def _numbers(self, text: bytes) -> Array:
         words = text.split()
+        # NumPy reads all words at once; only a piece that it refuses is read word by word.
         try:
             return np.array(words, np.float64)
         except ValueError:
@@ -168,6 +130,7 @@ class SourceList(PointList):
 
     def _check_line_begins(self, text: bytes, first: int, n_columns: int) -> None:
         """Check that each source begins a line, the first one with the number at `first`."""
+        # Lines lost in the middle can leave a count that divides evenly, but not the line breaks.
         begins = _number_begins(text)
         begins_line = np.zeros(len(begins) + 1, bool)
         begins_line[0] = True
@@ -181,87 +144,49 @@ class SourceList(PointList):
             )
 
 
-@dataclass(frozen=True)
-class C2RaySources(FileReader):
-    """Reads text lists of sources.
-
-    Parameters
-    ----------
-    columns : tuple of int
-        Columns that are added up to the mass of a source, counted from 1.
-
-    Raises
-    ------
-    SourceDataError
-        If a column is one of the position, or named twice.
-    """
-
-    name = "c2ray-sources"
-    description = (
-        "source lists of C2-Ray, in grid masses: 8.397-coarsest_wsubgrid_sources.dat, or .dat.gz"
+def begins_as_list(text: bytes, *, is_named: bool) -> bool:
+    """Tell whether a text begins with a number of sources, and the position and mass of one."""
+    first_line, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
+    count, words = first_line.split()[:1], rest.split()
+    if not text[-1:].isspace():
+        words = words[:-1]  # the end of the last one may be missing
+    # A name that says "sources" makes up for what a truncated file, or an empty list, lacks.
+    if is_named and len(words) <= POSITION_COLUMNS:
+        return all(map(_COUNT.fullmatch, [*count, *words]))
+    *position, mass = words[: POSITION_COLUMNS + 1] or [b""]
+    return (
+        len(position) == POSITION_COLUMNS
+        and all(map(_COUNT.fullmatch, [*count, *position]))
+        and _REAL.fullmatch(mass) is not None
     )
 
-    columns: tuple[int, ...] = (_POSITION_COLUMNS + 1,)
 
-    def __post_init__(self) -> None:
-        if not self.columns or min(self.columns) <= _POSITION_COLUMNS:
-            raise SourceDataError(
-                "source columns are counted from 1 and the first three hold the position: "
-                f"choose from 4 on, got {', '.join(map(str, self.columns)) or 'none'}"
-            )
-        if len(set(self.columns)) < len(self.columns):
-            raise SourceDataError(
-                f"source columns must differ, got {', '.join(map(str, self.columns))}"
-            )
+def columns_of_first_source(text: bytes) -> int:
+    """Return the numbers in the line of the first source, 0 where the text does not hold it all."""
+    _, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
+    line, end, _ = rest.lstrip().partition(b"\n")
+    return len(line.split()) if end else 0
 
-    def inspect(self, path: Path, head: bytes) -> FileContents | None:
-        """Return the list of a file that begins as one, the field only if its name says "sources".
 
-        Parameters
-        ----------
-        path : Path
-            The file; about its first 4 kB are read.
-        head : bytes
-            Its first bytes, at most 64.
-
-        Raises
-        ------
-        SourceDataError
-            If the file is named as a list, and is empty or cannot be uncompressed.
-        OSError
-            If it cannot be read.
-        """
-        named = self.named(path.name) is not None
-        if named and (not head.strip() or head == _GZIP_MAGIC[:1]):
-            raise SourceDataError(
-                f"{path}: expected a list of sources, the file is empty or begins with "
-                "blanks; copy it again"
-            )
-        if not (head.startswith(_GZIP_MAGIC) or head.lstrip()[:1].isdigit()):
-            return None
+@contextmanager
+def uncompressed(path: Path, on_bytes: OnBytes) -> Iterator[io.BufferedIOBase]:
+    """Open a text, gzipped or not; `on_bytes` gets the bytes of the file as they are stored."""
+    with naming(path), path.open("rb") as file:
+        # The name does not tell: lists are seen gzipped under .dat, and the other way round.
+        compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        file.seek(0)
+        watched = _Watched(file, on_bytes)
         try:
-            with _uncompressed(path, lambda piece: None) as file:
-                text = file.read(_HEAD_BYTES)
-        except SourceDataError:
-            if named:
-                raise
-            return None
-        if not _begins_as_list(text, is_named=named):
-            return None
-        # Column 4 of the sources that a run has used is a mass times their efficiency.
-        quantity: Quantity = "sources" if "wfgamma" in path.name else "grid_mass"
-        sources = SourceList(path, self.columns, _columns_of_first_source(text))
-        name = "n_src" if named else None
-        return FileContents((FoundField(name, redshift_in(path.name), sources, quantity),))
-
-    def named(self, name: str) -> tuple[str, float | None] | None:
-        """Return field and redshift that the name of a file tells, None where it tells no field."""
-        is_list = "sources" in name and name.endswith((".dat", ".dat.gz"))
-        return ("n_src", redshift_in(name)) if is_list else None
+            yield gzip.GzipFile(fileobj=watched, mode="rb") if compressed else watched
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise SourceDataError(
+                f"{path}: it cannot be uncompressed ({error}); "
+                "it is truncated or damaged, copy it again"
+            ) from error
 
 
 class _Watched(io.BufferedIOBase):
-    """A file whose bytes are handed on as they are read."""
+    """A file that passes on its bytes as they are read."""
 
     def __init__(self, file: IO[bytes], on_bytes: OnBytes) -> None:
         self._file, self._on_bytes = file, on_bytes
@@ -275,26 +200,10 @@ class _Watched(io.BufferedIOBase):
         return piece
 
 
-@contextmanager
-def _uncompressed(path: Path, on_bytes: OnBytes) -> Iterator[io.BufferedIOBase]:
-    """Open a text, gzipped or not; `on_bytes` is handed the bytes of the file as they are."""
-    with naming(path), path.open("rb") as file:
-        compressed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-        file.seek(0)
-        watched = _Watched(file, on_bytes)
-        try:
-            yield gzip.GzipFile(fileobj=watched, mode="rb") if compressed else watched
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise SourceDataError(
-                f"{path}: it cannot be uncompressed ({error}); "
-                "it is truncated or damaged, copy it again"
-            ) from error
-
-
 def _whole_lines(path: Path, on_bytes: OnBytes) -> Iterator[bytes]:
     """Yield a text in pieces that end with a line, its numbers as Python writes them."""
     begun = b""
-    with _uncompressed(path, on_bytes) as file:
+    with uncompressed(path, on_bytes) as file:
         while piece := file.read(_TEXT_BYTES):
             lines, end, rest = piece.translate(_AS_PYTHON_WRITES).rpartition(b"\n")
             if end:
@@ -307,6 +216,7 @@ def _whole_lines(path: Path, on_bytes: OnBytes) -> Iterator[bytes]:
                     f"{path}: expected lines of numbers, got one longer than {_LINE_BYTES} "
                     "characters; the file is damaged, copy it again"
                 )
+    # Without its line break, the last number may have lost digits and still be a number.
     if begun.strip():
         raise SourceDataError(
             f"{path}: its last line must end with a line break, got {_shown(begun)}; the file is "
@@ -314,31 +224,9 @@ def _whole_lines(path: Path, on_bytes: OnBytes) -> Iterator[bytes]:
         )
 
 
-def _begins_as_list(text: bytes, *, is_named: bool) -> bool:
-    """Tell whether a text begins with a number of sources, and the position and mass of one."""
-    first_line, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
-    count, words = first_line.split()[:1], rest.split()
-    if not text[-1:].isspace():
-        words = words[:-1]  # the end of the last one may be missing
-    if is_named and len(words) <= _POSITION_COLUMNS:
-        return all(map(_COUNT.fullmatch, [*count, *words]))
-    *position, mass = words[: _POSITION_COLUMNS + 1] or [b""]
-    return (
-        len(position) == _POSITION_COLUMNS
-        and all(map(_COUNT.fullmatch, [*count, *position]))
-        and _REAL.fullmatch(mass) is not None
-    )
-
-
-def _columns_of_first_source(text: bytes) -> int:
-    """Return the numbers in the line of the first source, 0 where the text does not hold it all."""
-    _, _, rest = text.translate(_AS_PYTHON_WRITES).lstrip().partition(b"\n")
-    line, end, _ = rest.lstrip().partition(b"\n")
-    return len(line.split()) if end else 0
-
-
 def _number_begins(text: bytes) -> Array:
     """Return where numbers begin in a text."""
+    # Bytes are compared as an array: splitting would make an object of every number.
     is_space = np.frombuffer(text, np.uint8) <= _SPACE
     begins = np.flatnonzero(is_space[:-1] > is_space[1:]) + 1
     return begins if is_space[:1].all() else np.concatenate([[0], begins])

@@ -15,8 +15,8 @@ from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.detect import FoundSimulation, detect
 from ionstore.ingest.selection import FileSelection
+from ionstore.readers.formats.c2ray_sources import C2RaySources
 from ionstore.readers.points.gridded import GriddedPoints
-from ionstore.readers.points.text_list import C2RaySources
 from ionstore.store.cube_store import CubeStore
 from tests.support.three_file_sets import write_set
 from tests.support.toy_format import TOYS, toy_field, write_toy, write_toys

@@ -7,7 +7,6 @@ import pytest
 
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.points import halos as halo_catalog
 from ionstore.readers.points.gridded import GriddedPoints
 from ionstore.readers.points.halos import HaloCatalog
 
@@ -104,7 +103,7 @@ def test_a_negative_mass_is_refused(tmp_path: Path, by_mass: bool) -> None:
 
 
 def test_catalogs_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halo_catalog, "_ROWS", 4)
+    monkeypatch.setattr("ionstore.readers.points.positions._ROWS", 4)
     positions = np.random.default_rng(1).random((10, 3)) * 3
     catalog = _catalog(tmp_path / "a.h5", positions, np.ones(10), size=1.0, mesh=3)
     pieces = list(catalog.points(3, lambda _: None))

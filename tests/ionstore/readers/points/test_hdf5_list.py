@@ -8,8 +8,9 @@ import pytest
 
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
+from ionstore.readers.formats.pyc2ray_sources import PyC2RaySources
 from ionstore.readers.points.gridded import GriddedPoints
-from ionstore.readers.points.hdf5_list import ConvertedSourceList, PyC2RaySources
+from ionstore.readers.points.hdf5_list import ConvertedSourceList
 from tests.support.mesh_files import SAMPLE_CELLS, inspected, the_field
 from tests.support.places import DATA
 
@@ -47,7 +48,7 @@ def _points(source: object) -> tuple[Array, Array]:
 def test_sources_are_read_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, rows: int
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", rows)
+    monkeypatch.setattr("ionstore.readers.points.positions._ROWS", rows)
     rng = np.random.default_rng(1)
     positions = rng.integers(0, MESH, (50, 3)).astype(dtype)
     masses = rng.lognormal(23, 1, 50)
@@ -61,7 +62,7 @@ def test_sources_are_read_in_pieces(
 
 
 def test_a_negative_mass_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", 2)
+    monkeypatch.setattr("ionstore.readers.points.positions._ROWS", 2)
     path = _write(tmp_path / "list.hdf5", np.zeros((4, 3)), np.array([9.0, 5.0, 7.0, -2.0]))
     with pytest.raises(SourceDataError, match="got -2 for source 4"):
         _points(the_field(inspected(PyC2RaySources(), path)).source)
@@ -128,7 +129,7 @@ def test_a_list_may_be_empty(tmp_path: Path) -> None:
 def test_sources_off_the_mesh_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: tuple[float, ...]
 ) -> None:
-    monkeypatch.setattr("ionstore.readers.points.hdf5_list._ROWS", 4)
+    monkeypatch.setattr("ionstore.readers.points.positions._ROWS", 4)
     positions = np.zeros((10, 3))
     positions[8] = position
     path = _write(tmp_path / "list.hdf5", positions, np.ones(10))

@@ -34,5 +34,5 @@ def test_the_first_negative_mass_is_named(shape: tuple[int, ...]) -> None:
     masses[1] = np.nan  # is met where the cells are looked at
     check_masses(Path("a.dat"), masses, 10)
     masses[3:] = -1.5
-    with pytest.raises(SourceDataError, match=r"a\.dat: .* got -1\.5 for source 14; mend"):
+    with pytest.raises(SourceDataError, match=r"a\.dat: .* got -1\.5 for source 14; fix"):
         check_masses(Path("a.dat"), masses, 10)

@@ -8,8 +8,9 @@ import pytest
 
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
+from ionstore.readers.formats.c2ray_sources import C2RaySources
 from ionstore.readers.points.gridded import GriddedPoints
-from ionstore.readers.points.text_list import C2RaySources, SourceList
+from ionstore.readers.points.text_list import SourceList
 from tests.support.mesh_files import inspected, the_field
 from tests.support.places import DATA
 
@@ -179,7 +180,7 @@ def test_a_negative_mass_is_refused_whatever_its_cell_adds_up_to(
     tmp_path: Path, columns: tuple[int, ...]
 ) -> None:
     text = b"3\n1 1 1 5. 9.\n1 1 1 -2. 9.\n1 1 1 4. 9.\n"
-    with pytest.raises(SourceDataError, match="cannot be negative, got -2 for source 2; mend"):
+    with pytest.raises(SourceDataError, match="cannot be negative, got -2 for source 2; fix"):
         _points(_written(tmp_path / "9.000_sources.dat", text), columns)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from ionstore.readers.base import redshift_in
+from ionstore.readers.file_names import redshift_in
 
 
 @pytest.mark.parametrize(
