@@ -8,12 +8,20 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.mesh import Array
 from ionstore.readers.base import FieldSource, FileContents, FoundField
 from tests.support.places import DATA
 
 VERSION_3 = DATA / "21cmfast_v3"
 VERSION_4 = DATA / "21cmfast_v4"
+COSMOLOGY = Cosmology(
+    h=0.6766,
+    omega_m=0.30964144154550644,
+    omega_b=0.04897468161869667,
+    sigma_8=0.8102,
+    n_s=0.9665,
+)
 
 
 def copied(source: Path, target: Path, change: Callable[[h5py.File], Any]) -> Path:

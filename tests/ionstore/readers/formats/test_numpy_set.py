@@ -66,21 +66,6 @@ def test_arrays_whose_name_says_no_field_have_none(
     check_source(found.source, CUBE, path)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kept", [0, 5, 60, 300])
-def test_truncated_files_of_a_field_are_refused(tmp_path: Path, kept: int) -> None:
-    np.save(tmp_path / "rho_z8.000.npy", CUBE)
-    content = (tmp_path / "rho_z8.000.npy").read_bytes()
-    with pytest.raises(SourceDataError, match=r"rho_z8\.000\.npy: "):
-        inspected(READER, tmp_path / "rho_z8.000.npy", content[:kept])
-
-
-def test_truncated_archives_of_a_field_are_refused(tmp_path: Path) -> None:
-    np.savez_compressed(tmp_path / "rho_z8.000.npz", CUBE)
-    content = (tmp_path / "rho_z8.000.npz").read_bytes()
-    with pytest.raises(SourceDataError, match=r"rho_z8\.000\.npz: .*truncated"):
-        inspected(READER, tmp_path / "rho_z8.000.npz", content[:-20])
-
-
 def test_files_named_for_a_field_must_be_of_numpy(tmp_path: Path) -> None:
     with pytest.raises(SourceDataError, match=r"convert it with numpy\.save"):
         inspected(READER, tmp_path / "nsrc_z8.000.npy", pickle.dumps(CUBE))

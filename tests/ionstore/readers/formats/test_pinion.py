@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ionstore.cube.mesh import Array
-from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents
 from ionstore.readers.formats.numpy_set import NumpySet
 from ionstore.readers.formats.pinion import Pinion
@@ -83,14 +82,6 @@ def test_other_files_are_not_of_this_format(tmp_path: Path) -> None:
     assert inspected(READER, tmp_path / "rho_z8.397.npz") is None
     for name in ("rho_z8.397.npy", "density_z8.397.npz", "temperature_z8.397.npz", "rho.npz"):
         assert _inspected(tmp_path / name, cube) is None
-
-
-def test_truncated_files_are_refused(tmp_path: Path) -> None:
-    _inspected(tmp_path / "rho_z8.397.npz", _overdensity(8))
-    content = (tmp_path / "rho_z8.397.npz").read_bytes()
-    for kept in (60, len(content) - 1):
-        with pytest.raises(SourceDataError, match=r"rho_z8\.397\.npz: .*copy it again"):
-            inspected(READER, tmp_path / "rho_z8.397.npz", content[:kept])
 
 
 def test_real_densities_are_told_from_their_overdensities(

@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from ionstore.cube.cosmology import Cosmology
-from ionstore.errors import SourceDataError
 from ionstore.readers.formats.py21cmfast3 import Py21cmFast3
 from ionstore.readers.points.halos import HaloCatalog
 from tests.ionstore.readers.points.test_halos import added_one_by_one, gridded
 from tests.support.mesh_files import inspected
 from tests.support.py21cmfast_files import (
+    COSMOLOGY,
     VERSION_3,
-    VERSION_4,
     copied,
     field_of,
     gas_density,
@@ -25,13 +24,6 @@ READER = Py21cmFast3()
 (IONIZED,) = VERSION_3.glob("IonizedBox_*.h5")
 (HALOS,) = VERSION_3.glob("PerturbHaloField_*.h5")
 COEVAL = VERSION_3 / "coeval_z8.000.h5"
-COSMOLOGY = Cosmology(
-    h=0.6766,
-    omega_m=0.30964144154550644,
-    omega_b=0.04897468161869667,
-    sigma_8=0.8102,
-    n_s=0.9665,
-)
 
 
 @pytest.mark.parametrize(("path", "mesh"), [(DENSITY, 96), (IONIZED, 96), (COEVAL, 48)])
@@ -39,36 +31,6 @@ def test_seed_and_meshes_of_the_initial_conditions_are_told(path: Path, mesh: in
     contents = inspected(READER, path)
     assert contents is not None
     assert contents.initial_conditions == {"HII_DIM": 12, "DIM": mesh, "random_seed": 77}
-
-
-@pytest.mark.parametrize("path", [DENSITY, IONIZED, HALOS, COEVAL])
-def test_box_cosmology_and_redshift_are_told_by_attributes(path: Path) -> None:
-    contents = inspected(READER, path)
-    assert contents is not None
-    assert contents.box_length_cmpc == pytest.approx(76.192 * 12 / 32)
-    assert contents.cosmology == COSMOLOGY
-    assert {one.redshift for one in contents.fields} == {8.0}
-
-
-def test_the_density_is_an_overdensity() -> None:
-    found = field_of(inspected(READER, DENSITY), "n_igm")
-    assert found.quantity == "overdensity"
-    with h5py.File(DENSITY) as file:
-        np.testing.assert_array_equal(whole(found), file["PerturbedField/density"][:])
-
-
-def test_the_ionized_box_holds_the_neutral_fraction_and_a_temperature() -> None:
-    contents = inspected(READER, IONIZED)
-    assert names_in(contents) == {"xhii", "temperature"}
-    with h5py.File(IONIZED) as file:
-        box = file["IonizedBox"]
-        for field, quantity, dataset in (
-            ("xhii", "neutral_fraction", "xH_box"),
-            ("temperature", "as_is", "temp_kinetic_all_gas"),
-        ):
-            found = field_of(contents, field)
-            assert found.quantity == quantity
-            np.testing.assert_array_equal(whole(found), box[dataset][:])
 
 
 def test_halos_are_counted_and_weighed_in_their_cells() -> None:
@@ -98,34 +60,6 @@ def test_only_as_many_halos_count_as_the_catalog_says(tmp_path: Path) -> None:
     assert gridded(source).sum() == 3
 
 
-def test_a_coeval_file_yields_all_its_fields() -> None:
-    contents = inspected(READER, COEVAL)
-    assert names_in(contents) == {"n_igm", "xhii", "temperature"}
-    assert contents is not None
-    assert contents.notes == ()
-    with h5py.File(COEVAL) as file:
-        np.testing.assert_array_equal(
-            whole(field_of(contents, "n_igm")), file["PerturbedField/density"][:]
-        )
-        np.testing.assert_array_equal(
-            whole(field_of(contents, "xhii")), file["IonizedBox/xH_box"][:]
-        )
-
-
-def test_a_catalog_without_halos_gives_a_note(tmp_path: Path) -> None:
-    def empty(file: h5py.File) -> None:
-        group = file["PerturbHaloField"]
-        del group["halo_coords"], group["halo_masses"]
-        group.attrs["n_halos"] = 0
-
-    contents = inspected(READER, copied(HALOS, tmp_path / "a.h5", empty))
-    assert contents is not None
-    assert contents.fields == ()
-    (note,) = contents.notes
-    assert "no halos" in note
-    assert "--map n_src=" in note
-
-
 def test_halos_at_their_origins_give_a_note(tmp_path: Path) -> None:
     path = copied(HALOS, tmp_path / "a.h5", lambda f: f.move("PerturbHaloField", "HaloField"))
     contents = inspected(READER, path)
@@ -134,22 +68,6 @@ def test_halos_at_their_origins_give_a_note(tmp_path: Path) -> None:
     (note,) = contents.notes
     assert "perturb_halo_list" in note
     assert "--map n_src=" in note
-
-
-def test_kinds_that_hold_no_field_are_passed_over(tmp_path: Path) -> None:
-    path = copied(DENSITY, tmp_path / "a.h5", lambda f: f.move("PerturbedField", "TsBox"))
-    contents = inspected(READER, path)
-    assert contents is not None
-    assert (contents.fields, contents.notes) == ((), ())
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan])
-def test_a_temperature_that_was_not_computed_is_left_out(tmp_path: Path, value: float) -> None:
-    def change(file: h5py.File) -> None:
-        file["IonizedBox/temp_kinetic_all_gas"][3, 4, 5] = value
-
-    contents = inspected(READER, copied(IONIZED, tmp_path / "a.h5", change))
-    assert names_in(contents) == {"xhii"}
 
 
 def test_a_cube_with_a_leading_axis_is_read(tmp_path: Path) -> None:
@@ -163,24 +81,6 @@ def test_a_cube_with_a_leading_axis_is_read(tmp_path: Path) -> None:
     found = field_of(inspected(READER, path), "xhii")
     with h5py.File(path) as file:
         np.testing.assert_array_equal(whole(found), file["IonizedBox/Fcoll"][0])
-
-
-@pytest.mark.parametrize(
-    ("name", "redshift"), [("coeval_z7.900.h5", 7.9), ("PerturbedField_r77.h5", None)]
-)
-def test_the_name_tells_a_redshift_that_is_no_attribute(
-    tmp_path: Path, name: str, redshift: float | None
-) -> None:
-    path = copied(DENSITY, tmp_path / name, lambda f: f.attrs.pop("redshift"))
-    assert field_of(inspected(READER, path), "n_igm").redshift == redshift
-
-
-def test_the_attribute_wins_over_the_name(tmp_path: Path) -> None:
-    def change(file: h5py.File) -> None:
-        file.attrs["redshift"] = 8.289925
-
-    path = copied(DENSITY, tmp_path / "coeval_z8.290.h5", change)
-    assert field_of(inspected(READER, path), "n_igm").redshift == 8.289925
 
 
 def test_what_parameters_do_not_tell_stays_open(tmp_path: Path) -> None:
@@ -208,66 +108,6 @@ def test_halos_on_an_unknown_mesh_give_a_note(tmp_path: Path) -> None:
     assert contents is not None
     assert contents.fields == ()
     assert "HII_DIM" in contents.notes[0]
-
-
-def test_boxes_that_are_no_cubes_are_left_out(tmp_path: Path) -> None:
-    path = copied(
-        DENSITY,
-        tmp_path / "a.h5",
-        lambda f: f["user_params"].attrs.modify("NON_CUBIC_FACTOR", 2.5),
-    )
-    contents = inspected(READER, path)
-    assert contents is not None
-    assert contents.fields == ()
-    assert "a.h5 is left out: the last side of its box is 2.5 times" in contents.notes[0]
-
-
-def test_lightcones_are_left_out(tmp_path: Path) -> None:
-    path = copied(COEVAL, tmp_path / "a.h5", lambda f: f.create_group("lightcones"))
-    contents = inspected(READER, path)
-    assert contents is not None
-    assert contents.fields == ()
-    assert "a.h5 is left out: it is a lightcone" in contents.notes[0]
-
-
-def _without_masses(file: h5py.File) -> None:
-    del file["PerturbHaloField/halo_masses"]
-
-
-def _too_many(file: h5py.File) -> None:
-    file["PerturbHaloField"].attrs["n_halos"] = 1000
-
-
-def _negative(file: h5py.File) -> None:
-    file["PerturbHaloField"].attrs["n_halos"] = -1
-
-
-def _flat(file: h5py.File) -> None:
-    del file["PerturbHaloField/halo_coords"]
-    file["PerturbHaloField/halo_coords"] = np.zeros(30, "i4")
-
-
-@pytest.mark.parametrize("change", [_without_masses, _too_many, _negative, _flat])
-def test_damaged_catalogs_are_refused(tmp_path: Path, change: object) -> None:
-    path = copied(HALOS, tmp_path / "a.h5", change)  # type: ignore[arg-type]
-    with pytest.raises(SourceDataError, match=r"a\.h5: .*copy it again"):
-        inspected(READER, path)
-
-
-@pytest.mark.parametrize("source", [DENSITY, IONIZED, HALOS, COEVAL])
-def test_truncated_files_are_refused(tmp_path: Path, source: Path) -> None:
-    content = source.read_bytes()
-    for kept in (100, 2000, len(content) // 2, len(content) - 1):
-        with pytest.raises(SourceDataError, match=r"a\.h5: .*truncated .*copy it again"):
-            inspected(READER, tmp_path / "a.h5", content[:kept])
-
-
-def test_other_files_are_not_of_this_format(tmp_path: Path) -> None:
-    assert inspected(READER, VERSION_4 / "coeval_z8.000.h5") is None
-    assert inspected(READER, tmp_path / "a.h5", b"\x89PNG\r\n\x1a\n" + bytes(99)) is None
-    with h5py.File(tmp_path / "b.h5", "w") as file:
-        file["density"] = np.zeros((3, 3, 3))
-    assert inspected(READER, tmp_path / "b.h5") is None
 
 
 def test_real_files_give_what_their_codes_wrote(shared_data: Path) -> None:

@@ -103,14 +103,6 @@ def test_truncated_or_longer_files_are_refused(tmp_path: Path, byte_order: str) 
             inspected(PyC2Ray(), path, damaged)
 
 
-@pytest.mark.parametrize("kept", [0, 5, 60, 500])
-def test_truncated_arrays_of_numpy_are_refused(tmp_path: Path, kept: int) -> None:
-    path = tmp_path / "xfrac_z8.700.npy"
-    np.save(path, CUBE)
-    with pytest.raises(SourceDataError, match=r"xfrac_z8\.700\.npy: "):
-        inspected(PyC2Ray(), path, path.read_bytes()[:kept])
-
-
 def test_other_files_are_not_claimed(tmp_path: Path) -> None:
     for name in ("xHII_z8.700.npy", "xfrac.dat", "mesh.dat", "xfrac_z8.700.png", "xfrac_3.pkl"):
         assert inspected(PyC2Ray(), tmp_path / name, plain_mesh(CUBE)) is None

@@ -1,4 +1,3 @@
-import pickle
 from pathlib import Path
 
 import h5py
@@ -134,8 +133,3 @@ def test_a_catalog_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     catalog.path.write_bytes(catalog.path.read_bytes()[:-100])
     with pytest.raises(SourceDataError, match=r"a\.h5: .*truncated"):
         list(catalog.points(4, lambda _: None))
-
-
-def test_catalogs_are_picklable(tmp_path: Path) -> None:
-    catalog = _catalog(tmp_path / "a.h5", np.zeros((2, 3)), np.ones(2), size=1.0, mesh=4)
-    assert gridded(pickle.loads(pickle.dumps(catalog))).sum() == 2

@@ -13,28 +13,9 @@ from ionstore.readers.points.gridded import GriddedPoints
 from ionstore.readers.points.text_list import SourceList
 from tests.support.mesh_files import inspected, the_field
 from tests.support.places import DATA
+from tests.support.source_lists import MESH, list_text, random_sources, write_list
 
 SAMPLES = DATA / "c2ray"
-MESH = 9
-
-
-def _sources(n_sources: int = 50, n_masses: int = 2, seed: int = 1) -> Array:
-    rng = np.random.default_rng(seed)
-    positions = rng.integers(1, MESH + 1, (n_sources, 3))
-    return np.hstack([positions, rng.lognormal(8, 1, (n_sources, n_masses))])
-
-
-def _text(
-    sources: Array, *, real: str = "%.17g", lines: int = 1, count: str | None = None
-) -> bytes:
-    """A list as Fortran writes it, the numbers of a source on one or more lines."""
-    text = f"  {len(sources) if count is None else count}\n"
-    for source in sources:
-        words = [f"{int(index):12d}" for index in source[:3]]
-        words += [f"   {real % mass}" for mass in source[3:]]
-        split = np.array_split(np.array(words, object), lines) if lines > 1 else [words]
-        text += "".join(f"{''.join(part)}\n" for part in split)
-    return text.encode()
 
 
 def _points(path: Path, columns: tuple[int, ...] = (4,)) -> tuple[Array, Array]:
@@ -46,11 +27,6 @@ def _points(path: Path, columns: tuple[int, ...] = (4,)) -> tuple[Array, Array]:
     return cells, np.concatenate([weights for _, weights in pieces] or [np.zeros(0)])
 
 
-def _written(path: Path, text: bytes) -> Path:
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return path
-
-
 @pytest.mark.parametrize("name", ["9.000_sources.dat", "9.000_sources.dat.gz"])
 @pytest.mark.parametrize("piece", [7, 61, 300, 1 << 22])
 @pytest.mark.parametrize("form", [(1, 1), (2, 1), (4, 1), (4, 2), (4, 3)])
@@ -59,8 +35,8 @@ def test_sources_are_read_whatever_the_pieces_and_lines(
 ) -> None:
     monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", piece)
     n_masses, lines = form
-    sources = _sources(n_masses=n_masses)
-    cells, weights = _points(_written(tmp_path / name, _text(sources, lines=lines)))
+    sources = random_sources(n_masses=n_masses)
+    cells, weights = _points(write_list(tmp_path / name, list_text(sources, lines=lines)))
     np.testing.assert_array_equal(cells, sources[:, :3] - 1)
     np.testing.assert_array_equal(weights, sources[:, 3])
 
@@ -81,7 +57,7 @@ def test_sources_are_read_whatever_the_pieces_and_lines(
 )
 def test_numbers_are_read_as_fortran_writes_them(tmp_path: Path, written: str, mass: float) -> None:
     text = f" 2\n 1 2 3 {written} 0.0\n 4 5 6 7.0 8.0\n".encode()
-    path = _written(tmp_path / "9.000_sources.dat", text)
+    path = write_list(tmp_path / "9.000_sources.dat", text)
     assert the_field(inspected(C2RaySources(), path)).field == "n_src"
     _, weights = _points(path)
     np.testing.assert_array_equal(weights, [mass, 7.0])
@@ -98,14 +74,14 @@ def test_numbers_are_read_as_fortran_writes_them(tmp_path: Path, written: str, m
     ],
 )
 def test_what_separates_numbers_does_not_matter(tmp_path: Path, text: bytes) -> None:
-    cells, weights = _points(_written(tmp_path / "9.000_sources.dat", text))
+    cells, weights = _points(write_list(tmp_path / "9.000_sources.dat", text))
     np.testing.assert_array_equal(cells, [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(weights, [4.5, 7.5])
 
 
 def test_columns_are_added_up(tmp_path: Path) -> None:
-    sources = _sources(n_masses=4)
-    path = _written(tmp_path / "9.000_sources.dat", _text(sources, lines=2))
+    sources = random_sources(n_masses=4)
+    path = write_list(tmp_path / "9.000_sources.dat", list_text(sources, lines=2))
     np.testing.assert_array_equal(_points(path, (5,))[1], sources[:, 4])
     np.testing.assert_array_equal(_points(path, (7, 4))[1], sources[:, 6] + sources[:, 3])
     found = the_field(inspected(C2RaySources(columns=(4, 5)), path))
@@ -114,15 +90,9 @@ def test_columns_are_added_up(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    path = _written(tmp_path / "9.000_sources.dat", _text(_sources(n_masses=2)))
+    path = write_list(tmp_path / "9.000_sources.dat", list_text(random_sources(n_masses=2)))
     with pytest.raises(SourceDataError, match="no column 6, masses are in columns 4 to 5;"):
         _points(path, (4, 6))
-
-
-@pytest.mark.parametrize("columns", [(), (3,), (4, 0), (-1,), (4, 4)])
-def test_columns_must_be_masses_and_differ(columns: tuple[int, ...]) -> None:
-    with pytest.raises(SourceDataError, match="source columns"):
-        C2RaySources(columns=columns)
 
 
 def _read_as_found(path: Path) -> None:
@@ -133,7 +103,9 @@ def _read_as_found(path: Path) -> None:
 @pytest.mark.parametrize("name", ["9.000_sources.dat", "9.000_sources.dat.gz"])
 @pytest.mark.parametrize("lines", [1, 2])
 def test_every_truncation_is_refused(tmp_path: Path, lines: int, name: str) -> None:
-    path = _written(tmp_path / name, _text(_sources(6, n_masses=3), real="%.4f ", lines=lines))
+    path = write_list(
+        tmp_path / name, list_text(random_sources(6, n_masses=3), real="%.4f ", lines=lines)
+    )
     content = path.read_bytes()
     for kept in range(len(content)):
         path.write_bytes(content[:kept])
@@ -144,11 +116,11 @@ def test_every_truncation_is_refused(tmp_path: Path, lines: int, name: str) -> N
 @pytest.mark.parametrize("n_lines", [0, 1, 8, 9, 11, 12, 15, 20])
 def test_more_or_fewer_sources_than_announced_are_refused(tmp_path: Path, n_lines: int) -> None:
     # 8 and 12 lines of five numbers are also four and six for each of ten sources
-    text = _text(_sources(n_lines), count="10")
+    text = list_text(random_sources(n_lines), count="10")
     if n_lines == 20:
         text += b" 1 2 3 4.0\n"
     with pytest.raises(SourceDataError, match="truncated or damaged"):
-        _points(_written(tmp_path / "9.000_sources.dat", text))
+        _points(write_list(tmp_path / "9.000_sources.dat", text))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +144,7 @@ def test_damage_is_named(
 ) -> None:
     monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", 1 << 15)
     with pytest.raises(SourceDataError, match=message):
-        _points(_written(tmp_path / "9.000_sources.dat", text))
+        _points(write_list(tmp_path / "9.000_sources.dat", text))
 
 
 @pytest.mark.parametrize("columns", [(4,), (4, 5)])
@@ -181,25 +153,7 @@ def test_a_negative_mass_is_refused_whatever_its_cell_adds_up_to(
 ) -> None:
     text = b"3\n1 1 1 5. 9.\n1 1 1 -2. 9.\n1 1 1 4. 9.\n"
     with pytest.raises(SourceDataError, match="cannot be negative, got -2 for source 2; fix"):
-        _points(_written(tmp_path / "9.000_sources.dat", text), columns)
-
-
-@pytest.mark.parametrize(
-    ("text", "n_columns"),
-    [
-        (b"1\n1 2 3 4. 5.\n", 5),
-        (b"0\n", 0),
-        (b"2\n\n1,2,3,4.\n1 2 3 4.\n", 4),
-        (b"1\n1 2 3 4.", 0),
-        (b"1\n1 2 3 4. 5. 6. 7.\n" + 9000 * b" ", 7),
-    ],
-)
-def test_the_first_source_tells_the_columns(tmp_path: Path, text: bytes, n_columns: int) -> None:
-    found = the_field(
-        inspected(C2RaySources(), _written(tmp_path / "9.000_sources.dat", text))
-    ).source
-    assert isinstance(found, SourceList)
-    assert found.n_columns == n_columns
+        _points(write_list(tmp_path / "9.000_sources.dat", text), columns)
 
 
 @pytest.mark.parametrize("position", ["0 1 1", "1 10 1", "1 1 -1", "1.5 1 1", "nan 1 1"])
@@ -211,12 +165,12 @@ def test_sources_off_the_mesh_are_named(
     text = f"{len(lines)}\n" + "\n".join(lines) + "\n"
     shown = position.replace(" ", ", ")
     with pytest.raises(SourceDataError, match=rf"from 1 to 9, got \({shown}\) for source 8;"):
-        _points(_written(tmp_path / "9.000_sources.dat", text.encode()))
+        _points(write_list(tmp_path / "9.000_sources.dat", text.encode()))
 
 
 @pytest.mark.parametrize("text", [b"0\n", b"           0\n", b"0\n\n  \n"])
 def test_a_list_may_be_empty(tmp_path: Path, text: bytes) -> None:
-    path = _written(tmp_path / "20.134_sources.dat", text)
+    path = write_list(tmp_path / "20.134_sources.dat", text)
     found = the_field(inspected(C2RaySources(), path))
     assert found.field == "n_src"
     cells, weights = _points(path)
@@ -225,8 +179,8 @@ def test_a_list_may_be_empty(tmp_path: Path, text: bytes) -> None:
 
 
 def test_a_list_may_be_compressed_in_several_members(tmp_path: Path) -> None:
-    sources = _sources()
-    text = _text(sources)
+    sources = random_sources()
+    text = list_text(sources)
     path = tmp_path / "9.000_sources.dat.gz"
     path.write_bytes(gzip.compress(text[:1000]) + gzip.compress(text[1000:]) + bytes(100))
     np.testing.assert_array_equal(_points(path)[1], sources[:, 3])
@@ -234,7 +188,7 @@ def test_a_list_may_be_compressed_in_several_members(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", [15, -3, -6, None])
 def test_damage_of_compressed_lists_is_noticed(tmp_path: Path, place: int | None) -> None:
-    path = _written(tmp_path / "9.000_sources.dat.gz", _text(_sources()))
+    path = write_list(tmp_path / "9.000_sources.dat.gz", list_text(random_sources()))
     content = bytearray(path.read_bytes())
     if place is None:
         content += b"more"
@@ -245,63 +199,10 @@ def test_damage_of_compressed_lists_is_noticed(tmp_path: Path, place: int | None
         _points(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("8.397-coarsest_sources.dat", ("n_src", "grid_mass", 8.397)),
-        ("10.110-coarsest_wsubgrid_sources.dat.gz", ("n_src", "grid_mass", 10.11)),
-        ("8.397-coarser_sources_used_wfgamma.dat", ("n_src", "sources", 8.397)),
-        ("halos_8.397.txt", (None, "grid_mass", 8.397)),
-        ("sources.txt", (None, "grid_mass", None)),
-    ],
-)
-def test_names_say_field_and_redshift(
-    tmp_path: Path, name: str, said: tuple[str | None, str, float | None]
-) -> None:
-    for sources in (_sources(3), _sources(500)):
-        found = the_field(inspected(C2RaySources(), _written(tmp_path / name, _text(sources))))
-        assert (found.field, found.quantity, found.redshift) == said
-        assert found.source == SourceList(tmp_path / name, (4,))
-
-
-def test_only_the_beginning_is_inspected(tmp_path: Path) -> None:
-    text = _text(_sources(5000)) + b"damage" * 10000
-    for name in ("8.397-coarsest_sources.dat", "8.397-coarsest_sources.dat.gz"):
-        found = the_field(inspected(C2RaySources(), _written(tmp_path / name, text)))
-        assert found.field == "n_src"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"# z\tHI atoms\n10.500\t3.257e+73\t5.987e+71\n",
-        b"3\n10.110 9.000 8.397 7.305\n",
-        b"12.048 0.1\n11.5 0.2\n",
-        b"3\nx y z mass\n",
-        b"import numpy\n",
-        b"\x93NUMPY\x01\x00v\x00{'descr'",
-        b"\x40\x00\x00\x00" * 3 + bytes(64),
-        b"\x89HDF\r\n\x1a\n" + bytes(64),
-        b"\x1f\x8bno gzip",
-        gzip.compress(b"\x40\x00\x00\x00" * 3),
-        gzip.compress(b"text"),
-    ],
-)
-def test_other_files_are_not_claimed(tmp_path: Path, content: bytes) -> None:
-    assert inspected(C2RaySources(), tmp_path / "8.397.txt", content) is None
-    if not content.startswith(b"\x1f\x8bno"):
-        assert inspected(C2RaySources(), tmp_path / "8.397_sources.dat", content) is None
-
-
-def test_empty_files_of_other_names_are_not_claimed(tmp_path: Path) -> None:
-    for name in ("sources.log", "8.397.dat", "8.700-coarsest_sources.hdf5"):
-        assert inspected(C2RaySources(), tmp_path / name, b"") is None
-
-
 def test_memory_is_bounded_by_the_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ionstore.readers.points.text_list._TEXT_BYTES", 1 << 15)
-    lines = _text(_sources(1000)).partition(b"\n")[2]
-    path = _written(tmp_path / "9.000_sources.dat.gz", b"50000\n" + lines * 50)
+    lines = list_text(random_sources(1000)).partition(b"\n")[2]
+    path = write_list(tmp_path / "9.000_sources.dat.gz", b"50000\n" + lines * 50)
     tracemalloc.start()
     total = sum(len(cells) for cells, _ in SourceList(path).points(MESH, lambda piece: None))
     peak_bytes = tracemalloc.get_traced_memory()[1]
@@ -321,23 +222,6 @@ def test_what_gfortran_wrote_is_the_gridded_mass() -> None:
     np.testing.assert_allclose(ratio, ratio.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["8.700-coarsest_sources.dat", "8.700-coarsest_wsubgrid_sources.dat"]
-)
-def test_real_lists_are_all_numbers_in_rows(shared_data: Path, tmp_path: Path, name: str) -> None:
-    path = shared_data / "dev" / "c2ray_container" / name
-    rows = np.array(path.read_text().split()[1:], float).reshape(4700, 7)
-    packed = tmp_path / f"{name}.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    for file in (path, packed):
-        found = the_field(inspected(C2RaySources(), file))
-        assert (found.field, found.redshift) == ("n_src", 8.7)
-        assert isinstance(found.source, SourceList)
-        ((cells, weights),) = found.source.points(64, lambda piece: None)
-        np.testing.assert_array_equal(cells, rows[:, :3] - 1)
-        np.testing.assert_array_equal(weights, rows[:, 3])
-
-
 def test_tools21cm_reads_the_same(tmp_path: Path) -> None:
     source_file = pytest.importorskip("tools21cm.source_file")
     path = tmp_path / "8.700-coarsest_wsubgrid_sources.dat"
@@ -354,7 +238,7 @@ def test_tools21cm_reads_the_same(tmp_path: Path) -> None:
 
 
 def test_more_sources_than_the_first_line_says_are_not_lost(tmp_path: Path) -> None:
-    sources = _sources(2)
-    path = _written(tmp_path / "9.000_sources.dat", _text(sources, count="1"))
+    sources = random_sources(2)
+    path = write_list(tmp_path / "9.000_sources.dat", list_text(sources, count="1"))
     with pytest.raises(SourceDataError, match="its first line says 1 source, 10 numbers follow"):
         _points(path)
