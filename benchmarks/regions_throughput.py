@@ -262,11 +262,11 @@ def centers_in_order(loader: NeighborhoodLoader) -> Iterator[Cells]:
 def openings(loader: NeighborhoodLoader) -> Iterator[tuple[Cells, tuple[int, ...], Cells]]:
     """Yield first cell and shape of the block of each opened region, and the centers in it."""
     plan = loader._plan
-    start, shape, _, _ = plan.partition.blocks(loader._reach)
+    start, shape, _, _ = plan.regions.blocks(loader._reach)
     for opening in plan.order.openings(0, 0, 0):
         at = plan.order.locate(0, [(0, opening.start, opening.stop)])
-        numbers = plan.partition.numbers(at.region, at.member)
-        centers = plan.partition.samples.find(numbers)[1]
+        numbers = plan.regions.numbers(at.region, at.member)
+        centers = plan.regions.samples.find(numbers)[1]
         yield start[opening.region], tuple(shape[opening.region].tolist()), centers
 
 

@@ -1,41 +1,42 @@
-"""From samples to an iteration over batches: memory, order, and who fills them."""
+"""Plan memory and order for samples of stores, and iterate over their batches."""
 
 import copy
 import difflib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Literal, Self
 
-import numpy as np
 import torch
 
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError
-from ionstore.loading.decoded import Store, open_stores, select_cubes
+from ionstore.loading.cubes import Store, open_stores, select_cubes
 from ionstore.loading.device import DeviceFields, available_device
-from ionstore.loading.fill import BatchFiller, Request, batch_parts, fill_in_thread
-from ionstore.loading.iteration import BatchType, Iteration, Turn
-from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
+from ionstore.loading.fill import batch_parts
+from ionstore.loading.iteration import BatchType, CurrentIteration, Iteration
+from ionstore.loading.open_regions import RegionFields
 from ionstore.loading.resident import ResidentFields, resident_bytes
-from ionstore.loading.ring import BatchRing, BatchSlots, slot_bytes
+from ionstore.loading.ring import slot_bytes
 from ionstore.loading.shared_memory import Buffer
-from ionstore.loading.workers import Workers
+from ionstore.loading.sources import DeviceSource, RingSource
 from ionstore.sampling.batches import BatchPlan
-from ionstore.sampling.memory import MemoryPlan, RegionSizes, plan_memory
+from ionstore.sampling.memory import MemoryPlan, RegionSizes, batches_do_not_fit, plan_memory
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, CubeSamples, Samples
-from ionstore.sampling.settings import LENT, LoaderSettings, SettingsOptions, whole_number
+from ionstore.sampling.settings import LoaderSettings, SettingsOptions, whole_number
 from ionstore.store.normalization import Normalization
 
+CellsOfStores = Callable[[Sequence[Mesh]], Sequence[Centers]]  # cells of samples, by store
 Mode = Literal["resident", "regions", "device"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
-    """How a loader spends memory and time.
+    """Memory and time that a loader spends.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ class LoaderStats:
     decode_s: float
 
 
-DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30
+DEFAULT_MEMORY_BUDGET_BYTES = 2 * 2**30  # a box of 300³ cells at six redshifts
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,15 @@ class _Slots:
 
 @dataclass(slots=True)
 class _Remainder:
-    """What the decoded fields leave of a budget, for the batches of a loader and its siblings."""
+    """Bytes that the decoded fields leave of a budget, for batches of a loader and its siblings."""
 
     n_bytes: int
 
     def lend(self, n_bytes: int, loader: "BatchLoader[Any]") -> None:
         """Take some for a loader's batches, until the loader is gone, and they with it."""
         self.n_bytes -= n_bytes
+        # Not when it is closed: batches that are still held keep their memory until then. At the
+        # end of the interpreter there is nothing to count any more.
         weakref.finalize(loader, self._take_back, n_bytes).atexit = False
 
     def _take_back(self, n_bytes: int) -> None:
@@ -104,21 +107,7 @@ class _Remainder:
 class BatchLoader(ABC, Generic[BatchType]):
     """Iterate over batches of samples cut from stores.
 
-    Iterating runs through what is left of the current epoch; iterating again starts the next one.
-    There is one iteration at a time: a new one ends the one before.
-
-    Parameters
-    ----------
-    store : path, CubeStore or sequence of them
-        Stores to cut from.
-    centers : callable
-        Returns the cells of the samples of each store.
-    reach : Reach
-        What belongs to a sample.
-    batch_size : int
-        Samples a batch, over all ranks.
-    **options
-        As `NeighborhoodLoader` describes them.
+    `NeighborhoodLoader` describes it and its options; ``reach`` is what belongs to a sample.
     """
 
     _HALO_NAME = "radius"
@@ -126,7 +115,7 @@ class BatchLoader(ABC, Generic[BatchType]):
     def __init__(
         self,
         store: Store | Sequence[Store],
-        centers: Callable[[Sequence[Mesh]], Sequence[Centers]],
+        centers: CellsOfStores,
         reach: Reach,
         batch_size: int,
         *,
@@ -157,7 +146,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         )
         self._meshes = [store.mesh for store in stores]
         self._chunk_cells = max(store.layout.chunk_cells for store in stores)
-        self._turn = Turn()
+        self._current = CurrentIteration()
         sizes = self._region_sizes(centers, settings)
         memory = self._plan_memory(sizes, settings, memory_budget)
         self._fields: ResidentFields | DeviceFields | None = None
@@ -174,19 +163,18 @@ class BatchLoader(ABC, Generic[BatchType]):
         self._start(sizes, settings, memory.core)
         self._remainder.n_bytes -= self._decoded_bytes
 
-    def _sibling(
-        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], changes: Mapping[str, Any]
-    ) -> Self:
+    def _sibling(self, centers: CellsOfStores, changes: Mapping[str, Any]) -> Self:
         """Return a loader over other samples that shares this one's decoded fields and budget."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # shares all that `_start` does not make anew
         _check_names(changes, set(SettingsOptions.__annotations__))
         settings = replace(self._settings, **changes)
+        # The fields lie in memory of this process alone then.
         if settings.num_workers and not self._settings.num_workers:
             raise ValueError("num_workers of a sibling must be 0 where that of its loader is")
         sizes = self._region_sizes(centers, settings)
-        core = self._plan.partition.core
+        core = self._plan.regions.core
         if self._slots is None:
-            other._turn = Turn()
+            other._current = CurrentIteration()  # whole cubes serve many iterations at a time
         else:
             core = sizes.choose(self._slots.block_bytes, or_smaller=True)
             if core is None:
@@ -197,18 +185,11 @@ class BatchLoader(ABC, Generic[BatchType]):
                 )
         ring = self._bytes_of_ring(settings)
         if ring > self._remainder.n_bytes:
-            or_else = " or num_workers" if settings.num_workers else ""
-            raise MemoryBudgetError(
-                f"the batches prepared ahead take {ring / 1e6:.1f} MB of memory, memory_budget "
-                f"leaves {max(0, self._remainder.n_bytes) / 1e6:.1f} MB for them; raise "
-                f"memory_budget or lower batch_size{or_else}"
-            )
+            raise batches_do_not_fit(ring, self._remainder.n_bytes, settings.num_workers)
         other._start(sizes, settings, core)
         return other
 
-    def _region_sizes(
-        self, centers: Callable[[Sequence[Mesh]], Sequence[Centers]], settings: LoaderSettings
-    ) -> RegionSizes:
+    def _region_sizes(self, centers: CellsOfStores, settings: LoaderSettings) -> RegionSizes:
         cells = centers(self._meshes)
         samples = Samples(
             [
@@ -243,54 +224,38 @@ class BatchLoader(ABC, Generic[BatchType]):
         batch_bytes = self._batch_bytes(settings.batch_size)
         return plan_memory(
             memory_budget,
+            sizes,
+            settings,
             resident_bytes=resident,
-            block_bytes=sizes.block_bytes,
-            choose_core=sizes.choose,
-            smallest_core=sizes.candidates[0],
-            core=settings.core,
-            n_lanes=settings.lanes,
             batch_bytes=batch_bytes,
             ring_bytes=settings.n_slots * batch_bytes,
-            num_workers=settings.num_workers,
-            world=settings.world,
-            ranks=settings.ranks_here or settings.world,
         )
 
     def _start(self, sizes: RegionSizes, settings: LoaderSettings, core: int | None) -> None:
         self._settings, self._sizes = settings, sizes
-        partition = sizes.partition(core)
+        regions = sizes.regions(core)
         order = Order(
-            partition.sizes,
+            regions.sizes,
             seed=settings.seed,
             shuffle=settings.shuffle,
             visits=sizes.visits(core),
             n_samples=settings.samples_per_epoch,
             n_lanes=settings.lanes,
         )
-        self._plan = BatchPlan(partition, order, settings.share, settings.symmetries)
-        self._position = 0
+        self._plan = BatchPlan(regions, order, settings.share, settings.symmetries)
+        self._position, self._places_visited = 0, 0
         self._iteration: weakref.ref[Iteration[BatchType]] | None = None
-        self._decoding, self._places_visited = Decoding(), 0
-        self._decoder: RegionDecoder | None = None
-        self._workers: Workers | None = None
-        self._ring_bytes = self._bytes_of_ring(settings)
+        self._source: DeviceSource | RingSource
         if isinstance(self._fields, DeviceFields):
+            self._source = DeviceSource(self._fields, self._plan, self._reach)
             return
-        fields: ResidentFields | RegionFields | None = self._fields
-        if fields is None:
-            fields = self._regions(settings)
-            self._decoder = RegionDecoder(fields, self._cubes, self._decoding)
-        parts = batch_parts(len(self._cubes[0].inputs), self._reach)
-        most = settings.share.most_samples
-        slots = BatchSlots(parts, most, settings.n_slots, shared=settings.num_workers > 0)
-        self._ring = BatchRing(slots, LENT)
-        self._filler = BatchFiller(fields, self._plan, slots, self._reach)
-        if settings.num_workers:
-            self._workers = Workers(self._filler, settings.num_workers)
-        self._remainder.lend(self._ring_bytes, self)
+        fields = self._regions(settings) if self._fields is None else self._fields
+        self._source = RingSource(fields, self._plan, self._reach, self._cubes, settings)
+        self._remainder.lend(self._bytes_of_ring(settings), self)
 
     def _regions(self, settings: LoaderSettings) -> RegionFields:
         assert self._slots is not None
+        # The memory of the first loader serves all of its siblings, which take turns.
         fields = RegionFields(
             self._plan,
             self._reach,
@@ -336,7 +301,7 @@ class BatchLoader(ABC, Generic[BatchType]):
 
     def __iter__(self) -> Iterator[BatchType]:
         iteration = Iteration(self._batches())
-        self._turn.take(iteration, self)  # two at once would wait for each other's slots
+        self._current.replace(iteration, self)  # two at once would wait for each other's slots
         self._iteration = weakref.ref(iteration)
         return iteration
 
@@ -368,26 +333,27 @@ class BatchLoader(ABC, Generic[BatchType]):
     @property
     def stats(self) -> LoaderStats:
         """Mode, memory, and how much is decoded."""
-        partition, order = self._plan.partition, self._plan.order
+        regions, order = self._plan.regions, self._plan.order
+        decoding = self._source.decoding
         predicted, measured = 1.0, 1.0
         if self._slots is not None:
-            assert partition.core is not None
-            core_cells = self._sizes.core_cells(partition.core)
-            predicted = self._sizes.decoded_cells(partition.core) / core_cells
+            assert regions.core is not None
+            core_cells = self._sizes.core_cells(regions.core)
+            predicted = self._sizes.decoded_cells(regions.core) / core_cells
             epochs = self._places_visited / order.n_samples
-            here = self._decoding.cells * self._settings.world
+            here = decoding.cells * self._settings.world
             measured = here / core_cells / epochs if epochs else float("nan")
         return LoaderStats(
             mode=self._mode,
-            core=partition.core,
-            n_regions=partition.n_regions,
-            samples_per_opening=partition.samples.n_samples / int(order.visits.sum()),
+            core=regions.core,
+            n_regions=regions.n_regions,
+            samples_per_opening=regions.samples.n_samples / int(order.visits.sum()),
             decoded_bytes=self._decoded_bytes,
-            batch_bytes=self._ring_bytes,
+            batch_bytes=self._bytes_of_ring(self._settings),
             predicted_amplification=predicted,
             measured_amplification=measured,
-            openings=self._decoding.openings,
-            decode_s=self._decoding.seconds,
+            openings=decoding.openings,
+            decode_s=decoding.seconds,
         )
 
     def close(self) -> None:
@@ -398,8 +364,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         iteration = self._iteration() if self._iteration is not None else None
         if iteration is not None:
             iteration.close()
-        if self._workers is not None:
-            self._workers.close()
+        self._source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -408,61 +373,14 @@ class BatchLoader(ABC, Generic[BatchType]):
         self.close()
 
     def _batches(self) -> Generator[BatchType]:
-        if isinstance(self._fields, DeviceFields):
-            yield from self._batches_on_device(self._fields)
-            return
-        self._ring.start()
-        if self._decoder is not None:
-            self._decoder.start(*divmod(self._position, len(self)))
-        if self._workers is None:
-            filled = fill_in_thread(self._filler, self._ring, self._requests())
-        else:
-            filled = self._workers.fill(self._ring, self._requests())
-        try:
-            for request in filled:
-                arrays = self._ring.lend(request.slot, request.n_samples)
-                tensors = list(map(torch.from_numpy, arrays))
-                del arrays
-                if self._settings.pin_memory:
-                    tensors = [tensor.pin_memory() for tensor in tensors]
-                self._advance()
+        # Closed with this generator, whatever ends it: the threads end before the loop does.
+        with closing(self._source.batches(*divmod(self._position, len(self)))) as batches:
+            for tensors in batches:
+                # Before the batch is handed out: a loop that is left has seen it.
+                start, stop = self._plan.places(self._position % len(self))
+                self._places_visited += stop - start
+                self._position += 1
                 yield self._batch(tensors)
-        except _RegionsClosedError:
-            error = self._decoder.take_error() if self._decoder is not None else None
-            if error is None:
-                raise
-            raise error from None
-        finally:
-            if self._decoder is not None:
-                self._decoder.stop()  # first: nobody waits for a region any more
-            filled.close()
-
-    def _batches_on_device(self, fields: DeviceFields) -> Generator[BatchType]:
-        samples = self._plan.partition.samples
-        epoch, first = divmod(self._position, len(self))
-        for number in range(first, len(self)):
-            picked = self._plan.pick(epoch, number)
-            inputs, target = fields.cut(picked, samples.mesh_cells, self._reach)
-            in_order = np.argsort(picked.row)
-            cube, cells = picked.cube[in_order], picked.cells[in_order]
-            described = (samples.redshift[cube], cells, samples.store_index[cube])
-            on_device = [torch.from_numpy(values).to(self._device) for values in described]
-            target = target.flatten() if self._reach.tile == 1 else target.squeeze(1)
-            self._advance()
-            yield self._batch([inputs, target, *on_device])
-
-    def _advance(self) -> None:
-        start, stop = self._plan.places(self._position % len(self))
-        self._places_visited += stop - start
-        self._position += 1
-
-    def _requests(self) -> Generator[Request]:
-        epoch, first = divmod(self._position, len(self))
-        for batch in range(first, len(self)):
-            slot = self._ring.take()
-            if slot is None:
-                return
-            yield Request(slot, epoch, batch, self._plan.n_samples(batch))
 
     def _bytes_of_ring(self, settings: LoaderSettings) -> int:
         """Return what batches that are prepared ahead take; on a device, none are."""
@@ -477,5 +395,6 @@ class BatchLoader(ABC, Generic[BatchType]):
 def _check_names(options: Mapping[str, Any], known: set[str]) -> None:
     for name in options:
         if name not in known:
+            # The signatures take any keyword, so that both loaders share their options.
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
             raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")

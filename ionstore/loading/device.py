@@ -1,4 +1,4 @@
-"""Coeval cubes decoded once into the memory of a torch device, and cut there."""
+"""Decode coeval cubes once into the memory of a torch device, and cut there."""
 
 from collections.abc import Sequence
 
@@ -8,23 +8,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ionstore.errors import MemoryBudgetError
-from ionstore.loading.decoded import DecodedCube
+from ionstore.loading.cubes import CubeToDecode
 from ionstore.sampling.batches import Picked
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.symmetry import PERMUTATIONS
 
 
 def available_device(device: torch.device | str) -> torch.device:
-    """Return a device by its name.
-
-    Raises
-    ------
-    ValueError
-        If torch has no such device here.
-    """
+    """Return a device by its name; refuse one that torch does not have here."""
     try:
         wanted = torch.device(device)
-        torch.empty(0, device=wanted)
+        torch.empty(0, device=wanted)  # a name alone does not tell whether there is such a device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device must be one that torch has here, got {str(device)!r} ({error}); leave it out "
@@ -34,24 +28,9 @@ def available_device(device: torch.device | str) -> torch.device:
 
 
 class DeviceFields:
-    """Input and target fields of several cubes, whole, on a device.
+    """Input and target fields of several cubes, whole, on a device."""
 
-    Parameters
-    ----------
-    cubes : sequence of DecodedCube
-        Cubes to decode, one field at a time.
-    device : torch.device
-        Where they are kept.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the device has not enough memory.
-    StoreDamageError
-        If a field cannot be decoded.
-    """
-
-    def __init__(self, cubes: Sequence[DecodedCube], device: torch.device) -> None:
+    def __init__(self, cubes: Sequence[CubeToDecode], device: torch.device) -> None:
         self._device = device
         try:
             self._cubes = [_decoded(cube, device) for cube in cubes]
@@ -62,17 +41,7 @@ class DeviceFields:
             ) from error
 
     def cut(self, picked: Picked, mesh_cells: NDArray[np.int64], reach: Reach) -> list[Tensor]:
-        """Return inputs and targets of samples, float32 of shape (n, channel, width, ...).
-
-        Parameters
-        ----------
-        picked : Picked
-            The samples.
-        mesh_cells : ndarray of int64, shape (n_cubes,)
-            Cells along a side of each cube.
-        reach : Reach
-            What to cut around each.
-        """
+        """Return inputs and targets of samples, float32 of shape (n, channel, width, ...)."""
         n_channels = len(self._cubes[0]) - 1
         parts = ((slice(0, n_channels), reach.radius), (slice(n_channels, None), 0))
         cuts = []
@@ -81,6 +50,7 @@ class DeviceFields:
             n_fields = len(range(*channels.indices(n_channels + 1)))
             width = reach.tile + 2 * halo
             out = torch.empty((n, n_fields, width, width, width), device=self._device)
+            # Cube by cube: one array of indices then serves all channels.
             for index in np.unique(picked.cube).tolist():
                 here = np.flatnonzero(picked.cube == index)
                 first = (picked.cells[here] - halo) % mesh_cells[index]
@@ -96,10 +66,11 @@ class DeviceFields:
         return cuts
 
 
-def _decoded(cube: DecodedCube, device: torch.device) -> Tensor:
+def _decoded(cube: CubeToDecode, device: torch.device) -> Tensor:
     n = cube.mesh_cells
     fields = (*cube.inputs, cube.target)
     out = torch.empty((len(fields), n, n, n), device=device)
+    # One field at a time through the host, which need not hold whole cubes.
     staging = np.empty((n, n, n), dtype=np.float32)
     for kept, field in zip(out, fields, strict=True):
         field.store.read_into(
@@ -115,6 +86,8 @@ def _flat_indices(first: Tensor, symmetry: Tensor, mesh_cells: int, width: int) 
     steps = torch.arange(width, device=device)
     along = (first[:, :, None] + steps) % mesh_cells  # (n, axis of the box, width)
     strides = torch.tensor([mesh_cells**2, mesh_cells, 1], device=device)
+    # An offset for each axis, which symmetries permute and reverse, then their sums: two small
+    # steps in place of one over every cell.
     offsets = along * strides[:, None]
     axes = torch.from_numpy(PERMUTATIONS).to(device)[symmetry // 8]
     offsets = offsets.gather(1, axes[:, :, None].expand(-1, -1, width))  # axes of the image

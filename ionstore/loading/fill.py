@@ -1,4 +1,4 @@
-"""Filling batches ahead of a consumer, from a background thread."""
+"""Fill batches ahead of a consumer, from a background thread."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ionstore.cube.mesh import Array, Cells
-from ionstore.loading.decoded import Blocks
 from ionstore.loading.gather import cut
 from ionstore.loading.open_regions import RegionFields
 from ionstore.loading.resident import ResidentFields
@@ -30,61 +27,35 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class BatchFiller:
-    """Fills slots with the samples that a plan asks for; can be sent to a worker.
-
-    Parameters
-    ----------
-    fields : ResidentFields or RegionFields
-        Decoded fields of the plan's cubes, in its order.
-    plan : BatchPlan
-        Which samples make up a batch.
-    slots : BatchSlots
-        Arrays as `batch_parts` names them.
-    reach : Reach
-        Inputs and targets of a sample.
-    """
+    """Fills slots with the samples of a plan; can be sent to a worker."""
 
     fields: ResidentFields | RegionFields
     plan: BatchPlan
-    slots: BatchSlots
+    slots: BatchSlots  # with the arrays of `batch_parts`
     reach: Reach
 
     def fill(self, request: Request) -> None:
-        """Write one batch into its slot.
-
-        Raises
-        ------
-        _RegionsClosedError
-            If it needs a region that will not be opened any more.
-        """
+        """Write one batch into its slot."""
         memory = self.slots.memory(request.slot)
         inputs, target, redshift, cells, store_index = self.slots.arrays(memory, request.n_samples)
         picked = self.plan.pick(request.epoch, request.batch)
-        samples = self.plan.partition.samples
+        samples = self.plan.regions.samples
         mesh_cells = samples.mesh_cells[picked.cube][:, None]
+        # A tile of one cell has no axes of its own in the batch, but the cut needs them.
         target = target.reshape(request.n_samples, 1, *(self.reach.tile,) * 3)
         for run in self.fields.runs(request.batch, picked):
             here = run.samples
             rows, symmetry = picked.row[here], picked.symmetry[here]
             at, mesh = picked.cells[here], mesh_cells[here]
-            _cut(run.inputs, run.block, at - self.reach.radius, mesh, symmetry, rows, inputs)
-            _cut(run.targets, run.block, at, mesh, symmetry, rows, target)
+            for blocks, halo, out in (
+                (run.inputs, self.reach.radius, inputs),
+                (run.targets, 0, target),
+            ):
+                within = (at - halo - blocks.start[run.block]) % mesh
+                cut(blocks, run.block, within, symmetry, rows, out)
         redshift[picked.row] = samples.redshift[picked.cube]
         cells[picked.row] = picked.cells
         store_index[picked.row] = samples.store_index[picked.cube]
-
-
-def _cut(  # noqa: PLR0917
-    blocks: Blocks,
-    block: NDArray[np.int64],
-    first: Cells,
-    mesh_cells: NDArray[np.int64],
-    symmetry: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    out: Array,
-) -> None:
-    within = (first - blocks.start[block]) % mesh_cells
-    cut(blocks.memory, blocks.offsets, blocks.shapes, block, within, symmetry, rows, out)
 
 
 def batch_parts(n_channels: int, reach: Reach) -> tuple[BatchPart, ...]:
@@ -104,16 +75,8 @@ def fill_in_thread(
 ) -> Generator[Request]:
     """Yield requests in their order as a background thread fills their slots.
 
-    Whatever stops the consumer ends the thread; what stops the thread is raised here.
-
-    Parameters
-    ----------
-    filler : BatchFiller
-        Fills one slot.
-    ring : BatchRing
-        Bounds how far the thread runs ahead: ``requests`` blocks while no slot is free.
-    requests : iterator of Request
-        Advanced in the thread only. Must end soon after `BatchRing.stop`.
+    Only the thread advances ``requests``, which bound how far it runs ahead and must end soon after
+    `BatchRing.stop`.
     """
     filled: SimpleQueue[Request | BaseException | None] = SimpleQueue()
 
@@ -122,7 +85,7 @@ def fill_in_thread(
             for request in requests:
                 try:
                     filler.fill(request)
-                except BaseException:
+                except BaseException:  # the slot must come back, or the ring would run dry
                     ring.give_back(request.slot)
                     raise
                 filled.put(request)
@@ -130,6 +93,7 @@ def fill_in_thread(
         except BaseException as error:  # whatever it is, the consumer must see it
             filled.put(error)
 
+    # A daemon: a loop that is left half-way must not keep its script from ending.
     thread = threading.Thread(target=fill, name="ionstore-fill", daemon=True)
     thread.start()
     try:
@@ -138,6 +102,8 @@ def fill_in_thread(
                 raise item
             yield item
     finally:
+        # First: the thread may wait for a slot. Once it has ended, nobody else gives back the slots
+        # of batches that it filled in vain.
         ring.stop()
         thread.join()
         while not filled.empty():

@@ -1,5 +1,10 @@
-"""The cut: periodic neighborhoods and tiles of cells out of fields in memory."""
+"""Cut periodic neighborhoods and tiles of cells out of fields in memory.
 
+Kernels are serial, as Numba's `prange` never helped. They release the interpreter lock instead, so
+that other threads decode or train beside them.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,28 @@ from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Array, Cells, Fields, Neighborhoods
 from ionstore.sampling.symmetry import N_SYMMETRIES, PERMUTATIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks of fields in one stretch of memory, each C-contiguous of (channel, nx, ny, nz)."""
+
+    memory: Fields  # float32, shape (size,)
+    offsets: NDArray[np.int64]  # of the first value of every block
+    # nx, ny, nz of every block. An axis as long as the mesh holds it whole; on a shorter one, what
+    # is cut does not reach the ends. So either way an index that leaves the block wraps correctly.
+    shapes: NDArray[np.int64]
+    start: Cells  # cell of the mesh that every block begins with
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Samples of a batch that can be cut now, and the blocks to cut them from."""
+
+    samples: slice  # of the batch
+    block: NDArray[np.int64]  # of each sample, among both the inputs and the targets
+    inputs: Blocks
+    targets: Blocks
 
 
 def gather_neighborhoods(
@@ -73,35 +100,8 @@ def gather_tiles(
 ) -> Neighborhoods:
     """Cut periodic tiles with their halos out of all fields; a neighborhood is a tile of one cell.
 
-    Parameters
-    ----------
-    fields : ndarray of float32, shape (channel, nx, ny, nz)
-        Fields of one coeval cube, C-contiguous, each in its own unit.
-    starts : ndarray of int64, shape (n, 3)
-        First cell (i, j, k) of each tile, without its halo. Indices off the mesh wrap around.
-    tile : int
-        Cells along a side of a tile, at least 1.
-    halo : int
-        Cells around a tile that are cut with it; ``2 * halo + 1`` cells must fit the mesh. A tile
-        that is wider than the mesh with its halo repeats cells.
-    symmetries : ndarray of int64, shape (n,), optional
-        Symmetry of the cube under which each tile appears.
-    out : ndarray of float32, optional
-        Filled and returned instead of a new array; C-contiguous.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, channel, width, width, width)
-        With ``width = tile + 2 * halo``; cell ``starts[m]`` stands at (halo, halo, halo).
-
-    Raises
-    ------
-    ValueError
-        If an argument has another dtype, shape or memory order than stated, or is out of range.
-
-    Notes
-    -----
-    Allocates ``4 * n * channel * width**3`` bytes: callers choose ``n`` to bound memory.
+    Like `gather_neighborhoods`; ``starts`` are first cells of tiles without their halos. A tile
+    that is wider than the mesh with its halo repeats cells.
     """
     _check_array("fields", fields, np.float32, "(channel, nx, ny, nz)", ndim=4)
     if starts.dtype != np.int64 or starts.ndim != 2 or starts.shape[1] != 3:
@@ -140,48 +140,26 @@ def gather_tiles(
             f"symmetries must be 0 to {N_SYMMETRIES - 1}, got {symmetries.min()} to "
             f"{symmetries.max()}"
         )
-    cut(
-        fields.reshape(-1),
-        np.zeros(1, np.int64),
-        np.array([mesh], np.int64),
-        np.zeros(n, np.int64),
-        (starts - halo) % np.array(mesh),
-        symmetries,
-        np.arange(n),
-        out,
-    )
+    no_offset, cell_0 = np.zeros(1, np.int64), np.zeros((1, 3), np.int64)
+    whole = Blocks(fields.reshape(-1), no_offset, np.array([mesh], np.int64), cell_0)
+    first = (starts - halo) % np.array(mesh)
+    cut(whole, np.zeros(n, np.int64), first, symmetries, np.arange(n), out)
     return out
 
 
 def cut(  # noqa: PLR0917 - as its kernel
-    memory: Fields,
-    offsets: NDArray[np.int64],
-    shapes: NDArray[np.int64],
+    blocks: Blocks,
     block: NDArray[np.int64],
     first: Cells,
     symmetries: NDArray[np.int64],
     rows: NDArray[np.int64],
     out: Neighborhoods,
 ) -> None:
-    """Cut cubes of cells out of blocks that lie in one stretch of memory; checks nothing.
+    """Cut cubes of cells out of their blocks into rows of ``out``, all different; checks nothing.
 
-    Parameters
-    ----------
-    memory : ndarray of float32, shape (size,)
-        Where the blocks lie, each C-contiguous of shape (channel, nx, ny, nz).
-    offsets, shapes : ndarray of int64, shape (n_blocks,) and (n_blocks, 3)
-        Index of the first value of every block, and its nx, ny, nz.
-    block : ndarray of int64, shape (n,)
-        Block that each cube is cut from.
-    first : ndarray of int64, shape (n, 3)
-        First cell of each cube in its block, inside of it; cubes that leave the block wrap.
-    symmetries : ndarray of int64, shape (n,)
-        Symmetry under which each cube appears, 0 to 47.
-    rows : ndarray of int64, shape (n,)
-        Entry of ``out`` for each cube, all different.
-    out : ndarray of float32, shape (at least n, channel, width, width, width)
-        Filled in those entries; C-contiguous.
+    ``first`` are first cells within the blocks. Cubes that leave a block wrap.
     """
+    memory, offsets, shapes = blocks.memory, blocks.offsets, blocks.shapes
     _cut(memory, offsets, shapes, block, first, symmetries, PERMUTATIONS, rows, out)
 
 
@@ -194,6 +172,7 @@ def _check_array(name: str, array: Any, dtype: type, shape: str, *, ndim: int) -
         )
 
 
+# LLVM's memcpy is as fast as C's; a plain inner loop in Numba takes four times as long.
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def _copy_row(  # noqa: PLR0917 - an intrinsic takes positional arguments only
     typingctx: Any, out: Any, out_start: Any, row: Any, row_start: Any, n_values: Any
@@ -223,6 +202,7 @@ def _copy_row_by_slices(
     out.reshape(-1)[target : target + int(n_values)] = copied
 
 
+# An intrinsic cannot run as plain Python.
 if config.DISABLE_JIT:  # type: ignore[attr-defined]
     _copy_row = _copy_row_by_slices  # type: ignore[assignment]
 
@@ -242,6 +222,7 @@ def _cut(  # noqa: PLR0917 - a kernel takes positional arguments only
     n_channels, width = out.shape[1], out.shape[2]
     n_cells = width * width * width
     values = out.reshape(-1)
+    # Allocated once, not for every sample.
     plane = np.empty(width * width, np.float32)
     step = np.empty(3, np.int64)
     symmetry, origin = -1, 0
@@ -252,6 +233,7 @@ def _cut(  # noqa: PLR0917 - a kernel takes positional arguments only
         shape = shapes[block[m]]
         source, target = offsets[block[m]], rows[m] * n_channels * n_cells + origin
         for _ in range(n_channels):
+            # Rows along z stay rows, or are turned or reversed value by value.
             if step[2] == 1:
                 _copy_rows(memory, source, shape, first[m], values, target, step, width)
             else:
@@ -290,7 +272,8 @@ def _copy_rows(  # noqa: PLR0917
     """Copy a cube of cells whose rows stay rows."""
     nx, ny, nz = shape
     step_x, step_y = step[0], step[1]
-    # Unsigned offsets: Numba wraps negative signed indices, at the cost of a branch per access.
+    # Unsigned offsets: Numba wraps negative signed indices, at the cost of a branch per access and
+    # half of the speed.
     first_z = np.uint64(first[2])
     before_face = np.uint64(min(width, nz - first[2]))
     past_face = np.uint64(width) - before_face
@@ -301,6 +284,8 @@ def _copy_rows(  # noqa: PLR0917
             row = np.uint64(source + (x * ny + y) * nz)
             to = np.uint64(target + a * step_x + b * step_y)
             _copy_row(values, to, memory, row + first_z, before_face)  # type: ignore[call-arg]
+            # Past the face the row goes on at its start: two copies, more only where a tile is
+            # wider than the mesh.
             copied, left = before_face, past_face
             while left > 0:
                 n_values = min(left, np.uint64(nz))
@@ -327,11 +312,9 @@ def _copy_turned(  # noqa: PLR0917
     width: int,
     plane: Fields,
 ) -> None:
-    """Copy a cube of cells whose rows become columns, or are reversed.
-
-    Plane by plane through the nearest cache: rows come fast only in one piece. The axis that
-    becomes the last one lies in the planes, so that neighbors are written together.
-    """
+    """Copy a cube of cells whose rows become columns, or are reversed."""
+    # Plane by plane through the nearest cache: rows come fast only in one piece. The axis that
+    # becomes the last one lies in the planes, so that neighbors are written together.
     _, ny, nz = shape
     outer, inner = (1, 0) if abs(step[0]) == 1 else (0, 1)
     outer_cells, inner_cells = shape[outer], shape[inner]

@@ -1,35 +1,26 @@
-"""Batches of neighborhoods and tiles for torch, cut on demand from decoded fields.
+"""Loaders of neighborhoods and tiles for torch, cut on demand from decoded fields.
 
 `NeighborhoodLoader` cuts the neighborhood of single cells, `TileLoader` tiles of cells with a halo,
 for networks that predict many cells at once. Both share everything else.
 
-**Which mode?** The memory budget decides, and ``loader.stats`` says what came of it.
+The memory budget decides the mode, and ``loader.stats`` shows the result:
 
 - *resident*: all fields that are needed fit ``memory_budget``. They are decoded once (4 bytes a
   cell, field and redshift), samples come in uniformly random order.
-- *regions*: they do not fit. A few regions are open at a time, each a core of cells with what
-  surrounds it; ``samples_per_opening`` samples are taken from each before the next one, decoded in
-  the background, takes its place. Every batch
-  mixes samples of ``n_lanes`` regions; an epoch still visits every sample once.
-- *on a device*: with ``device="cuda"`` the fields live in the memory of the GPU, and are cut
-  there. The choice for training on a GPU that has room for them.
+- *regions*: they do not fit. A few regions are open at a time, each a core of cells with a halo;
+  ``samples_per_opening`` samples are taken from each before the next one, decoded in the
+  background, takes its place. Every batch mixes samples of ``n_lanes`` regions; an epoch still
+  visits every sample once, and decodes each cell ``stats.predicted_amplification`` times. A larger
+  budget or more samples an opening lower it; fewer samples an opening mix regions faster. By
+  default a dense epoch takes all samples of a region at once, 262,144 from a core of 64 cells: to
+  train on a part of them, give ``samples_per_epoch``, or some thousands an opening.
+- *on a device*: with ``device="cuda"`` the fields live in the memory of the GPU, and are cut there.
+  The choice for training on a GPU that has room for them.
 
-**Which budget?** It bounds decoded fields and batches over all processes. Resident, a box of n³
-cells with C inputs takes ``4 (C + 1) n³`` bytes a redshift: 0.3 GB for two inputs at 300³, 1.4 GB
-at 500³. In regions, an epoch decodes each cell ``stats.predicted_amplification`` times: a larger
-budget lowers it, so does a larger ``samples_per_opening``. A smaller one mixes regions faster: by
-default a dense epoch takes all samples of a region before it goes on, from a core of 64 cells
-262,144; a network that is to train on a part of them wants ``samples_per_epoch``, or some
-thousands an opening. Give ``core`` to keep the order when the budget changes.
+By default a background thread cuts the batches. Worker processes are worth it when one core cannot
+cut as fast as the network trains.
 
-**Who cuts?**
-
-- ``num_workers=0``: a background thread, without holding the interpreter lock. As fast as one
-  worker process and simpler; the default.
-- ``num_workers >= 1``: torch DataLoader workers. Worth it when one core cannot cut as fast as the
-  network trains.
-
-**The order** depends on the seed, the epoch and the arguments that choose samples and regions
+The order depends on the seed, the epoch and the arguments that choose samples and regions
 (centers, ``core``, ``samples_per_opening``, ``samples_per_epoch``, ``n_lanes``, ``shuffle``), not
 on workers or ranks; with ``core`` given, neither on mode and budget. A position, one count of
 batches, resumes it anywhere.
@@ -44,7 +35,7 @@ import torch
 
 from ionstore.cube.mesh import Mesh, Region
 from ionstore.loading.batch_loader import BatchLoader, LoaderStats
-from ionstore.loading.decoded import Store
+from ionstore.loading.cubes import Store
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, centers_of_boxes, tile_starts, tiles_within
 from ionstore.sampling.settings import SettingsOptions, whole_number
@@ -139,7 +130,8 @@ AnyBatch = TypeVar("AnyBatch", Batch, TileBatch)
 
 
 def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
-    # Only memory that CUDA knows to be in use may be copied from while the loop goes on.
+    # Only page-locked memory may be copied from while the loop goes on, as CUDA knows that it is in
+    # use: a slot of the ring could be filled anew in the midst of the copy.
     return type(batch)(
         *(
             (tensor := getattr(batch, part.name)).to(device, non_blocking=tensor.is_pinned())
@@ -167,9 +159,9 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         Redshifts to use; all of every store by default.
     centers : Region or ndarray of int64, shape (n, 3), or one of them for each store, optional
         Center cells (a box of them is an `ionstore.cube.mesh.Region`), the same at every
-        redshift; every cell by default. Cells off the mesh wrap. A list takes 24 bytes a center in
-        this process and in each worker, in regions 28, and twice as much in this one while the
-        loader is made; the budget does not count it.
+        redshift; every cell by default. Cells off the mesh wrap. The budget does not count a list:
+        24 bytes a center in this process and in each worker, in regions 28, and twice as much in
+        this one while the loader is made.
     radius : int
         Neighborhood radius in cells; the width is ``2 * radius + 1``.
     batch_size : int
@@ -196,8 +188,8 @@ class NeighborhoodLoader(BatchLoader[Batch]):
         whole chunks (32 cells) where it holds one. By default samples come in uniformly random
         order if all fields fit the budget; if not, in regions whose core decodes the least of
         those that the budget allows after eight batches have been set aside, or half of it where
-        they take more. In a dense epoch of a large box that is the largest. The same for any
-        number of workers and ranks; a larger one may fit when it is asked for.
+        they take more. It is the same for any number of workers and ranks; a larger one may fit
+        when it is asked for.
     samples_per_opening : int, optional
         Samples taken from a region before the next one takes its place. All of them by default;
         of an epoch with ``samples_per_epoch``, a region's share of it, but at least 256.
@@ -210,11 +202,12 @@ class NeighborhoodLoader(BatchLoader[Batch]):
     ranks_here : int, optional
         Ranks on this machine, which divide the budget; ``world`` by default.
     device : torch.device or str, optional
-        Keep all fields there and cut there; the budget then bounds the fields alone.
+        Keep all fields there and cut there, without workers and without ``pin_memory``; batches
+        come as tensors on it. The budget then bounds the fields alone.
     pin_memory : bool
-        Hand out batches as copies in page-locked memory, which CUDA copies from in the
-        background; they are not counted in the budget. The thread that iterates makes these
-        copies, which costs it the time of one copy of every batch.
+        Hand out batches as copies in page-locked memory, which CUDA copies from in the background
+        (`Batch.to`); they are not counted in the budget. The thread that iterates makes these
+        copies. Needs a CUDA device.
 
     Raises
     ------
@@ -387,6 +380,7 @@ class TileLoader(BatchLoader[TileBatch]):
         other = copy.copy(self)
         if tile is not None:
             other._tile = whole_number("tile", tile, 1)
+            # The decoded blocks reach as far as this loader's tiles.
             if other._tile > self._tile:
                 raise ValueError(
                     f"tile of a sibling must be at most {self._tile}, its loader's, got {tile}"

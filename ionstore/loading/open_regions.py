@@ -1,10 +1,10 @@
-"""Boxes larger than memory: a few regions decoded at a time, the next ones in the background.
+"""Decode a few regions at a time of boxes larger than memory, the next ones in the background.
 
 A few slots of memory hold blocks: one for every lane of the order, which samples are cut from,
-and some more, into which the next ones are decoded. Whoever cuts waits for the block of the visit
-that it needs, and then says how far it has come; the decoder waits for a slot whose block nobody
-needs any more. Both look at a few words of memory that all processes see: no lock that a killed
-process could take along. Between processes, that relies on a processor that shows its stores to
+and some more, into which the next ones are decoded. A filler waits for the block of the visit that
+it needs, and then records how far it has come; the decoder waits for a slot whose block nobody
+needs any more. Both look at a few words of memory that all processes see: a lock could be lost
+with a killed process. Between processes, this relies on a processor whose writes become visible to
 others in their order, as those of the x86 family do: on others a worker process could see a block
 before all of it is there. The threads of one process all take the interpreter lock in between.
 """
@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Array, Fields
-from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode, Run
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
+from ionstore.loading.gather import Blocks, Run
 from ionstore.loading.shared_memory import Buffer, allocate
 from ionstore.sampling.batches import BatchPlan, Picked
 from ionstore.sampling.order import Opening
 from ionstore.sampling.regions import Reach, pieces_on_mesh, region_bytes
 
+# Pauses between looks at the shared words: from the first up to the second while one waits.
 _LOOK_AGAIN_S = 2e-4
 _LONGEST_PAUSE_S = 5e-3
 _HELP_OUT_AFTER_S = 5e-3
@@ -33,39 +35,15 @@ _MOST_DECODERS = 4
 _STORES_IN_ORDER = {"x86_64", "amd64", "x86", "i386", "i486", "i586", "i686"}
 
 
-class _RegionsClosedError(Exception):
+class RegionsClosedError(Exception):
     """Nothing is decoded any more: the iteration has ended, or decoding has failed."""
 
 
 class RegionFields:
-    """Slots for the blocks of open regions, and what is in them.
+    """Slots for the blocks of open regions, and which visit each of them holds.
 
-    Sent to a worker process, an instance refers to the same memory there.
-
-    Parameters
-    ----------
-    plan : BatchPlan
-        Batches that are filled from them.
-    reach : Reach
-        What a sample needs around its cell.
-    n_channels : int
-        Input fields.
-    n_slots : int
-        Blocks that there is memory for, at least one for each of the rank's lanes: as regions are
-        opened in the order in which they are needed, a slot is then free in time.
-    n_batches : int
-        Most batches that are being filled at a time.
-    shared : bool
-        Whether worker processes cut from them.
-    memory : Buffer, optional
-        Memory for the slots, that of other regions which are not open at the same time.
-
-    Raises
-    ------
-    ValueError
-        If worker processes could see blocks before they are complete, on this processor.
-    MemoryBudgetError
-        If the system cannot give the memory.
+    Sent to a worker process, an instance refers to the same memory there. It takes ``memory`` from
+    other regions that are not open at the same time; ``n_batches`` are filled at a time at most.
     """
 
     def __init__(
@@ -86,35 +64,24 @@ class RegionFields:
                 "set num_workers to 0 or raise memory_budget"
             )
         self.plan = plan
+        regions = plan.regions
         self._input_start, self._input_shape, self._target_start, self._target_shape = (
-            plan.partition.blocks(reach)
+            regions.blocks(reach)
         )
         self.n_channels, self.n_batches = n_channels, n_batches
         n_lanes = plan.order.n_lanes
+        # As regions are opened in the order in which they are needed, a slot is then free in time.
         assert n_slots >= n_lanes // plan.share.world
         self._holds_shape = (n_slots,)
         self._reached_shape = (n_batches, n_lanes)
-        self._slot_bytes = region_bytes(plan.partition, reach, n_channels=n_channels)
+        self._slot_bytes = region_bytes(regions, reach, n_channels=n_channels)
         n_bytes = n_slots * self._slot_bytes
         self.memory = allocate(n_bytes, shared=shared) if memory is None else memory
         assert self.memory.n_bytes >= n_bytes
         self._state = allocate(8 * (2 + n_slots + n_batches * n_lanes), shared=shared)
 
     def runs(self, batch: int, picked: Picked) -> Iterator[Run]:
-        """Yield the samples of a batch region by region, each once its region is open.
-
-        Parameters
-        ----------
-        batch : int
-            Number of the batch in its epoch.
-        picked : Picked
-            Its samples.
-
-        Raises
-        ------
-        _RegionsClosedError
-            If nothing is decoded any more.
-        """
+        """Yield the samples of a batch region by region, each once its region is open."""
         holds, reached, at = self.holds, self.reached, picked.at
         edges = np.flatnonzero((np.diff(at.lane) != 0) | (np.diff(at.visit) != 0)) + 1
         firsts = np.concatenate([[0], edges])[: len(at.lane)]
@@ -123,6 +90,7 @@ class RegionFields:
         row = batch % self.n_batches
         done, pause = 0, _LOOK_AGAIN_S
         while done < len(firsts):
+            # All that are open already are cut in one go: a run costs more than a few samples.
             found = holds == wanted[done:]
             is_open, slots = found.any(axis=1), found.argmax(axis=1)
             n = len(is_open) if is_open.all() else int(is_open.argmin())
@@ -137,30 +105,24 @@ class RegionFields:
             block = np.repeat(slots[:n], stops[now] - firsts[now])
             blocks = self.blocks(slots[:n], at.region[firsts[now]])
             yield Run(slice(first, last), block, *blocks)
+            # After the cut, never before: the decoder then overwrites the block.
             places = at.place[stops[now] - 1] + 1
             reached[row, at.lane[firsts[now]]] = places
             done, pause = done + n, _LOOK_AGAIN_S
 
     def _label(self, lane: NDArray[np.int64], visit: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what `holds` says of slots that hold visits of lanes: two can share a visit."""
+        """Return the entries of `holds` for visits of lanes."""
+        # Two lanes can share a visit, each with a block of its own. 0 is an empty slot.
         return visit * self.plan.order.n_lanes + lane + 1
 
     def say_held(self, slot: int, opening: Opening) -> None:
-        """Let everybody see that a slot holds the region of an opening."""
+        """Record that a slot holds the region of an opening, for all processes to see."""
         self.holds[slot] = self._label(np.array(opening.lane), np.array(opening.visit))
 
     def blocks(self, slots: NDArray[np.int64], regions: NDArray[np.int64]) -> tuple[Blocks, Blocks]:
         """Return the blocks of inputs and of targets of regions in their slots.
 
-        Parameters
-        ----------
-        slots, regions : ndarray of int64, shape (n,)
-            Slots, all different, and the region in each.
-
-        Returns
-        -------
-        inputs, targets : Blocks
-            By slot; those of other slots have no meaning.
+        Both by slot; the entries of other slots have no meaning.
         """
         memory = self.memory.array((self.memory.n_bytes // 4,), np.float32)
         offsets = np.arange(len(self.holds)) * (self._slot_bytes // 4)
@@ -174,7 +136,7 @@ class RegionFields:
 
     @property
     def holds(self) -> NDArray[np.int64]:
-        """What each slot holds, as `_label` says; 0 while it is empty or being filled."""
+        """The visit in each slot as its `_label`; 0 while it is empty or being filled."""
         return self._state.array(self._holds_shape, np.int64, 16)
 
     @property
@@ -184,30 +146,24 @@ class RegionFields:
 
     @property
     def waited_for(self) -> Array:
-        """Whether somebody has had to wait for a region; who opens one may take it back."""
+        """Set when a filler has to wait for a region, cleared when one is opened."""
         return self._state.array((1,), np.int64, 8)
 
     def clear(self, *, closed: bool) -> None:
-        """Forget what the slots hold; while closed, whoever waits for a region gives up."""
+        """Empty all slots; while closed, fillers that wait for a region give up."""
         self._closed[:] = closed
         self.waited_for[:] = False
         self.holds[:] = 0
         self.reached[:] = 0
 
     def close(self) -> None:
-        """Let whoever waits for a region give up."""
+        """Let fillers that wait for a region give up."""
         self._closed[:] = True
 
     def check_open(self) -> None:
-        """Check that regions are being decoded.
-
-        Raises
-        ------
-        _RegionsClosedError
-            If they are not.
-        """
+        """Check that regions are being decoded."""
         if self._closed[0]:
-            raise _RegionsClosedError
+            raise RegionsClosedError
 
     @property
     def _closed(self) -> Array:
@@ -216,40 +172,26 @@ class RegionFields:
 
 @dataclass(slots=True)
 class Decoding:
-    """What has been decoded so far.
-
-    Attributes
-    ----------
-    openings : int
-        Regions decoded.
-    cells : int
-        Cells of all chunks of one input field that were decoded for them.
-    seconds : float
-        Time that it took, summed over threads.
-    """
+    """Count of what has been decoded."""
 
     openings: int = 0
-    cells: int = 0
-    seconds: float = 0.0
+    cells: int = 0  # of all chunks of one input field
+    seconds: float = 0.0  # summed over threads
 
 
 class RegionDecoder:
     """Threads that open the regions of one iteration in the order in which they are needed.
 
-    Parameters
-    ----------
-    regions : RegionFields
-        Slots to decode into.
-    cubes : sequence of DecodedCube
-        What to decode, by the cubes of the regions' samples.
-    done : Decoding
-        Added to.
+    They add to ``done``.
     """
 
-    def __init__(self, regions: RegionFields, cubes: Sequence[DecodedCube], done: Decoding) -> None:
+    def __init__(
+        self, regions: RegionFields, cubes: Sequence[CubeToDecode], done: Decoding
+    ) -> None:
         self._regions, self._cubes, self._done = regions, cubes, done
         self._threads: list[threading.Thread] = []
-        self._turn, self._lock = threading.Lock(), threading.Lock()
+        # Held while a thread waits for a slot and takes the next region; and while it counts.
+        self._choosing, self._counting = threading.Lock(), threading.Lock()
         self._error: BaseException | None = None
 
     def start(self, epoch: int, batch: int) -> None:
@@ -268,7 +210,7 @@ class RegionDecoder:
         self._in_slot: list[Opening | None] = [None] * len(self._regions.holds)
         for lane in self._lanes:
             self._plan(lane)
-        from dask.system import CPU_COUNT
+        from dask.system import CPU_COUNT  # those that a container may use, not all of the machine
 
         n_threads = min(_MOST_DECODERS, CPU_COUNT)
         self._threads = [
@@ -281,7 +223,7 @@ class RegionDecoder:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads, and whatever waits for them."""
+        """End the threads; fillers that wait for them give up."""
         if self._threads:
             self._stopped.set()
             self._regions.close()
@@ -290,7 +232,7 @@ class RegionDecoder:
             self._threads = []
 
     def take_error(self) -> BaseException | None:
-        """Return what ended the threads, if it was an error, and forget it."""
+        """Return the error that ended the threads, if one did, and forget it."""
         error, self._error = self._error, None
         return error
 
@@ -305,14 +247,15 @@ class RegionDecoder:
             heapq.heappush(self._next, (*needed, opening))
 
     def _run(self, helps_out: bool) -> None:
-        """Open region after region; who helps out does so only when somebody has to wait."""
+        """Open region after region; one that helps out does so only if a filler has to wait."""
+        # One thread is mostly enough, and others would take processors from the training.
         try:
             while not self._stopped.is_set():
                 if helps_out and self._next and not self._regions.waited_for[0]:
                     self._stopped.wait(_HELP_OUT_AFTER_S)
                     continue
                 # Slots are taken in the order of need: who comes first may need the only free one.
-                with self._turn:
+                with self._choosing:
                     if not self._next:
                         return
                     slot = self._free_slot()
@@ -322,7 +265,7 @@ class RegionDecoder:
                     self._plan(opening.lane)
                     self._in_slot[slot] = opening
                 self._open(slot, opening)
-        except BaseException as error:  # whoever waits must hear of it
+        except BaseException as error:  # fillers must not wait for ever
             self._error = error
             self._regions.close()
 
@@ -338,10 +281,8 @@ class RegionDecoder:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _is_cut(self, opening: Opening) -> bool:
-        """Return whether every batch that takes samples of an opening has cut them.
-
-        At most ``n_batches`` are in the works, so that one that is further back is done.
-        """
+        """Return whether every batch that takes samples of an opening has cut them."""
+        # At most `n_batches` are filled at a time, so one that is further back is done.
         regions, n_lanes = self._regions, self._regions.plan.order.n_lanes
         batch_size = regions.plan.share.batch_size
         first = (opening.start * n_lanes + opening.lane) // batch_size
@@ -356,24 +297,24 @@ class RegionDecoder:
 
     def _open(self, slot: int, opening: Opening) -> None:
         regions = self._regions
-        regions.holds[slot] = 0
+        regions.holds[slot] = 0  # before the first value changes
         began = time.perf_counter()
         inputs, targets = regions.blocks(np.array([slot]), np.array([opening.region]))
-        cube = self._cubes[int(regions.plan.partition.cube[opening.region])]
+        cube = self._cubes[int(regions.plan.regions.cube[opening.region])]
         cells = sum(
             _decode(field, inputs, slot, channel) for channel, field in enumerate(cube.inputs)
         )
         _decode(cube.target, targets, slot, 0)
-        regions.say_held(slot, opening)
+        regions.say_held(slot, opening)  # after the last one has
         regions.waited_for[:] = False
-        with self._lock:
+        with self._counting:
             self._done.openings += 1
             self._done.cells += cells // len(cube.inputs)
             self._done.seconds += time.perf_counter() - began
 
 
 def _decode(field: FieldToDecode, blocks: Blocks, slot: int, channel: int) -> int:
-    """Decode a field into one channel of a block; return the cells of the chunks."""
+    """Decode a field into one channel of a block; return the cells of its chunks."""
     start, shape = blocks.start[slot], blocks.shapes[slot]
     n_values = int(shape.prod())
     first = int(blocks.offsets[slot]) + channel * n_values

@@ -1,45 +1,33 @@
-"""Coeval cubes decoded once, whole, into memory that all workers share."""
+"""Decode coeval cubes once, whole, into memory that all workers share."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ionstore.cube.mesh import Fields
-from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode, Run
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
+from ionstore.loading.gather import Blocks, Run
 from ionstore.loading.shared_memory import allocate
 from ionstore.sampling.batches import Picked
 from ionstore.threads import run_in_threads
 
-_PLANES = 32  # decoded at a time: whole chunks at the default layout
+_PLANES = 32  # decoded at a time: whole chunks in the default layout, so that none is decoded twice
 
 
 class ResidentFields:
     """Input and target fields of several cubes, whole.
 
     Sent to a worker process, an instance refers to the same memory there.
-
-    Parameters
-    ----------
-    cubes : sequence of DecodedCube
-        Cubes to decode.
-    shared : bool
-        Whether worker processes cut from them.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the system cannot give the memory.
-    StoreDamageError
-        If a field cannot be decoded.
     """
 
-    def __init__(self, cubes: Sequence[DecodedCube], *, shared: bool) -> None:
+    def __init__(self, cubes: Sequence[CubeToDecode], *, shared: bool) -> None:
         self._n_channels = len(cubes[0].inputs)
         self._cells = np.array([cube.mesh_cells for cube in cubes], dtype=np.int64)
         n_values = (self._n_channels + 1) * self._cells**3
         self._first = np.cumsum(n_values) - n_values
         self._shapes = np.repeat(self._cells[:, None], 3, axis=1)
         self._buffer = allocate(resident_bytes(cubes), shared=shared)
+        # Slabs rather than fields, so that all threads have work to the end, even for one cube.
         slabs = [
             (field, out[first : first + _PLANES], first)
             for index, cube in enumerate(cubes)
@@ -63,7 +51,7 @@ class ResidentFields:
         return self._buffer.array(shape, np.float32, 4 * int(self._first[index]))
 
 
-def resident_bytes(cubes: Sequence[DecodedCube]) -> int:
+def resident_bytes(cubes: Sequence[CubeToDecode]) -> int:
     """Return the memory that `ResidentFields` of cubes take: 4 bytes a cell and field."""
     return sum(4 * (len(cube.inputs) + 1) * cube.mesh_cells**3 for cube in cubes)
 

@@ -1,4 +1,7 @@
-"""A ring of preallocated batches, and who may write where."""
+"""Allocate a few batches once, and lend them in turn.
+
+New shared memory for every batch would cost several times the cut.
+"""
 
 import math
 import queue
@@ -16,20 +19,12 @@ from ionstore.cube.mesh import Array
 from ionstore.loading.shared_memory import allocate
 
 _ALIGNMENT = 64  # bytes: a cache line, and enough for any vector instruction
-_PATIENCE_S = 0.01
+_LOOK_AGAIN_S = 0.01  # for batches that the loop let go, which nobody announces
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """One array of a batch.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one sample's entry.
-    dtype : numpy dtype
-        Its dtype.
-    """
+    """One array of a batch: shape and dtype of a sample's entry."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -46,19 +41,7 @@ def slot_bytes(parts: Sequence[BatchPart], batch_size: int) -> int:
 
 
 class BatchSlots:
-    """Batches side by side in memory; what a worker needs to fill one.
-
-    Parameters
-    ----------
-    parts : sequence of BatchPart
-        Arrays of a batch.
-    batch_size : int
-        Samples a batch.
-    n_slots : int
-        Batches that exist at a time.
-    shared : bool
-        Whether worker processes fill them.
-    """
+    """Batches side by side in memory; all that a worker needs to fill one."""
 
     def __init__(
         self, parts: Sequence[BatchPart], batch_size: int, n_slots: int, *, shared: bool
@@ -87,20 +70,14 @@ class BatchSlots:
 class BatchRing:
     """Hands out slots to fill, and filled ones to a consumer who may keep them.
 
-    A slot lent to the consumer returns when the last array over it is gone. A consumer who keeps
-    more than ``n_lent`` batches gets copies, so that the ring never runs dry.
-
-    Parameters
-    ----------
-    slots : BatchSlots
-        With at least ``n_lent + 1`` slots.
-    n_lent : int
-        Slots that the consumer may hold at a time.
+    A slot lent to the consumer returns when the last array over it is gone. It needs at least
+    ``n_lent + 1`` slots.
     """
 
     def __init__(self, slots: BatchSlots, n_lent: int) -> None:
         self.slots = slots
         self._n_lent = n_lent
+        # By id: a weak reference to an array has no hash, as the array has none.
         self._lent: dict[int, tuple[weakref.ref[Array], int]] = {}
         self._gone: deque[weakref.ref[Array]] = deque()
         self._stopped = threading.Event()
@@ -122,7 +99,7 @@ class BatchRing:
         while not self._stopped.is_set():
             self._reclaim()
             try:
-                return self._free.get(timeout=_PATIENCE_S)
+                return self._free.get(timeout=_LOOK_AGAIN_S)
             except queue.Empty:
                 continue
         return None
@@ -135,6 +112,7 @@ class BatchRing:
         """Return the arrays of a filled slot; they stay valid as long as they are held."""
         self._reclaim()
         memory = self.slots.memory(slot)
+        # A consumer who keeps more gets copies, so that the ring never runs dry.
         if len(self._lent) >= self._n_lent:
             try:
                 return [array.copy() for array in self.slots.arrays(memory, n_samples)]

@@ -1,4 +1,7 @@
-"""Memory for fields and batches, of one process or of several; nobody has to clean it up."""
+"""Allocate memory for fields and batches, of one process or of several.
+
+Nobody has to clean it up.
+"""
 
 import errno
 import mmap
@@ -17,23 +20,23 @@ from ionstore.cube.mesh import Array
 from ionstore.errors import MemoryBudgetError
 
 
-class SharedBuffer:
-    """Bytes shared with the worker processes that an instance is sent to.
+class Buffer:
+    """Bytes that arrays are views of."""
 
-    The memory belongs to a file without a name, so that it vanishes with the last process that
-    holds it, however that process ends. It is not bounded by the size of ``/dev/shm``.
+    n_bytes: int
+    _memory: mmap.mmap
 
-    Parameters
-    ----------
-    n_bytes : int
-        Size in bytes, at least 1.
+    def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> Array:
+        """Return a view of the memory as an array; it keeps the memory alive."""
+        return np.ndarray(shape, dtype, buffer=self._memory, offset=offset)
 
-    Raises
-    ------
-    MemoryBudgetError
-        If the system cannot give that much memory.
-    """
 
+class SharedBuffer(Buffer):
+    """Bytes shared with the worker processes that an instance is sent to."""
+
+    # The memory belongs to a file without a name, so that it vanishes with the last process that
+    # holds it, however that process ends. The size of /dev/shm, small in containers, does not
+    # bound it.
     def __init__(self, n_bytes: int) -> None:
         descriptor = _open_nameless()
         try:
@@ -52,33 +55,14 @@ class SharedBuffer:
         self.n_bytes = n_bytes
         self._descriptor = descriptor
         self._memory = mmap.mmap(descriptor, n_bytes)
-        weakref.finalize(self, os.close, descriptor)
+        weakref.finalize(self, os.close, descriptor)  # the mapping stays as long as arrays of it
 
     def __reduce__(self) -> tuple[Callable[[Any, int], "SharedBuffer"], tuple[Any, int]]:
         return _attach_shared, (reduction.DupFd(self._descriptor), self.n_bytes)
 
-    def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> Array:
-        """Return a view of the memory as an array; it keeps the memory alive."""
-        return np.ndarray(shape, dtype, buffer=self._memory, offset=offset)
 
-
-class PrivateBuffer:
-    """Bytes of this process alone.
-
-    In pages as large as the system has: neighborhoods are rows far apart, and with small pages
-    looking up where a page lies takes longer than copying the row. Shared memory has small pages
-    on most systems.
-
-    Parameters
-    ----------
-    n_bytes : int
-        Size in bytes, at least 1.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the system cannot give that much memory.
-    """
+class PrivateBuffer(Buffer):
+    """Bytes of this process alone."""
 
     def __init__(self, n_bytes: int) -> None:
         try:
@@ -86,30 +70,19 @@ class PrivateBuffer:
             self._memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise _refused(n_bytes, error) from error
+        # Neighborhoods are rows far apart: with small pages, looking up where a page lies takes
+        # longer than copying the row. Shared memory has small pages on most systems.
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without large pages
                 self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.n_bytes = n_bytes
 
-    def array(self, shape: tuple[int, ...], dtype: Any, offset: int = 0) -> Array:
-        """Return a view of the memory as an array; it keeps the memory alive."""
-        return np.ndarray(shape, dtype, buffer=self._memory, offset=offset)
-
     def __getstate__(self) -> Any:
         raise TypeError("private memory does not travel to other processes; share it instead")
 
 
-Buffer = SharedBuffer | PrivateBuffer
-
-
 def allocate(n_bytes: int, *, shared: bool) -> Buffer:
-    """Return new memory of zeros, shared with worker processes or not.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the system cannot give that much memory.
-    """
+    """Return new memory of zeros, shared with worker processes or not."""
     return SharedBuffer(n_bytes) if shared else PrivateBuffer(n_bytes)
 
 
@@ -135,5 +108,6 @@ def _attach_shared(descriptor: Any, n_bytes: int) -> SharedBuffer:
 def _open_nameless() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("ionstore")
+    # Systems other than Linux have no memfd: a file that is deleted while it is open serves there.
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

@@ -1,4 +1,8 @@
-"""Filling batches ahead of a consumer, in torch DataLoader workers."""
+"""Fill batches ahead of a consumer, in torch DataLoader workers.
+
+Only slot numbers travel between the processes: a stock worker puts each batch into a new segment of
+shared memory, which costs several times the copy.
+"""
 
 import multiprocessing
 import os
@@ -13,49 +17,37 @@ from types import ModuleType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ionstore.loading.fill import BatchFiller, Request
-from ionstore.loading.open_regions import _RegionsClosedError
+from ionstore.loading.open_regions import RegionsClosedError
 from ionstore.loading.ring import BatchRing
 from ionstore.sampling.settings import AHEAD
 
 
 class Workers:
-    """Worker processes that write batches into the slots they are told.
+    """Worker processes that write batches into the slots of their requests.
 
-    Only slot numbers travel between the processes. The workers start with the first use and live
-    until `close`.
-
-    Parameters
-    ----------
-    filler : BatchFiller
-        Sent to every worker.
-    n_workers : int
-        Processes, at least 1.
+    They start with the first use and live until `close`.
     """
 
     def __init__(self, filler: BatchFiller, n_workers: int) -> None:
+        # Never fork: zarr's threads hang in forked children, and Numba's OpenMP layer kills them.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # imported once, shared by all
         self._requests = _Requests()
         self._loader: DataLoader[bool] = DataLoader(
             _Filling(filler),
-            batch_size=None,
+            batch_size=None,  # a request is a whole batch already
             sampler=self._requests,
             num_workers=n_workers,
             prefetch_factor=AHEAD,
             multiprocessing_context=context,
-            persistent_workers=True,
+            persistent_workers=True,  # importing torch takes seconds, too long for every epoch
             worker_init_fn=_start_worker,
         )
 
     def fill(self, ring: BatchRing, requests: Iterator[Request]) -> Generator[Request]:
         """Yield requests in their order as the workers fill their slots.
 
-        Parameters
-        ----------
-        ring : BatchRing
-            Gets back the slots of batches that the consumer no longer wants.
-        requests : iterator of Request
-            Advanced in this process. Must end after `BatchRing.stop`.
+        This process advances ``requests``, which must end after `BatchRing.stop`.
         """
         asked: deque[Request] = deque()
         self._requests.source = _noted(requests, asked)
@@ -65,7 +57,7 @@ class Workers:
                 request = asked.popleft()
                 if not is_filled:
                     ring.give_back(request.slot)
-                    raise _RegionsClosedError
+                    raise RegionsClosedError
                 yield request
         except GeneratorExit:
             ring.stop()
@@ -77,7 +69,7 @@ class Workers:
             except RuntimeError:  # a worker has ended, nobody waits for its batches any more
                 self._abandon(ring, asked)
             raise
-        except BaseException:
+        except BaseException:  # torch's loader cannot go on once a worker has ended
             self._abandon(ring, asked)
             raise
 
@@ -104,6 +96,7 @@ class Workers:
         """End the workers; the next use starts new ones."""
         iterator, self._loader._iterator = self._loader._iterator, None
         if iterator is not None:
+            # DataLoader has no public way to end persistent workers.
             iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
@@ -113,14 +106,12 @@ def _start_worker(worker: int) -> None:
 
 
 def _end_with_main() -> None:
-    """End this worker when the main process has ended, however it did.
-
-    Torch watches the fork server instead, which lives as long as its workers.
-    """
+    """End this worker when the main process has ended, however it did."""
+    # Torch watches the fork server instead, which lives as long as its workers.
     main = multiprocessing.parent_process()
     if main is not None:
         main.join()
-        os._exit(1)
+        os._exit(1)  # sys.exit would end this thread alone
 
 
 def _noted(requests: Iterator[Request], asked: deque[Request]) -> Iterator[Request]:
@@ -140,7 +131,7 @@ class _Requests(Sampler[Request]):
 
 
 class _Filling(Dataset[bool]):
-    """What a worker does with a request: fill its slot, answer whether it could."""
+    """Fills the slot of a request, and answers whether it could."""
 
     def __init__(self, filler: BatchFiller) -> None:
         self._filler = filler
@@ -148,6 +139,6 @@ class _Filling(Dataset[bool]):
     def __getitem__(self, request: Request) -> bool:
         try:
             self._filler.fill(request)
-        except _RegionsClosedError:
-            return False
+        except RegionsClosedError:
+            return False  # the main process knows the reason; an exception would be wrapped
         return True

@@ -1,4 +1,4 @@
-"""Which samples a batch holds: plans, no data."""
+"""Choose the samples of each batch: plans, no data."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,11 @@ from ionstore.sampling.symmetry import Symmetries, draw_symmetries
 
 @dataclass(frozen=True, slots=True)
 class RankShare:
-    """Which part of each batch one rank takes.
+    """The part of each batch that one rank takes."""
 
-    Parameters
-    ----------
-    batch_size : int
-        Samples a batch, over all ranks.
-    rank, world : int
-        Which of how many ranks; ``world`` divides the lanes of the order.
-    """
-
-    batch_size: int
+    batch_size: int  # samples, over all ranks
     rank: int = 0
-    world: int = 1
+    world: int = 1  # divides the lanes of the order
 
     @property
     def most_samples(self) -> int:
@@ -37,44 +29,22 @@ class RankShare:
 class Picked:
     """A rank's samples of a batch: lane by lane, in each lane in ascending order of places.
 
-    Parameters
-    ----------
-    row : ndarray of int64, shape (n,)
-        Where each sample goes in the batch.
-    at : Places
-        Where it stands in the order.
-    cube : ndarray of int64, shape (n,)
-        Its cube.
-    cells : ndarray of int64, shape (n, 3)
-        Its cell, possibly off the mesh.
-    symmetry : ndarray of int64, shape (n,)
-        Symmetry under which it appears.
+    Regions are opened in this order too, and samples of one region are cut together, while it lies
+    in the cache.
     """
 
-    row: NDArray[np.int64]
+    row: NDArray[np.int64]  # where each sample goes in the batch
     at: Places
     cube: NDArray[np.int64]
-    cells: Cells
+    cells: Cells  # possibly off the mesh
     symmetry: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
-    """The batches of an epoch, and one rank's part of them.
+    """The batches of an epoch, and one rank's part of them."""
 
-    Parameters
-    ----------
-    partition : SampleRegions
-        Samples by region.
-    order : Order
-        Order in which regions and samples are visited.
-    share : RankShare
-        Size of a batch, and the rank's part.
-    symmetries : {"none", "permutations", "all"}
-        Symmetries of the cube that samples appear under.
-    """
-
-    partition: SampleRegions
+    regions: SampleRegions
     order: Order
     share: RankShare
     symmetries: Symmetries
@@ -108,9 +78,11 @@ class BatchPlan:
                 for lane in lanes
             ),
         )
+        # A rank takes every world-th sample of the whole batch, and keeps their order.
         first = start + (share.rank - start) % share.world
         row = (at.place * order.n_lanes + at.lane - first) // share.world
-        numbers = self.partition.numbers(at.region, at.member)
-        cube, cells = self.partition.samples.find(numbers)
+        numbers = self.regions.numbers(at.region, at.member)
+        cube, cells = self.regions.samples.find(numbers)
+        # Drawn for the sample, not for its place: the same on any rank and after resuming.
         symmetry = draw_symmetries(numbers, self.symmetries, seed=order.seed, epoch=epoch)
         return Picked(row, at, cube, cells, symmetry)

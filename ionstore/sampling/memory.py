@@ -1,7 +1,6 @@
-"""How a memory budget is spent: whole cubes if they fit, regions as large as it allows if not."""
+"""Spend a memory budget: whole cubes if they fit, regions as large as it allows if not."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -22,197 +21,28 @@ from ionstore.sampling.regions import (
 from ionstore.sampling.samples import Samples
 from ionstore.sampling.settings import LoaderSettings
 
+# Blocks that there is memory for besides the one that each lane is cut from, so that the next
+# ones are decoded while these are cut.
 DECODED_AHEAD = 2
-"""Blocks that there is memory for besides the one that each lane is cut from."""
 
+# Set aside whatever the ring takes, as its size depends on the number of workers.
 _RESERVED_BATCHES = 8
+
+# An epoch of few samples opens fewer regions rather than decode one for less than this.
+_LEAST_SAMPLES_PER_OPENING = 256
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What is decoded, and in which order samples come.
-
-    Parameters
-    ----------
-    mode : {"resident", "regions"}
-        Whole cubes, or a few regions at a time.
-    core : int, optional
-        Cells along a side of a region's core; None: one region of all samples, uniformly random.
-    n_slots : int
-        Blocks of regions that a rank has memory for.
-    """
+    """The mode of a loader, the side of its cores, and a rank's slots for blocks."""
 
     mode: Literal["resident", "regions"]
-    core: int | None
+    core: int | None  # None: one region of all samples, in uniformly random order
     n_slots: int = 0
 
 
-def plan_memory(
-    budget: int,
-    *,
-    resident_bytes: int,
-    block_bytes: Callable[[int], int],
-    choose_core: Callable[[int], int | None],
-    smallest_core: int,
-    core: int | None,
-    n_lanes: int,
-    batch_bytes: int,
-    ring_bytes: int,
-    num_workers: int = 0,
-    world: int = 1,
-    ranks: int = 1,
-) -> MemoryPlan:
-    """Return how to spend a budget of memory.
-
-    The order of samples must depend neither on workers nor on ranks. So the core that is chosen
-    depends on the budget as a whole: eight batches are set aside, or half of the budget where
-    they would take more, and the rest is for the block that each lane is cut from and at least two
-    more, decoded ahead.
-
-    Parameters
-    ----------
-    budget : int
-        Bytes for decoded data and batches, over all processes of this machine.
-    resident_bytes : int
-        Bytes of all cubes, decoded whole.
-    block_bytes : callable
-        Returns the bytes of one region's block at most, for cores of a side.
-    choose_core : callable
-        Returns the side of cores to take where there are so many bytes for one block; None where
-        none fits.
-    smallest_core : int
-        The smallest side there is.
-    core : int, optional
-        Side that is asked for.
-    n_lanes : int
-        Lanes, over all ranks.
-    batch_bytes, ring_bytes : int
-        Bytes of one batch, and of all that are prepared at a time, over all ranks.
-    num_workers : int
-        Worker processes, named where fewer of them would help.
-    world : int
-        Ranks that share the lanes.
-    ranks : int
-        Ranks on this machine; each decodes for itself.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If the budget is too small.
-    """
-    or_workers = " or num_workers" if num_workers else ""
-    if ring_bytes >= budget:
-        raise MemoryBudgetError(
-            f"the batches prepared ahead take {ring_bytes / 1e6:.1f} MB of memory, memory_budget "
-            f"leaves {budget / 1e6:.1f} MB for them; raise memory_budget, or lower batch_size"
-            f"{or_workers}"
-        )
-    all_resident = ranks * resident_bytes + ring_bytes
-    decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
-    if core is not None:
-        if all_resident <= budget:
-            return MemoryPlan("resident", core)
-    elif resident_bytes <= decoded:
-        if all_resident > budget:
-            what = "all fields" if ranks == 1 else f"all fields, once for each of {ranks} ranks,"
-            raise _does_not_fit(
-                what, ranks * resident_bytes, ring_bytes, budget, f"{or_workers}, or set core"
-            )
-        return MemoryPlan("resident", None)
-    least_slots = n_lanes + DECODED_AHEAD
-    chosen = core or choose_core(decoded // least_slots)
-    if chosen is None:
-        raise _does_not_fit(
-            f"all fields take {resident_bytes / 1e6:.0f} MB, and even the smallest regions",
-            least_slots * block_bytes(smallest_core),
-            batch_bytes,
-            budget,
-            " or n_lanes",
-        )
-    lanes_here, block = n_lanes // world, block_bytes(chosen)
-    there_is = budget - ring_bytes
-    if there_is < ranks * lanes_here * block:
-        what, or_else = f"regions of core {chosen}", f"{or_workers} or core"
-        if core is None:
-            less = f", or set core to less than {chosen}" if chosen > 1 else ""
-            or_else = or_workers + less
-        raise _does_not_fit(what, ranks * lanes_here * block, ring_bytes, budget, or_else)
-    # What is set aside is kept for batches of loaders that share the blocks. A core that is asked
-    # for may be so large that this would leave none to decode ahead.
-    n_slots = min(there_is, decoded) // (ranks * block)
-    least = lanes_here if core is None else lanes_here + DECODED_AHEAD
-    n_slots = max(n_slots, min(least, there_is // (ranks * block)))
-    return MemoryPlan("regions", chosen, min(n_slots, lanes_here + max(lanes_here, DECODED_AHEAD)))
-
-
-def choose_core(
-    available: int,
-    candidates: Sequence[int],
-    *,
-    chunk_cells: int,
-    block_bytes: Callable[[int], int],
-    decoded_cells: Callable[[int], float],
-) -> int | None:
-    """Return the side of cores that decodes the least among those whose blocks fit.
-
-    Parameters
-    ----------
-    available : int
-        Bytes for one block.
-    candidates : sequence of int
-        Sides to choose from, ascending.
-    chunk_cells : int
-        Cells along a side of a chunk.
-    block_bytes : callable
-        Returns the bytes that a block takes, for cores of a side. Where it does not grow with the
-        side (the edges of a split can cut cores), a larger side that fits may be missed.
-    decoded_cells : callable
-        Returns how many cells an epoch decodes, for cores of a side.
-
-    Returns
-    -------
-    int, optional
-        The larger one of equals; None if none fits.
-
-    Notes
-    -----
-    The larger a core, the smaller its halo beside it: where each region's samples are all taken at
-    once, the largest core decodes the least. Where only a few are, a smaller one does.
-    """
-    fitting = candidates[: bisect_right(candidates, available, key=block_bytes)]
-    # Smaller cores decode the same chunks for fewer samples: only where nothing else fits.
-    chunks = [core for core in fitting if core >= chunk_cells]
-    return min(reversed(chunks or fitting[-1:]), key=decoded_cells, default=None)
-
-
-def _does_not_fit(
-    what: str, decoded: int, batches: int, budget: int, or_else: str
-) -> MemoryBudgetError:
-    return MemoryBudgetError(
-        f"{what} take {decoded / 1e6:.1f} MB of memory and batches {batches / 1e6:.1f} MB, "
-        f"memory_budget is {budget / 1e6:.1f} MB; raise memory_budget, lower batch_size{or_else}"
-    )
-
-
-_LEAST_SAMPLES_PER_OPENING = 256
-
-
 class RegionSizes:
-    """Regions of the same samples by the side of their cores.
-
-    Parameters
-    ----------
-    samples : Samples
-        What is to be cut.
-    reach : Reach
-        What belongs to a sample.
-    settings : LoaderSettings
-        How samples are ordered.
-    n_channels : int
-        Input fields.
-    chunk_cells : int
-        Cells along a side of a chunk.
-    """
+    """Costs of grouping the same samples into regions, by the side of their cores."""
 
     def __init__(
         self,
@@ -234,14 +64,15 @@ class RegionSizes:
             return [self._settings.core]
         return core_candidates(int(self._samples.mesh_cells.max()), self.chunk_cells)
 
-    def partition(self, core: int | None) -> SampleRegions:
-        """Return the samples by region; what was asked for last is remembered."""
+    def regions(self, core: int | None) -> SampleRegions:
+        """Return the samples by region."""
+        # Only the latest is kept: several costs of one core are asked for in a row.
         if self._latest is None or self._latest[0] != core:
             by_chunk = None if core is None else self._by_chunk
-            partition = SampleRegions(
+            regions = SampleRegions(
                 self._samples, core, chunk_cells=self.chunk_cells, by_chunk=by_chunk
             )
-            self._latest = core, partition
+            self._latest = core, regions
         return self._latest[1]
 
     @cached_property
@@ -250,28 +81,27 @@ class RegionSizes:
 
     def block_bytes(self, core: int) -> int:
         """Return the memory that a region takes at most."""
-        return region_bytes(self.partition(core), self._reach, n_channels=self._n_channels)
+        return region_bytes(self.regions(core), self._reach, n_channels=self._n_channels)
 
     def visits(self, core: int | None) -> NDArray[np.int64]:
         """Return how often each region is visited until all of its samples have been taken."""
-        settings, partition = self._settings, self.partition(core)
-        if not settings.shuffle or partition.core is None:
-            return np.ones_like(partition.sizes)
+        settings, regions = self._settings, self.regions(core)
+        if not settings.shuffle or regions.core is None:
+            return np.ones_like(regions.sizes)
         if settings.samples_per_opening is not None:
-            return -(-partition.sizes // settings.samples_per_opening)
-        total, n_regions = self._samples.n_samples, partition.n_regions
+            return -(-regions.sizes // settings.samples_per_opening)
+        total, n_regions = self._samples.n_samples, regions.n_regions
         wanted = min(settings.samples_per_epoch or total, total)
         at_a_time = max(_LEAST_SAMPLES_PER_OPENING, wanted // n_regions)
-        return np.minimum(max(1, total // (n_regions * at_a_time)), partition.sizes)
+        return np.minimum(max(1, total // (n_regions * at_a_time)), regions.sizes)
 
     def decoded_cells(self, core: int) -> float:
-        """Return the cells of each field that an epoch decodes on all ranks, in whole chunks.
-
-        What is to be expected: which regions an epoch visits, and where its lanes begin, is drawn.
-        """
-        partition, total = self.partition(core), self._samples.n_samples
-        start, shape, _, _ = partition.blocks(self._reach)
-        mesh = self._samples.mesh_cells[partition.cube][:, None]
+        """Return the expected cells of each field that an epoch decodes on all ranks."""
+        # An expectation: the regions that a short epoch visits, and where lanes begin, are drawn.
+        regions, total = self.regions(core), self._samples.n_samples
+        start, shape, _, _ = regions.blocks(self._reach)
+        mesh = self._samples.mesh_cells[regions.cube][:, None]
+        # Whole chunks: a chunk is decompressed in one piece, however few of its cells are used.
         chunks = chunks_touched(start, shape, mesh, self.chunk_cells)
         wanted = min(self._settings.samples_per_epoch or total, total)
         visits = self.visits(core)
@@ -280,23 +110,18 @@ class RegionSizes:
         # A lane that begins in the midst of a visit opens its region once more.
         edges = min(self._settings.lanes, wanted) - 1
         decoded = begun * (chunks * visits).sum() / n_visits
-        decoded += edges * (chunks * (partition.sizes - visits)).sum() / total
+        decoded += edges * (chunks * (regions.sizes - visits)).sum() / total
         return float(decoded) * self.chunk_cells**3
 
     def core_cells(self, core: int) -> float:
         """Return the cells of the targets of all regions."""
-        _, _, _, targets = self.partition(core).blocks(self._reach)
+        _, _, _, targets = self.regions(core).blocks(self._reach)
         return float(targets.prod(axis=1).sum())
 
     def choose(self, available: int, *, or_smaller: bool = False) -> int | None:
         """Return the core to take where a block has so many bytes, None if none fits.
 
-        Parameters
-        ----------
-        available : int
-            Bytes for one block.
-        or_smaller : bool
-            Whether a smaller core may take the place of one that is asked for and does not fit.
+        With ``or_smaller``, a smaller core may take the place of one that was asked for.
         """
         chosen = self._choose(available, self.candidates)
         asked = self._settings.core
@@ -306,10 +131,105 @@ class RegionSizes:
         return chosen
 
     def _choose(self, available: int, candidates: list[int]) -> int | None:
-        return choose_core(
-            available,
-            candidates,
-            chunk_cells=self.chunk_cells,
-            block_bytes=self.block_bytes,
-            decoded_cells=self.decoded_cells,
+        # The larger a core, the smaller its halo beside it: where all samples of a region are
+        # taken at once, the largest core decodes the least. Where only a few are, a smaller one
+        # does. Bisection computes few of the regions; where a block does not grow with its core
+        # (the edges of a split can cut cores), it may miss a larger core that fits.
+        fitting = candidates[: bisect_right(candidates, available, key=self.block_bytes)]
+        # Cores below a chunk decode the same chunks for fewer samples: only if nothing else fits.
+        chunks = [core for core in fitting if core >= self.chunk_cells]
+        # Reversed, so that the larger one of equals is taken.
+        return min(reversed(chunks or fitting[-1:]), key=self.decoded_cells, default=None)
+
+
+def plan_memory(
+    budget: int,
+    sizes: RegionSizes,
+    settings: LoaderSettings,
+    *,
+    resident_bytes: int,
+    batch_bytes: int,
+    ring_bytes: int,
+) -> MemoryPlan:
+    """Plan how to spend a budget in bytes, over all processes of this machine.
+
+    All bytes count all ranks: ``resident_bytes`` of one copy of all cubes, decoded whole,
+    ``batch_bytes`` of one batch, ``ring_bytes`` of the batches prepared ahead.
+    """
+    core, ranks = settings.core, settings.ranks_here or settings.world
+    if ring_bytes >= budget:
+        raise batches_do_not_fit(ring_bytes, budget, settings.num_workers)
+    all_resident = ranks * resident_bytes + ring_bytes  # each rank decodes for itself
+    # The order of samples must depend neither on workers nor on ranks. So the core is chosen from
+    # the budget as a whole less a fixed number of batches, or half of it where they take more.
+    decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
+    if core is not None:
+        # The order is fixed by the core already, so the mode may depend on ranks and workers.
+        if all_resident <= budget:
+            return MemoryPlan("resident", core)
+    elif resident_bytes <= decoded:
+        if all_resident > budget:
+            what = "all fields" if ranks == 1 else f"all fields, once for each of {ranks} ranks,"
+            or_else = f"{_or_workers(settings.num_workers)}, or set core"
+            raise _does_not_fit(what, ranks * resident_bytes, ring_bytes, budget, or_else)
+        return MemoryPlan("resident", None)
+    least_slots = settings.lanes + DECODED_AHEAD
+    chosen = core or sizes.choose(decoded // least_slots)
+    if chosen is None:
+        raise _does_not_fit(
+            f"all fields take {resident_bytes / 1e6:.0f} MB, and even the smallest regions",
+            least_slots * sizes.block_bytes(sizes.candidates[0]),
+            batch_bytes,
+            budget,
+            " or n_lanes",
         )
+    n_slots = _slots_of_rank(
+        budget, settings, chosen, block=sizes.block_bytes(chosen), ring=ring_bytes, decoded=decoded
+    )
+    return MemoryPlan("regions", chosen, n_slots)
+
+
+def _slots_of_rank(
+    budget: int, settings: LoaderSettings, core: int, *, block: int, ring: int, decoded: int
+) -> int:
+    """Return how many blocks of so many bytes a rank has memory for."""
+    ranks, lanes_here = settings.ranks_here or settings.world, settings.lanes // settings.world
+    available = budget - ring
+    if available < ranks * lanes_here * block:
+        or_else = _or_workers(settings.num_workers)
+        if settings.core is not None:
+            or_else += " or core"
+        elif core > 1:
+            or_else += f", or set core to less than {core}"
+        what = f"regions of core {core}"
+        raise _does_not_fit(what, ranks * lanes_here * block, ring, budget, or_else)
+    # The reserved batches are kept for siblings, which share the blocks. A core that is asked for
+    # may be so large that this would leave none to decode ahead: then they get less.
+    n_slots = min(available, decoded) // (ranks * block)
+    least = lanes_here + (0 if settings.core is None else DECODED_AHEAD)
+    n_slots = max(n_slots, min(least, available // (ranks * block)))
+    # One block ahead for each lane is enough.
+    return min(n_slots, lanes_here + max(lanes_here, DECODED_AHEAD))
+
+
+def batches_do_not_fit(ring_bytes: int, left: int, num_workers: int) -> MemoryBudgetError:
+    """Return the error of a budget that leaves too little for the batches prepared ahead."""
+    return MemoryBudgetError(
+        f"the batches prepared ahead take {ring_bytes / 1e6:.1f} MB of memory, memory_budget "
+        f"leaves {max(0, left) / 1e6:.1f} MB for them; raise memory_budget, or lower batch_size"
+        f"{_or_workers(num_workers)}"
+    )
+
+
+def _does_not_fit(
+    what: str, decoded: int, batches: int, budget: int, or_else: str
+) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"{what} take {decoded / 1e6:.1f} MB of memory and batches {batches / 1e6:.1f} MB, "
+        f"memory_budget is {budget / 1e6:.1f} MB; raise memory_budget, lower batch_size{or_else}"
+    )
+
+
+def _or_workers(num_workers: int) -> str:
+    # Fewer workers need fewer batches ahead; without any, there is nothing to lower.
+    return " or num_workers" if num_workers else ""

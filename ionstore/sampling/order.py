@@ -1,10 +1,11 @@
-"""The order in which an epoch visits samples: plans, no data.
+"""Order the samples of an epoch: plans, no data.
 
 An epoch is one sequence of samples, made of visits: a visit takes some samples of one region, and
 the next visit goes to another region. The sequence is cut into a few lanes of equal length. Place
 p of the epoch belongs to lane ``p % n_lanes``, so that every batch takes equally from all lanes,
 and rank k of ``world`` takes the places p with ``p % world == k``: those of the lanes k, k + world
-and so on. Nothing here depends on who asks, or when.
+and so on. Any number of ranks and workers therefore gets the same batches, and a position is all
+that resuming needs.
 """
 
 from bisect import bisect_right
@@ -19,84 +20,42 @@ from numpy.typing import NDArray
 
 from ionstore.sampling.permutation import shuffled
 
+# A batch mixes so many regions; more of them need more blocks in memory at a time.
 DEFAULT_LANES = 8
 
-_REMEMBERED = 4096  # rounds
+_REMEMBERED = 4096  # rounds: two numbers each, which bisection asks for again and again
 _REGIONS, _SAMPLES = 1, 2  # tell permutations of the same seed and epoch apart
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A stretch of a lane that lies in one visit: while it lasts, its region is open.
-
-    Parameters
-    ----------
-    lane : int
-        The lane.
-    visit : int
-        Number of the visit in its epoch.
-    region : int
-        The region visited.
-    start, stop : int
-        Places in the lane.
-    before : int
-        Samples of the region that come before those of the opening in the region's own order.
-    """
+    """A stretch of a lane that lies in one visit: while it lasts, its region is open."""
 
     lane: int
-    visit: int
+    visit: int  # number in the epoch
     region: int
-    start: int
+    start: int  # places in the lane
     stop: int
-    before: int
+    before: int  # samples of the region that come before, in the region's own order
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the samples at some places of an epoch are found; arrays of int64, shape (m,).
-
-    Parameters
-    ----------
-    lane, place : ndarray
-        Lane of each sample, and place in it.
-    visit : ndarray
-        Number of the visit that each belongs to.
-    region : ndarray
-        Region of that visit.
-    member : ndarray
-        Number of the sample in its region.
-    """
+    """Samples at some places of an epoch; arrays of int64, shape (m,)."""
 
     lane: NDArray[np.int64]
-    place: NDArray[np.int64]
-    visit: NDArray[np.int64]
+    place: NDArray[np.int64]  # in its lane
+    visit: NDArray[np.int64]  # number in the epoch
     region: NDArray[np.int64]
-    member: NDArray[np.int64]
+    member: NDArray[np.int64]  # number of the sample in its region
 
 
 class Order:
     """One order of samples per seed and epoch.
 
-    Parameters
-    ----------
-    sizes : sequence of int or ndarray of int64, shape (n_regions,)
-        Samples in each region.
-    seed : int
-        Seed of the order, at least 0.
-    shuffle : bool
-        Whether regions, and samples in them, come in random order or by their number.
-    visits : int or ndarray of int64, shape (n_regions,)
-        Visits that a region's samples are spread over, at least 1, at most one a sample. Regions
-        take turns: one with half the visits of another is visited every other time.
-    n_samples : int, optional
-        Places of an epoch: fewer than all samples leave some out, others in each epoch.
-    n_lanes : int
-        Lanes, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If there are no samples, or a number is out of range.
+    Regions take turns: of ``visits``, at least 1 and at most one a sample, one with half the visits
+    of another is visited every other time. Fewer places (``n_samples``) than all samples leave
+    some out, others in each epoch.
     """
 
     def __init__(
@@ -111,6 +70,7 @@ class Order:
     ) -> None:
         self.sizes = np.asarray(sizes, np.int64)
         total = int(self.sizes.sum())
+        # The first to notice that the user gave no cells.
         if total == 0:
             raise ValueError("centers must hold at least one cell, got none")
         self.visits = np.minimum(np.broadcast_to(visits, self.sizes.shape), self.sizes)
@@ -128,11 +88,12 @@ class Order:
         self._remember_rounds()
 
     def _remember_rounds(self) -> None:
-        # Every lane may be in another round.
+        # Every lane may be in another round, and the decoder ahead of it in the next.
         self._round = lru_cache(maxsize=2 * self.n_lanes)(self._planned_round)
         self._before = lru_cache(maxsize=_REMEMBERED)(self._counted_before)
         self._latest: dict[int, tuple[int, Opening]] = {}
 
+    # Caches cannot be pickled, and each worker fills its own.
     def __getstate__(self) -> dict[str, Any]:
         forgotten = {"_round", "_before", "_latest"}
         return {name: value for name, value in vars(self).items() if name not in forgotten}
@@ -146,15 +107,7 @@ class Order:
         return int(self._lane_start[lane + 1] - self._lane_start[lane])
 
     def locate(self, epoch: int, stretches: Iterable[tuple[int, int, int]]) -> Places:
-        """Return what stands in stretches of lanes.
-
-        Parameters
-        ----------
-        epoch : int
-            Epoch, at least 0.
-        stretches : iterable of (int, int, int)
-            Lane, first place in it, and the place past the last.
-        """
+        """Return the samples in stretches of lanes: lane, first place, place past the last."""
         parts = []
         for lane, start, stop in stretches:
             place = start
@@ -163,6 +116,7 @@ class Order:
                 end = min(stop, opening.stop)
                 parts.append((opening, place, end - place))
                 place = end
+        # One table of openings, then repeated: a loop over samples would be slow in Python.
         counts = [count for _, _, count in parts]
         within = np.arange(sum(counts), dtype=np.int64)
         ends = accumulate(counts)
@@ -180,16 +134,9 @@ class Order:
         return Places(lane_of, place_of, visit, region, member)
 
     def openings(self, epoch: int, lane: int, place: int) -> Iterator[Opening]:
-        """Yield the openings of a lane in their order, from the one that a place lies in.
-
-        Parameters
-        ----------
-        epoch, lane : int
-            Which lane of which epoch.
-        place : int
-            Place in the lane, at least 0.
-        """
+        """Yield the openings of a lane in their order, from the one that a place lies in."""
         while place < self.lane_length(lane):
+            # Not from `_latest`: the decoder's threads run ahead of the batches, which use it.
             opening = self._find_opening(epoch, lane, place)
             yield opening
             place = opening.stop
@@ -205,6 +152,8 @@ class Order:
     def _find_opening(self, epoch: int, lane: int, place: int) -> Opening:
         first, end = self._lane_start[lane : lane + 2].tolist()
         position = first + place
+        # Each round visits every region at most once; its counts follow from its number alone, so
+        # a place deep in an epoch is found without going through what lies before it.
         rounds = range(self._n_rounds)
         j = bisect_right(rounds, position, key=lambda j: self._before(j)[0]) - 1
         samples_before, visits_before = self._before(j)
@@ -219,6 +168,7 @@ class Order:
     def _taken(self, j: int) -> NDArray[np.int64]:
         """Return the samples of each region that rounds before the j-th take."""
         visited = j * self.visits // self._n_rounds
+        # Rounded down each time, so that visits and samples add up exactly over all rounds.
         taken: NDArray[np.int64] = self.sizes * visited // np.maximum(self.visits, 1)
         return taken
 

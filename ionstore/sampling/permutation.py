@@ -1,4 +1,7 @@
-"""Keyed random permutations and draws that need no memory: any entry is found alone."""
+"""Keyed random permutations and draws that need no memory: any entry is computed alone.
+
+No permutation is stored, so an epoch over billions of cells takes no memory and can start anywhere.
+"""
 
 from functools import lru_cache
 from typing import Any
@@ -7,7 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_ROUNDS = 6
+_ROUNDS = 6  # of the Feistel network, two by two
 
 
 def shuffled(
@@ -17,75 +20,31 @@ def shuffled(
     key: tuple[int, ...],
     stream: NDArray[np.int64] | int = 0,
 ) -> NDArray[np.int64]:
-    """Return what stands at the given positions of random permutations of ``range(n)``.
+    """Return the entries at the given positions of random permutations of ``range(n)``.
 
-    Parameters
-    ----------
-    positions : ndarray of int64, shape (m,)
-        Positions in the permutation, 0 to ``n - 1``.
-    n : int or ndarray of int64, shape (m,)
-        Length of the permutation, at least 1; one for each position when they are of several.
-    key : tuple of int
-        Each key gives other permutations; none below 0.
-    stream : int or ndarray of int64, shape (m,)
-        Each stream gives another permutation of the same key; at least 0.
+    Each key and each stream (both at least 0) gives another permutation. A Feistel network permutes
+    the smallest ``range(2**bits)`` of at least four that holds n; members outside ``range(n)`` are
+    permuted again until they fall inside (cycle walking: Black & Rogaway 2002, Ciphers with
+    arbitrary finite domains, section 4).
 
-    Returns
-    -------
-    ndarray of int64, shape (m,)
-        Members of ``range(n)``, different for different positions of one permutation.
-
-    Raises
-    ------
-    ValueError
-        If a length is below 1, or a part of the key below 0.
-
-    Notes
-    -----
-    A Feistel network with `_ROUNDS` keyed rounds permutes ``range(2**bits)``, the smallest such
-    range of at least four that holds n; its halves differ by a bit where ``bits`` is odd. Members
-    outside ``range(n)`` are permuted again until they fall inside.
-    No permutation is stored, so that an epoch over billions of cells takes no memory and can
-    start anywhere.
-
-    References
-    ----------
-    Black & Rogaway 2002, Ciphers with arbitrary finite domains, section 4 (cycle walking).
-
-    Examples
-    --------
     >>> sorted(shuffled(np.arange(5), 5, key=(1, 0)).tolist())
     [0, 1, 2, 3, 4]
     """
     lengths = np.broadcast_to(np.asarray(n, np.int64), positions.shape)
     if lengths.size and lengths.min() < 1:
+        # The kernel would walk its cycle for ever.
         raise ValueError(f"n must be at least 1, got {lengths.min()}")
     streams = np.broadcast_to(np.asarray(stream, np.int64), positions.shape)
     members = np.empty(positions.shape, np.int64)
-    with np.errstate(over="ignore"):  # of the hash, where the kernel runs as plain Python
+    # The hash overflows on purpose; NumPy warns of it where the kernel runs as plain Python.
+    with np.errstate(over="ignore"):
         _permute(positions, lengths, streams, _keys(key), members)
     return members
 
 
 def drawn(n: int, numbers: NDArray[np.int64], *, key: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return an independent random member of ``range(n)`` for each number.
+    """Return an independent random member of ``range(n)`` for each number, always the same one.
 
-    Parameters
-    ----------
-    n : int
-        Members to draw from, at least 1.
-    numbers : ndarray of int64, shape (m,)
-        What the draws belong to; the same number always draws the same member.
-    key : tuple of int
-        Each key gives other draws; none below 0.
-
-    Raises
-    ------
-    ValueError
-        If a part of the key is below 0.
-
-    Examples
-    --------
     >>> drawn(48, np.array([7, 8, 7]), key=(2021, 0)).tolist()
     [43, 32, 43]
     """
@@ -123,11 +82,13 @@ def _permute(
     one, two = np.uint64(1), np.uint64(2)
     for m in range(positions.size):
         n = np.uint64(lengths[m])
+        # Two at least, so that both halves hold a bit; they differ by one where bits is odd.
         bits = two
         while (one << bits) < n:
             bits += one
         low_bits = bits // two
         low, high = (one << low_bits) - one, (one << (bits - low_bits)) - one
+        # Plus one: the hash of 0 is 0, which would leave stream 0 unmixed.
         stream = _mix(np.uint64(streams[m]) + one)
         value = np.uint64(positions[m])
         while True:
@@ -136,6 +97,7 @@ def _permute(
                 left ^= _mix(right ^ keys[k] ^ stream) & high
                 right ^= _mix(left ^ keys[k + 1] ^ stream) & low
             value = (left << low_bits) | right
+            # From four on, under half of the range lies outside: two steps on average at most.
             if value < n:
                 break
         members[m] = np.int64(value)
@@ -150,4 +112,4 @@ def _draw(
 ) -> None:
     for m in range(numbers.size):
         word = _mix(_mix(np.uint64(numbers[m]) ^ keys[0]) ^ keys[1])
-        members[m] = np.int64(word % n)
+        members[m] = np.int64(word % n)  # its bias, n / 2**64, is far below anything measurable

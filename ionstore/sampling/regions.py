@@ -1,4 +1,4 @@
-"""Regions: samples grouped by the core of the mesh that they lie in; plans, no data.
+"""Group samples into regions by the core of the mesh that they lie in; plans, no data.
 
 A core is a box of cells that ends at chunks wherever it holds whole ones. Around the samples of a
 core lies the block that has to be decoded to cut them: their tiles and a halo.
@@ -19,23 +19,10 @@ from ionstore.sampling.samples import CubeSamples, Samples
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far the inputs and targets of a sample reach from its cell.
+    """Distances in cells that the inputs and targets of a sample reach from its cell."""
 
-    Parameters
-    ----------
-    radius : int
-        Cells around the targets that are inputs, too.
-    tile : int
-        Cells along a side of the targets, which begin at the sample's cell.
-
-    Raises
-    ------
-    ValueError
-        If `radius` is negative, or `tile` not positive.
-    """
-
-    radius: int
-    tile: int = 1
+    radius: int  # around the targets
+    tile: int = 1  # side of the targets, which begin at the sample's cell
 
     def __post_init__(self) -> None:
         if self.radius < 0 or self.tile < 1:
@@ -51,34 +38,10 @@ class Reach:
 
 
 class SampleRegions:
-    """Samples of several coeval cubes by region.
+    """Samples of several coeval cubes by region; without a core, one region of all of them.
 
-    Parameters
-    ----------
-    samples : Samples
-        What is to be grouped.
-    core : int, optional
-        Most cells along a side of a core, rounded down to whole chunks where it holds one. None
-        makes one region of all samples of all cubes.
-    chunk_cells : int
-        Cells along a side of a chunk; cores that hold whole chunks begin and end with chunks.
-    by_chunk : sequence of Boxes, optional
-        `boxes_by_chunk` of the samples, where several partitions share it: cores that hold whole
-        chunks are then found without another look at lists of samples.
-
-    Attributes
-    ----------
-    sizes : ndarray of int64, shape (n_regions,)
-        Samples in each region, at least one.
-    cube : ndarray of int64, shape (n_regions,)
-        Cube of each region; of no meaning for the one region of all samples.
-    start, shape : ndarray of int64, shape (n_regions, 3)
-        The box that the cells of each region's samples span.
-
-    Raises
-    ------
-    ValueError
-        If ``core`` is below 1.
+    ``sizes`` are the samples of each region, at least one, ``cube`` its cube, ``start`` and
+    ``shape`` the box that the cells of its samples span, of shape (n_regions, 3).
     """
 
     def __init__(
@@ -91,6 +54,8 @@ class SampleRegions:
     ) -> None:
         if core is not None and core < 1:
             raise ValueError(f"core must be at least 1, got {core}")
+        # Cores that hold whole chunks begin and end with chunks: else neighbors would decode the
+        # chunk between them twice.
         if core is not None and core > chunk_cells:
             core = core // chunk_cells * chunk_cells
         self.samples, self.core = samples, core
@@ -99,6 +64,7 @@ class SampleRegions:
             self.cube = np.zeros(1, dtype=np.int64)
             self.start = self.shape = np.zeros((1, 3), dtype=np.int64)
             return
+        # Boxes by chunk, where known, save a look at each cell of long lists, core after core.
         self._edges = [core_edges(cube.mesh_cells, core, chunk_cells) for cube in samples.cubes]
         known = None if by_chunk is None or core < chunk_cells else by_chunk
         boxes = [
@@ -109,6 +75,7 @@ class SampleRegions:
         self.cube = np.repeat(np.arange(len(boxes)), [len(box.size) for box in boxes])
         self.start = np.concatenate([box.start for box in boxes])
         self.shape = np.concatenate([box.shape for box in boxes])
+        # Arrays over all cubes, so that `numbers` needs no loop over them.
         given = [cube.centers for cube in samples.cubes]
         self._is_list = np.array([not isinstance(cells, Region) for cells in given])
         regions = [one if isinstance(one, Region) else Region((0,) * 3, (1,) * 3) for one in given]
@@ -133,7 +100,7 @@ class SampleRegions:
         return len(self.sizes)
 
     def numbers(self, region: NDArray[np.int64], member: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of samples given by region and place in it, int64 of shape (n,)."""
+        """Return the numbers of samples by their region and place in it."""
         if self.core is None:
             return member
         cube = self.cube[region]
@@ -151,10 +118,9 @@ class SampleRegions:
 
     @cached_property
     def _members(self) -> NDArray[np.unsignedinteger[Any]]:
-        """Places in the lists of samples, list after list, in each core by core.
-
-        Samples of regions are found from their cells instead.
-        """
+        """Places in the lists of samples, list after list, in each core by core."""
+        # In the smallest type: 4 bytes a center up to 4 billion of them. Samples of boxes of cells
+        # are found from their cells instead, which takes no memory.
         members = [
             np.argsort(label, kind="stable").astype(np.min_scalar_type(len(label)))
             for index in self._lists
@@ -168,17 +134,14 @@ class SampleRegions:
         return vars(self)
 
     def blocks(self, reach: Reach) -> tuple[Cells, Cells, Cells, Cells]:
-        """Return what has to be decoded around the samples of each region.
+        """Return first cells and shapes of the blocks of inputs, then of those of targets.
 
-        Returns
-        -------
-        input_start, input_shape, target_start, target_shape : ndarray of int64
-            All of shape (n_regions, 3). First cell, which may lie off the mesh, and cells along
-            each axis. An axis that would be as long as the mesh or longer is the mesh, from
-            cell 0.
+        All of shape (n_regions, 3); first cells may lie off the mesh.
         """
         mesh = self.samples.mesh_cells[self.cube][:, None]
         parts = []
+        # An axis as long as the mesh, or longer, is the mesh from cell 0: wrapping then finds every
+        # cell, and none is decoded twice.
         for halo in (reach.radius, 0):
             shape = self.shape + reach.tile - 1 + 2 * halo
             parts += [
@@ -191,20 +154,7 @@ class SampleRegions:
 def core_edges(mesh_cells: int, core: int, chunk_cells: int) -> NDArray[np.int64]:
     """Return where cores begin along a side of the mesh, and where the last one ends.
 
-    Parameters
-    ----------
-    mesh_cells : int
-        Cells along the side.
-    core : int
-        Most cells along a side of a core.
-    chunk_cells : int
-        Cells along a side of a chunk.
-
-    Returns
-    -------
-    ndarray of int64
-        Multiples of the chunk, but for the end, when a core holds at least one chunk; cores are
-        then as even as whole chunks allow.
+    Multiples of the chunk, but for the end, when a core holds at least one chunk.
 
     Examples
     --------
@@ -217,6 +167,7 @@ def core_edges(mesh_cells: int, core: int, chunk_cells: int) -> NDArray[np.int64
         return np.array([0, mesh_cells], dtype=np.int64)
     unit = chunk_cells if core >= chunk_cells else core
     units = math.ceil(mesh_cells / unit)
+    # As even as whole chunks allow: a thin last core would have more halo than cells.
     n_cores = math.ceil(units / max(1, core // unit))
     edges = np.arange(n_cores + 1, dtype=np.int64) * units // n_cores * unit
     edges[-1] = mesh_cells
@@ -232,19 +183,11 @@ def core_candidates(mesh_cells: int, chunk_cells: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
-    """Boxes of cells that samples span, one for each chunk or core that holds any.
-
-    Parameters
-    ----------
-    start, shape : ndarray of int64, shape (n, 3)
-        First cell of each box on the mesh, and cells along each axis.
-    size : ndarray of int64, shape (n,)
-        Samples in each.
-    """
+    """Boxes of cells that samples span on the mesh, one for each chunk or core that holds any."""
 
     start: Cells
     shape: Cells
-    size: NDArray[np.int64]
+    size: NDArray[np.int64]  # samples in each
 
 
 def boxes_by_chunk(samples: Samples, chunk_cells: int) -> list[Boxes | None]:
@@ -252,6 +195,7 @@ def boxes_by_chunk(samples: Samples, chunk_cells: int) -> list[Boxes | None]:
     by_list: dict[tuple[int, int], Boxes] = {}
     found: list[Boxes | None] = []
     for cube in samples.cubes:
+        # By identity: the cubes of a store share one list, and lists are long to compare.
         key = id(cube.centers), cube.mesh_cells
         if isinstance(cube.centers, Region):
             found.append(None)
@@ -325,19 +269,7 @@ def pieces_on_mesh(
 ) -> Iterator[tuple[tuple[slice, slice, slice], tuple[int, int, int]]]:
     """Yield the parts of a periodic block that do not cross the faces of the mesh.
 
-    Parameters
-    ----------
-    start, shape : ndarray of int64, shape (3,)
-        First cell, on or off the mesh, and cells along each axis.
-    mesh_cells : int
-        Cells along a side of the mesh.
-
-    Yields
-    ------
-    place : tuple of slice
-        Where the part lies in the block.
-    first : tuple of int
-        Its first cell, on the mesh.
+    Each as its place in the block, and its first cell on the mesh.
 
     Examples
     --------
@@ -361,20 +293,9 @@ def pieces_on_mesh(
 def chunks_touched(
     start: Cells, shape: Cells, mesh_cells: NDArray[np.int64] | int, chunk_cells: int
 ) -> NDArray[np.int64]:
-    """Return the chunks that periodic blocks touch, each of their `pieces_on_mesh` on its own.
+    """Return how many chunks periodic blocks, at most the mesh, touch.
 
-    Parameters
-    ----------
-    start, shape : ndarray of int64, shape (..., 3)
-        First cell of each block, on or off the mesh, and cells along each axis, at most the mesh.
-    mesh_cells : int or ndarray of int64 that fits ``start``
-        Cells along a side of the mesh.
-    chunk_cells : int
-        Cells along a side of a chunk.
-
-    Returns
-    -------
-    ndarray of int64, shape (...)
+    Each of their `pieces_on_mesh` is read on its own, so a chunk on both sides counts twice.
     """
     first = start % mesh_cells
     before_face = np.minimum(shape, mesh_cells - first)
@@ -384,7 +305,7 @@ def chunks_touched(
     return touched
 
 
-def region_bytes(partition: SampleRegions, reach: Reach, *, n_channels: int) -> int:
+def region_bytes(regions: SampleRegions, reach: Reach, *, n_channels: int) -> int:
     """Return the memory of one slot: the largest blocks of inputs and of targets."""
-    _, inputs, _, targets = partition.blocks(reach)
+    _, inputs, _, targets = regions.blocks(reach)
     return 4 * int((n_channels * inputs.prod(axis=1) + targets.prod(axis=1)).max())

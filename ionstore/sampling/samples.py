@@ -1,4 +1,4 @@
-"""Samples: the cells of coeval cubes that are cut around, numbered; plans, no data."""
+"""Number the samples: the cells of coeval cubes that are cut around; plans, no data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,16 @@ from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Cells, Mesh, Region
 
-Centers = Region | Cells
-"""Cells of one box: a region of them, or a list."""
+Centers = Region | Cells  # cells of one box: a region of them, or a list
 
-_LONGEST_SHOWN = 60
+_LONGEST_SHOWN = 60  # characters of a wrong argument in a message; a list can be long
 
 
 @dataclass(frozen=True, slots=True)
 class CubeSamples:
-    """The samples of one coeval cube.
+    """The samples of one coeval cube: a cell for each."""
 
-    Parameters
-    ----------
-    store_index : int
-        Place of the cube's store among the loader's stores.
-    redshift : float
-        Redshift of the cube.
-    mesh_cells : int
-        Cells along a side of its mesh.
-    centers : Region or ndarray of int64, shape (n, 3)
-        A cell for each sample.
-    """
-
-    store_index: int
+    store_index: int  # place of its store among the loader's stores
     redshift: float
     mesh_cells: int
     centers: Centers
@@ -49,13 +36,7 @@ class CubeSamples:
 
 
 class Samples:
-    """Samples of several coeval cubes, numbered cube after cube.
-
-    Parameters
-    ----------
-    cubes : sequence of CubeSamples
-        The cubes.
-    """
+    """Samples of several coeval cubes, numbered cube after cube."""
 
     def __init__(self, cubes: Sequence[CubeSamples]) -> None:
         self.cubes = tuple(cubes)
@@ -67,22 +48,10 @@ class Samples:
         self.mesh_cells = np.array([cube.mesh_cells for cube in cubes], dtype=np.int64)
 
     def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], Cells]:
-        """Return the cubes and the cells of samples.
-
-        Parameters
-        ----------
-        numbers : ndarray of int64, shape (n,)
-            Numbers of samples.
-
-        Returns
-        -------
-        cube : ndarray of int64, shape (n,)
-            Places in `cubes`.
-        cells : ndarray of int64, shape (n, 3)
-            Cells as given, possibly off the mesh.
-        """
+        """Return the places in `cubes`, and the cells as given, of samples by their numbers."""
         if len(self.cubes) == 1:
             return np.zeros_like(numbers), self.cubes[0].cells(numbers)
+        # Cube by cube: each has its own region or list to look the cell up in.
         cube = np.searchsorted(self.first, numbers, side="right") - 1
         cells = np.empty((len(numbers), 3), dtype=np.int64)
         for index in np.unique(cube).tolist():
@@ -97,22 +66,9 @@ def centers_of_boxes(
     *,
     name: str = "centers",
 ) -> list[Centers]:
-    """Return the center cells of each of several boxes.
+    """Return the center cells of each of several boxes, checked; every cell by default.
 
-    Parameters
-    ----------
-    meshes : sequence of Mesh
-        Meshes of the boxes.
-    centers : Region or ndarray of int64, shape (n, 3), or one of them for each box, optional
-        Center cells; every cell by default. Listed cells may lie off the mesh, they wrap.
-    name : str
-        What the user calls them.
-
-    Raises
-    ------
-    ValueError
-        If a region leaves the mesh, a list has another dtype or shape, or there are not as many
-        as boxes.
+    Listed cells may lie off the mesh, they wrap. ``name`` is the user's name of the argument.
     """
     if centers is None:
         return [Region((0, 0, 0), mesh.shape) for mesh in meshes]

@@ -1,4 +1,4 @@
-"""What a user can choose about a loader."""
+"""Options of a loader that concern order, batches and processes; checked here."""
 
 import operator
 from dataclasses import dataclass
@@ -8,12 +8,9 @@ from ionstore.sampling.batches import RankShare
 from ionstore.sampling.order import DEFAULT_LANES
 from ionstore.sampling.symmetry import CHOICE, Symmetries
 
-AHEAD = 2
-"""Batches asked of each worker before the first is needed."""
+AHEAD = 2  # batches asked of each worker before the first is needed
 
-
-LENT = 2
-"""Batches that a loop may hold: one, while it asks for the next."""
+LENT = 2  # batches that a loop may hold: one, while it asks for the next
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -33,13 +30,9 @@ _FROM_ZERO = ("num_workers", "seed", "rank")
 
 
 def whole_number(name: str, value: Any, least: int, of: str = "") -> int:
-    """Return an argument that must be a whole number, of any type of them.
-
-    Raises
-    ------
-    ValueError
-        If it is none, or less than ``least``.
-    """
+    """Return an argument as an int; refuse what is no whole number, or less than ``least``."""
+    # `operator.index` takes whole numbers of NumPy and torch, but no float, not even 4.0: one that
+    # was computed may be 3.999.
     try:
         number = operator.index(value)
     except TypeError:
@@ -52,13 +45,7 @@ def whole_number(name: str, value: Any, least: int, of: str = "") -> int:
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """How samples are ordered and batched; `NeighborhoodLoader` describes the fields.
-
-    Raises
-    ------
-    ValueError
-        If a number is none, no whole one or out of range, or the ranks cannot share the lanes.
-    """
+    """Settings of order and batches; `ionstore.loading.NeighborhoodLoader` describes them."""
 
     batch_size: int
     seed: int = 2021
@@ -86,6 +73,7 @@ class LoaderSettings:
             )
         if self.rank >= self.world:
             raise ValueError(f"rank must be 0 to {self.world - 1}, got {self.rank}")
+        # Unshuffled samples come in one lane, which ranks cannot share out.
         if not self.shuffle and self.world > 1:
             raise ValueError(
                 f"shuffle=False is for one rank, got world {self.world}; give each rank centers of "
@@ -112,5 +100,6 @@ class LoaderSettings:
     @property
     def n_slots(self) -> int:
         """Batches in memory at a time."""
-        # With workers, a new batch is asked for before the last one that came is lent.
+        # Beside those lent: the thread fills one while another waits. Each worker has AHEAD of its
+        # own, and a new batch is asked for before the last one that came is lent.
         return LENT + (1 + AHEAD * self.num_workers if self.num_workers else 2)

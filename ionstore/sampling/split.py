@@ -1,4 +1,4 @@
-"""Which cells train a network and which are kept to score it: plans, no data."""
+"""Split the cells of a box into those that train a network and those that score it."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import numpy as np
 
 from ionstore.cube.mesh import Cells, Region
 
+# Shares of the mesh. A fifth is held out; guards take from the held-out part first, down to 5 %,
+# then from the training cells, down to 30 %.
 _HELD_OUT_SHARE = 0.2
 _LEAST_HELD_OUT_SHARE = 0.05
 _PREFERRED_TRAINING_SHARE = 0.4
@@ -75,12 +77,15 @@ def block_split(cells_per_side: int, radius: int) -> Split:
             f"of the held-out cells stay unused; the largest radius that fits is "
             f"{largest_radius(cells_per_side)}"
         )
+    # Two neighborhoods share no cell if their centers lie more than 2 * radius apart. The box is
+    # periodic, so the held-out slab needs a guard on both sides.
     n, guard = cells_per_side, 2 * radius
     wanted = round(_HELD_OUT_SHARE * n)
     preferred = n - 2 * guard - math.ceil(_PREFERRED_TRAINING_SHARE * n)
     possible = n - 2 * guard - math.ceil(_LEAST_TRAINING_SHARE * n)
     least = math.ceil(_LEAST_HELD_OUT_SHARE * n)
     thickness = max(1, min(wanted, max(preferred, min(possible, least))))
+    # Validation and test touch along y, without a guard: neither of them is trained on.
     half = n // 2
     return Split(
         train=Region((thickness + guard, 0, 0), (n - thickness - 2 * guard, n, n)),

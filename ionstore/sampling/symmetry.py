@@ -1,4 +1,4 @@
-"""The 48 symmetries of the cube: rotations and reflections that map the mesh onto itself."""
+"""Apply and draw the 48 symmetries of the cube: rotations and reflections of the mesh."""
 
 from itertools import permutations
 from typing import Literal
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 from ionstore.cube.mesh import Array
 from ionstore.sampling.permutation import drawn
 
+# Six orders of the axes times eight choices of reversed ones; number 0 changes nothing.
 N_SYMMETRIES = 48
-"""Six orders of the axes times eight choices of reversed ones; number 0 changes nothing."""
 
+# Those that samples appear under: none, the orders of the axes, or those and reversals.
 Symmetries = Literal["none", "permutations", "all"]
-"""Which of them samples appear under: none, the orders of the axes, or those and reversals."""
 
+# Axes of the original along the axes of the image, shape (6, 3).
 PERMUTATIONS = np.array(list(permutations(range(3))), dtype=np.int64)
-"""Axes of the original along the axes of the image, shape (6, 3)."""
 
+# Numbers of the symmetries that are drawn from.
 CHOICE: dict[Symmetries, NDArray[np.int64]] = {
     "none": np.zeros(1, np.int64),
     "permutations": 8 * np.arange(len(PERMUTATIONS), dtype=np.int64),
     "all": np.arange(N_SYMMETRIES, dtype=np.int64),
 }
-"""Numbers of the symmetries that are drawn from."""
 
 _KEY = 3  # tells these draws from others of the same seed and epoch
 
@@ -63,21 +63,9 @@ def transformed(values: Array, symmetry: int) -> Array:
 def draw_symmetries(
     samples: NDArray[np.int64], symmetries: Symmetries, *, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """Return the symmetry of each sample in an epoch.
+    """Return the symmetry of each sample in an epoch, 0 to 47.
 
-    Parameters
-    ----------
-    samples : ndarray of int64, shape (m,)
-        Numbers of the samples.
-    symmetries : {"none", "permutations", "all"}
-        Which ones to draw from, equally likely.
-    seed, epoch : int
-        Each pair gives other draws; both at least 0.
-
-    Returns
-    -------
-    ndarray of int64, shape (m,)
-        0 to 47, independent of each other, the same wherever and whenever a sample is cut.
+    Keyed by the sample's number: the same wherever and whenever it is cut.
     """
     choice = CHOICE[symmetries]
     return choice[drawn(len(choice), samples, key=(seed, epoch, _KEY))]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ionstore.loading.decoded import DecodedCube, FieldToDecode
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
 from ionstore.loading.device import DeviceFields, available_device
 from ionstore.sampling.batches import Picked
 from ionstore.sampling.order import Places
@@ -44,7 +44,7 @@ def test_cuts_are_periodic_and_turned(small_store: CubeStore, device: str, reach
     cube, symmetry = rng.integers(0, 2, 48), np.arange(N_SYMMETRIES)
     picked = picked_at(cells, cube, symmetry)
     cubes = [
-        DecodedCube(
+        CubeToDecode(
             (FieldToDecode(small_store, "n_igm", z), FieldToDecode(small_store, "n_src", z)),
             FieldToDecode(small_store, "xhii", z),
         )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ionstore.cube.mesh import Region
-from ionstore.loading.decoded import DecodedCube, FieldToDecode, Run
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
 from ionstore.loading.fill import BatchFiller, Request, batch_parts, fill_in_thread
+from ionstore.loading.gather import Run
 from ionstore.loading.resident import ResidentFields
 from ionstore.loading.ring import BatchRing, BatchSlots
 from ionstore.sampling.batches import BatchPlan, Picked, RankShare
@@ -33,12 +34,12 @@ def filler_of(
 ) -> BatchFiller:
     everything = Region((0, 0, 0), store.mesh.shape)
     samples = Samples([CubeSamples(4, z, store.mesh.cells_per_side, everything) for z in REDSHIFTS])
-    partition = SampleRegions(samples, None, chunk_cells=5)
-    order = Order(partition.sizes, seed=3, shuffle=True)
-    plan = BatchPlan(partition, order, RankShare(50), symmetries)
+    regions = SampleRegions(samples, None, chunk_cells=5)
+    order = Order(regions.sizes, seed=3, shuffle=True)
+    plan = BatchPlan(regions, order, RankShare(50), symmetries)
     inputs = ("n_igm", "n_src")
     cubes = [
-        DecodedCube(
+        CubeToDecode(
             tuple(FieldToDecode(store, name, z) for name in inputs),
             FieldToDecode(store, "xhii", z),
         )

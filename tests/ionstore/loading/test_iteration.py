@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import pytest
 
-from ionstore.loading.iteration import Iteration, Turn
+from ionstore.loading.iteration import CurrentIteration, Iteration
 
 
 def numbers(ended: list[str]) -> Generator[int]:
@@ -57,11 +57,11 @@ def test_errors_of_batches_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("is_sibling", [False, True])
 def test_the_loop_of_another_loader_hears_that_its_turn_is_over(is_sibling: bool) -> None:
-    turn, loader, sibling = Turn(), Loader(), Loader()
+    current, loader, sibling = CurrentIteration(), Loader(), Loader()
     first, second = Iteration(numbers([])), Iteration(numbers([]))
-    turn.take(first, loader)
+    current.replace(first, loader)
     next(first)
-    turn.take(second, sibling if is_sibling else loader)
+    current.replace(second, sibling if is_sibling else loader)
     if is_sibling:
         with pytest.raises(RuntimeError, match="a sibling ended this iteration"):
             next(first)

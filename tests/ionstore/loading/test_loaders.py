@@ -635,14 +635,14 @@ def test_a_second_thread_gets_a_sentence(
 ) -> None:
     waits, goes_on = threading.Event(), threading.Event()
     with NeighborhoodLoader(small_store, radius=1, batch_size=500) as loader:
-        lend = loader._ring.lend
+        lend = loader._source._ring.lend
 
         def slow(slot: int, n_samples: int) -> list[np.ndarray]:
             waits.set()
             goes_on.wait()
             return lend(slot, n_samples)
 
-        monkeypatch.setattr(loader._ring, "lend", slow)
+        monkeypatch.setattr(loader._source._ring, "lend", slow)
         batches, first = iter(loader), []
         thread = threading.Thread(target=lambda: first.append(next(batches)))
         thread.start()
@@ -678,8 +678,8 @@ def test_a_list_of_centers_reaches_workers_once_and_in_order(box23: CubeStore) -
     centers = np.random.default_rng(0).integers(-23, 46, (20_000, 3))
     settings = {**IN_REGIONS, "centers": centers, "memory_budget": too_small_for_all_fields(1)}
     with NeighborhoodLoader(box23, **settings) as loader:
-        partition = loader._plan.partition
-        assert len(pickle.dumps(partition)) < 20_000 * (24 + 2) + 100_000  # for both redshifts
+        regions = loader._plan.regions
+        assert len(pickle.dumps(regions)) < 20_000 * (24 + 2) + 100_000  # for both redshifts
         expected = numbers_of(itertools.islice(loader, 10))
     with NeighborhoodLoader(box23, **settings, num_workers=1) as loader:
         assert same(numbers_of(itertools.islice(loader, 10)), expected)

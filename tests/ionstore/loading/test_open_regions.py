@@ -11,8 +11,9 @@ import pytest
 
 from ionstore.cube.mesh import Region
 from ionstore.errors import StoreDamageError
-from ionstore.loading.decoded import Blocks, DecodedCube, FieldToDecode
-from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, _RegionsClosedError
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
+from ionstore.loading.gather import Blocks
+from ionstore.loading.open_regions import Decoding, RegionDecoder, RegionFields, RegionsClosedError
 from ionstore.sampling.batches import BatchPlan, RankShare
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Reach, SampleRegions
@@ -34,14 +35,14 @@ def box11(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
 def plan_of(*, batch_size: int = 30, rank: int = 0, world: int = 1, visits: int = 3) -> BatchPlan:
     everything = Region((0, 0, 0), (MESH,) * 3)
     samples = Samples([CubeSamples(0, z, MESH, everything) for z in REDSHIFTS])
-    partition = SampleRegions(samples, 4, chunk_cells=4)
-    order = Order(partition.sizes, seed=1, shuffle=True, visits=visits, n_lanes=LANES)
-    return BatchPlan(partition, order, RankShare(batch_size, rank, world), symmetries="none")
+    regions = SampleRegions(samples, 4, chunk_cells=4)
+    order = Order(regions.sizes, seed=1, shuffle=True, visits=visits, n_lanes=LANES)
+    return BatchPlan(regions, order, RankShare(batch_size, rank, world), symmetries="none")
 
 
-def cubes_of(store: CubeStore) -> list[DecodedCube]:
+def cubes_of(store: CubeStore) -> list[CubeToDecode]:
     return [
-        DecodedCube((FieldToDecode(store, "n_igm", z),), FieldToDecode(store, "xhii", z))
+        CubeToDecode((FieldToDecode(store, "n_igm", z),), FieldToDecode(store, "xhii", z))
         for z in REDSHIFTS
     ]
 
@@ -136,7 +137,7 @@ def test_closing_lets_whoever_waits_give_up(box11: CubeStore) -> None:
     regions, _ = opened(plan_of(), box11, LANES)
     regions.clear(closed=False)
     threading.Timer(0.05, regions.close).start()
-    with pytest.raises(_RegionsClosedError):
+    with pytest.raises(RegionsClosedError):
         list(regions.runs(0, regions.plan.pick(0, 0)))
 
 
@@ -146,7 +147,7 @@ def test_what_ends_decoding_is_told_once(tmp_path: Path) -> None:
         shard.write_bytes(shard.read_bytes()[:-1])
     regions, decoder = opened(plan_of(), store, LANES)
     decoder.start(0, 0)
-    with pytest.raises(_RegionsClosedError):
+    with pytest.raises(RegionsClosedError):
         list(regions.runs(0, regions.plan.pick(0, 0)))
     decoder.stop()
     assert isinstance(decoder.take_error(), StoreDamageError)

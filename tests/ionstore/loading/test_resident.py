@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ionstore.errors import StoreDamageError
-from ionstore.loading.decoded import DecodedCube, FieldToDecode
+from ionstore.loading.cubes import CubeToDecode, FieldToDecode
 from ionstore.loading.resident import ResidentFields, resident_bytes
 from ionstore.sampling.batches import Picked
 from ionstore.sampling.order import Places
@@ -31,7 +31,7 @@ def test_blocks_hold_every_cube_from_cell_0(
     other = write_store(tmp_path / "o.zarr", cubes_at(35, (8.0,)), (8.0,), layout=Layout(35, 8, 16))
     places = [(small_store, 9.0), (small_store, 7.5), (other, 8.0)]
     cubes = [
-        DecodedCube(
+        CubeToDecode(
             (FieldToDecode(store, "n_src", z), FieldToDecode(store, "n_igm", z)),
             FieldToDecode(store, "xhii", z),
         )
@@ -55,6 +55,6 @@ def test_blocks_hold_every_cube_from_cell_0(
 def test_damage_is_an_error(tmp_path: Path) -> None:
     store = write_store(tmp_path / "c.zarr", cubes_at(6, (8.0,)), (8.0,))
     (tmp_path / "c.zarr" / "xhii" / "c" / "0" / "0" / "0" / "0").write_bytes(b"nothing")
-    cube = DecodedCube((FieldToDecode(store, "n_igm", 8.0),), FieldToDecode(store, "xhii", 8.0))
+    cube = CubeToDecode((FieldToDecode(store, "n_igm", 8.0),), FieldToDecode(store, "xhii", 8.0))
     with pytest.raises(StoreDamageError, match="xhii"):
         ResidentFields([cube], shared=False)

@@ -16,9 +16,9 @@ def plan_of(
 ) -> BatchPlan:
     region = Region((0, 0, 0), (5, 9, 9))
     samples = Samples([CubeSamples(0, z, 9, region) for z in (8.0, 7.0)])
-    partition = SampleRegions(samples, 4, chunk_cells=2)
-    order = Order(partition.sizes, seed=1, shuffle=True, visits=3, n_lanes=8)
-    return BatchPlan(partition, order, RankShare(batch_size, rank, world), symmetries)
+    regions = SampleRegions(samples, 4, chunk_cells=2)
+    order = Order(regions.sizes, seed=1, shuffle=True, visits=3, n_lanes=8)
+    return BatchPlan(regions, order, RankShare(batch_size, rank, world), symmetries)
 
 
 def described(picked: Picked) -> set[tuple[int, ...]]:
@@ -59,9 +59,9 @@ def test_symmetries_belong_to_the_sample_whatever_the_regions() -> None:
     of_cell = {}
     for core in (None, 2, 9):
         plan = plan_of(0, 1)
-        partition = SampleRegions(plan.partition.samples, core, chunk_cells=2)
-        order = Order(partition.sizes, seed=1, shuffle=True)
-        plan = BatchPlan(partition, order, RankShare(1000), symmetries="all")
+        regions = SampleRegions(plan.regions.samples, core, chunk_cells=2)
+        order = Order(regions.sizes, seed=1, shuffle=True)
+        plan = BatchPlan(regions, order, RankShare(1000), symmetries="all")
         of_cell[core] = described(plan.pick(4, 0))
     assert of_cell[None] == of_cell[2] == of_cell[9]
     assert len({row[-1] for row in of_cell[None]}) == 48

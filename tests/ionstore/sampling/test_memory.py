@@ -1,37 +1,48 @@
-"""How a budget is spent: whole cubes, or regions of a few blocks; never more than it holds."""
+"""A budget is spent on whole cubes, or on regions of a few blocks; never more than it holds."""
 
 import pytest
 
 from ionstore.errors import MemoryBudgetError
-from ionstore.sampling.memory import DECODED_AHEAD, MemoryPlan, choose_core, plan_memory
+from ionstore.sampling.memory import DECODED_AHEAD, MemoryPlan, RegionSizes, plan_memory
+from ionstore.sampling.settings import LoaderSettings
 
 CANDIDATES = [1, 2, 4, 8, 16]
 LANES = 4
 SLOTS = LANES + DECODED_AHEAD
 
 
-def cube_of(core: int) -> int:
-    return core**3
+class Sizes(RegionSizes):
+    """Regions of known cost: a block takes the cube of its core, and the largest decodes least."""
+
+    candidates = None  # type: ignore[assignment]
+
+    def __init__(self, settings: LoaderSettings, candidates: list[int]) -> None:
+        self._settings, self.candidates, self.chunk_cells = settings, candidates, 1
+
+    def block_bytes(self, core: int) -> int:
+        return core**3
+
+    def decoded_cells(self, core: int) -> float:
+        return -core
 
 
-def plan(budget: int, **changes: object) -> MemoryPlan:
-    candidates = changes.pop("candidates", CANDIDATES)
-
-    def largest(available: int) -> int | None:
-        return max((core for core in candidates if core**3 <= available), default=None)
-
-    arguments: dict[str, object] = {
-        "resident_bytes": 100_000,
-        "block_bytes": cube_of,
-        "choose_core": largest,
-        "smallest_core": candidates[0],
-        "core": None,
-        "n_lanes": LANES,
-        "batch_bytes": 100,
-        "ring_bytes": 400,
-        **changes,
-    }
-    return plan_memory(budget, **arguments)  # type: ignore[arg-type]
+def plan(
+    budget: int,
+    *,
+    candidates: list[int] = CANDIDATES,
+    ring_bytes: int = 400,
+    ranks: int | None = None,
+    **options: int,
+) -> MemoryPlan:
+    settings = LoaderSettings(1, n_lanes=LANES, ranks_here=ranks, **options)
+    return plan_memory(
+        budget,
+        Sizes(settings, candidates),
+        settings,
+        resident_bytes=100_000,
+        batch_bytes=100,
+        ring_bytes=ring_bytes,
+    )
 
 
 def test_what_fits_is_resident_and_in_random_order() -> None:
@@ -117,13 +128,17 @@ def test_the_core_that_decodes_least_of_those_that_fit(
 ) -> None:
     fitting = [core for core in CANDIDATES if core <= available]
     chunks = [core for core in fitting if core >= chunk_cells] or fitting[-1:]
-    chosen = choose_core(
-        available,
-        CANDIDATES,
-        chunk_cells=chunk_cells,
-        block_bytes=lambda core: core,
-        decoded_cells=lambda core: float(core) ** growth,
-    )
+
+    class Growing(Sizes):
+        def block_bytes(self, core: int) -> int:
+            return core
+
+        def decoded_cells(self, core: int) -> float:
+            return float(core) ** growth
+
+    sizes = Growing(LoaderSettings(1), CANDIDATES)
+    sizes.chunk_cells = chunk_cells
+    chosen = sizes.choose(available)
     if not fitting:
         assert chosen is None
     else:

@@ -1,4 +1,4 @@
-"""What regions cost by the side of their cores, and which one is taken."""
+"""Costs of regions by the side of their cores, and the core that is taken."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def cells_of_chunks(first: int, stop: int) -> int:
 def test_cells_decoded_are_those_of_the_chunks_around_each_core_at_each_visit(
     core: int, per_opening: int | None
 ) -> None:
-    regions = sizes(core=core, samples_per_opening=per_opening, n_lanes=1)
+    costs = sizes(core=core, samples_per_opening=per_opening, n_lanes=1)
     n = -(-MESH // core)  # cores are as even as whole chunks allow
     edges = [min(k * -(-MESH // CHUNK) // n * CHUNK, MESH) for k in range(n)] + [MESH]
     expected = 0
@@ -49,8 +49,8 @@ def test_cells_decoded_are_those_of_the_chunks_around_each_core_at_each_visit(
                 visits = -(-size // per_opening) if per_opening else 1
                 block = np.prod([cells_of_chunks(a - 2, b + 2) for a, b in sides])
                 expected += 2 * visits * int(block)
-    assert regions.decoded_cells(core) == expected
-    assert regions.core_cells(core) == 2 * MESH**3
+    assert costs.decoded_cells(core) == expected
+    assert costs.core_cells(core) == 2 * MESH**3
 
 
 def test_an_epoch_of_fewer_samples_decodes_less() -> None:
@@ -67,40 +67,40 @@ def test_an_epoch_of_fewer_samples_decodes_less() -> None:
 def test_what_is_decoded_counts_what_lanes_open_once_more(
     per_opening: int | None, n_samples: int | None, n_lanes: int
 ) -> None:
-    regions = sizes(
+    costs = sizes(
         core=8, samples_per_opening=per_opening, samples_per_epoch=n_samples, n_lanes=n_lanes
     )
-    partition = regions.partition(8)
-    start, shape, _, _ = partition.blocks(Reach(2))
+    regions = costs.regions(8)
+    start, shape, _, _ = regions.blocks(Reach(2))
     cells = CHUNK**3 * chunks_touched(start, shape, MESH, CHUNK)
     decoded = []
     few = n_samples is not None and n_samples < 5000  # the fewer, the more it depends on chance
     for epoch in range(20 if few else 1):
         order = Order(
-            partition.sizes,
+            regions.sizes,
             seed=1,
             shuffle=True,
-            visits=regions.visits(8),
+            visits=costs.visits(8),
             n_samples=n_samples,
             n_lanes=n_lanes,
         )
         lanes = (order.openings(epoch, lane, 0) for lane in range(n_lanes))
         decoded.append(sum(int(cells[opening.region]) for lane in lanes for opening in lane))
-    assert regions.decoded_cells(8) == pytest.approx(np.mean(decoded), rel=0.12)
+    assert costs.decoded_cells(8) == pytest.approx(np.mean(decoded), rel=0.12)
 
 
 def test_a_dense_epoch_takes_the_largest_core_that_fits() -> None:
-    regions = sizes()
+    costs = sizes()
     for core, same in ((4, 4), (8, 8), (12, 20)):  # cores of up to 20 cells have 12 and 10
-        assert regions.choose(regions.block_bytes(core)) == same
-    assert regions.choose(regions.block_bytes(4) - 1) == 2
-    assert regions.choose(0) is None
+        assert costs.choose(costs.block_bytes(core)) == same
+    assert costs.choose(costs.block_bytes(4) - 1) == 2
+    assert costs.choose(0) is None
 
 
 def test_few_samples_an_opening_take_the_core_that_decodes_least() -> None:
-    regions = sizes(samples_per_opening=16)
-    assert regions.choose(10**9) == 4
-    assert regions.decoded_cells(4) == min(map(regions.decoded_cells, (4, 8, 12, 16, 20, 24)))
+    costs = sizes(samples_per_opening=16)
+    assert costs.choose(10**9) == 4
+    assert costs.decoded_cells(4) == min(map(costs.decoded_cells, (4, 8, 12, 16, 20, 24)))
 
 
 def test_a_core_that_is_asked_for_is_the_only_candidate() -> None:
@@ -123,9 +123,9 @@ def test_regions_of_lists_by_chunk_are_those_of_the_cells(is_list: bool) -> None
     cubes = [CubeSamples(0, redshift, MESH, cells) for redshift in (9.0, 8.0)]
     cubes.append(CubeSamples(1, 8.0, 13, cells))
     samples = Samples(cubes)
-    regions = RegionSizes(samples, Reach(1), LoaderSettings(5), n_channels=1, chunk_cells=CHUNK)
+    costs = RegionSizes(samples, Reach(1), LoaderSettings(5), n_channels=1, chunk_cells=CHUNK)
     for core in (1, 2, 3, 4, 7, 8, 12, 40):
-        by_chunk, anew = regions.partition(core), SampleRegions(samples, core, chunk_cells=CHUNK)
+        by_chunk, anew = costs.regions(core), SampleRegions(samples, core, chunk_cells=CHUNK)
         for name in ("sizes", "cube", "start", "shape"):
             np.testing.assert_array_equal(getattr(by_chunk, name), getattr(anew, name))
 

@@ -33,31 +33,31 @@ def two_redshifts(name: str) -> Samples:
 @pytest.mark.parametrize("name", CENTERS)
 def test_every_sample_is_in_one_region(name: str, core: int) -> None:
     samples = two_redshifts(name)
-    partition = SampleRegions(samples, core, chunk_cells=5)
-    region = np.repeat(np.arange(partition.n_regions), partition.sizes)
-    member = np.concatenate([np.arange(size) for size in partition.sizes])
-    numbers = partition.numbers(region, member)
+    regions = SampleRegions(samples, core, chunk_cells=5)
+    region = np.repeat(np.arange(regions.n_regions), regions.sizes)
+    member = np.concatenate([np.arange(size) for size in regions.sizes])
+    numbers = regions.numbers(region, member)
     assert sorted(numbers.tolist()) == list(range(samples.n_samples))
     cube, cells = samples.find(numbers)
-    np.testing.assert_array_equal(cube, partition.cube[region])
-    within = cells % 23 - partition.start[region]
+    np.testing.assert_array_equal(cube, regions.cube[region])
+    within = cells % 23 - regions.start[region]
     assert (within >= 0).all()
-    assert (within < partition.shape[region]).all()
-    assert (partition.shape <= core).all()
-    assert (partition.sizes > 0).all()
+    assert (within < regions.shape[region]).all()
+    assert (regions.shape <= core).all()
+    assert (regions.sizes > 0).all()
 
 
 @pytest.mark.parametrize(("asked", "core"), [(3, 3), (5, 5), (9, 5), (10, 10), (24, 20)])
 def test_cores_are_whole_chunks_where_they_hold_one(asked: int, core: int) -> None:
-    partition = SampleRegions(two_redshifts("whole"), asked, chunk_cells=5)
-    assert partition.core == core
-    assert partition.shape.max() <= core
+    regions = SampleRegions(two_redshifts("whole"), asked, chunk_cells=5)
+    assert regions.core == core
+    assert regions.shape.max() <= core
 
 
 def test_one_region_of_everything_leaves_numbers_alone() -> None:
-    partition = SampleRegions(two_redshifts("list"), None, chunk_cells=5)
-    assert partition.sizes.tolist() == [400]
-    assert partition.numbers(np.zeros(3, int), np.array([7, 399, 0])).tolist() == [7, 399, 0]
+    regions = SampleRegions(two_redshifts("list"), None, chunk_cells=5)
+    assert regions.sizes.tolist() == [400]
+    assert regions.numbers(np.zeros(3, int), np.array([7, 399, 0])).tolist() == [7, 399, 0]
 
 
 def test_lists_and_regions_can_stand_side_by_side() -> None:
@@ -68,24 +68,24 @@ def test_lists_and_regions_can_stand_side_by_side() -> None:
             CubeSamples(2, 8.0, 30, CENTERS["list"]),
         ]
     )
-    partition = SampleRegions(samples, 6, chunk_cells=3)
-    region = np.repeat(np.arange(partition.n_regions), partition.sizes)
-    member = np.concatenate([np.arange(size) for size in partition.sizes])
-    numbers = partition.numbers(region, member)
+    regions = SampleRegions(samples, 6, chunk_cells=3)
+    region = np.repeat(np.arange(regions.n_regions), regions.sizes)
+    member = np.concatenate([np.arange(size) for size in regions.sizes])
+    numbers = regions.numbers(region, member)
     assert sorted(numbers.tolist()) == list(range(samples.n_samples))
-    np.testing.assert_array_equal(samples.find(numbers)[0], partition.cube[region])
+    np.testing.assert_array_equal(samples.find(numbers)[0], regions.cube[region])
 
 
 @pytest.mark.parametrize("reach", [Reach(0), Reach(3), Reach(11), Reach(2, 4), Reach(3, 19)])
 @pytest.mark.parametrize("name", CENTERS)
 def test_blocks_hold_what_samples_reach_and_no_more(name: str, reach: Reach) -> None:
     samples = two_redshifts(name)
-    partition = SampleRegions(samples, 6, chunk_cells=5)
-    blocks = partition.blocks(reach)
+    regions = SampleRegions(samples, 6, chunk_cells=5)
+    blocks = regions.blocks(reach)
     for halo, start, shape in ((reach.radius, *blocks[:2]), (0, *blocks[2:])):
-        for region in range(partition.n_regions):
-            n = int(partition.sizes[region])
-            numbers = partition.numbers(np.full(n, region), np.arange(n))
+        for region in range(regions.n_regions):
+            n = int(regions.sizes[region])
+            numbers = regions.numbers(np.full(n, region), np.arange(n))
             _, cells = samples.find(numbers)
             for axis in range(3):
                 needed = {
