@@ -9,7 +9,8 @@ from ioncli import options
 def formats() -> None:
     """List the formats that `ionstore ingest` reads, in the order in which a file is tried.
 
-    A file is known by its content; its name tells the redshift, and where it must the field.
+    The content of a file tells its format; its name tells the redshift, and the field where the
+    content does not.
 
     \b
     Example:

@@ -13,7 +13,8 @@ from ionstore.readers.formats.py21cmfast4 import Py21cmFast4
 from ionstore.readers.formats.pyc2ray import PyC2Ray
 from ionstore.readers.formats.pyc2ray_sources import PyC2RaySources
 
-# Results by their names come before all arrays and meshes of any name.
+# Formats that go by names come before those that take arrays, meshes and lists of any name, which
+# would take their files without a field.
 READERS: tuple[FileReader, ...] = (
     Py21cmFast4(),
     Py21cmFast3(),

@@ -1,4 +1,4 @@
-"""Files of meshes as the codes write them, and what is asked of all that is read from them."""
+"""Files of meshes as the codes write them, and checks of the sources read from them."""
 
 import struct
 from collections.abc import Iterator
@@ -9,10 +9,8 @@ import numpy as np
 from ionstore.cube.mesh import Array
 from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField
 
-"""Small files of the codes."""
-
 SAMPLE_CELLS = 20
-"""Cells along a side of those of C2-Ray and pyC2Ray."""
+"""Cells along a side of the samples of C2-Ray and pyC2Ray in `tests/data`."""
 
 
 def record(content: bytes, byte_order: str = "<", max_bytes: int = 2147483639) -> bytes:
@@ -73,7 +71,7 @@ def check_source(source: FieldSource | None, cube: Array, path: Path) -> None:
 
 
 def inspected(reader: FileReader, path: Path, content: bytes | None = None) -> FileContents | None:
-    """What a reader says of a file, of the given content if any."""
+    """The finding of a reader in a file, which is written first if content is given."""
     if content is not None:
         path.write_bytes(content)
     with path.open("rb") as file:

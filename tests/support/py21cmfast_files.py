@@ -1,4 +1,4 @@
-"""Small files of 21cmFAST, copied to be changed, and the density that they stand for."""
+"""Small files of 21cmFAST, copies of them with changes, and the gas density that they imply."""
 
 import shutil
 from collections.abc import Callable

@@ -63,8 +63,8 @@ class FlatObject(FieldSource):
                 plane = file.read_at(n_bytes, first)
                 if len(plane) != n_bytes:
                     raise SourceDataError(
-                        f"{self.place}: an array of shape {self.shape} and {self.dtype} was put "
-                        "there, the object is shorter; run the same command again"
+                        f"{self.place}: expected an array of shape {self.shape} and {self.dtype}, "
+                        "the object is shorter; run the same command again"
                     )
                 planes[index] = np.ndarray(cells[1:], self.dtype, plane, 0, (pitch, item))
         return values

@@ -20,8 +20,8 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """First bytes of HDF5 files."""
 
 _CUBE_AXES = 3
-# What h5py makes of damage, besides errors of the system: it depends on the bytes that are hit.
-# Where a group stands for a dataset, it lacks attributes.
+# h5py raises any of these for damage, depending on the bytes that are hit; attributes of Python are
+# missing where a group stands in place of a dataset.
 _DAMAGE = (
     *(RuntimeError, KeyError, ValueError, TypeError, ArithmeticError, MemoryError),
     AttributeError,
@@ -41,7 +41,7 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
         try:
             with h5py.File(path, "r") as file:
                 yield file
-        except SourceDataError:
+        except SourceDataError:  # a ValueError, but it says more than that there is damage
             raise
         except OSError as error:
             # HDF5 has one exception for locks, damage and errors of the system: its text and errno
@@ -62,6 +62,7 @@ def attributes(file: Any, group: str) -> Mapping[str, Any]:
 
 def number(attributes_: Mapping[str, Any], name: str) -> float | None:
     """Return an attribute that is a finite number, None if there is none."""
+    # Other programs write text or arrays here, and damage makes NaN.
     value = np.asarray(attributes_.get(name, "none"))
     if value.shape != () or value.dtype.kind not in "iuf" or not np.isfinite(value):
         return None

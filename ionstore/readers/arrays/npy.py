@@ -34,6 +34,8 @@ _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Ru
 
 @dataclass(frozen=True)
 class _Header:
+    """The array that a header describes, and the bytes of the header before it."""
+
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran_order: bool
@@ -126,7 +128,7 @@ def _open_archive(path: Path, preferred_member: str) -> FieldSource:
 
 
 def _first_line(error: Exception) -> str:
-    """Return what NumPy says first; what follows is advice that does not help here."""
+    """Return the first line of a message of NumPy; the advice that follows does not help here."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
@@ -141,7 +143,7 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
             # Users can do nothing about headers of Python 2, and damaged ones are refused below.
             warnings.simplefilter("ignore")
             shape, fortran_order, dtype = read(file)
-        if min(shape, default=0) < 0:
+        if min(shape, default=0) < 0:  # NumPy accepts what damage left
             raise ValueError(f"its shape is {shape}")
     except _HEADER_DAMAGE as error:
         raise SourceDataError(

@@ -13,7 +13,7 @@ _CONTENTS: dict[str, tuple[str, Quantity]] = {
 }
 _UNNAMED: tuple[None, Quantity] = (None, "as_is")
 _HEATING = "HeatRates"
-# xfrac3d_ (older), xfrac3D_ and xfrac_z; not xfrac3dHe1_, which is no hydrogen.
+# Versions write xfrac3d_, xfrac3D_, xfrac_z and xfrac_; not xfrac3dHe1_, which is no hydrogen.
 _NAME = re.compile(rf"({'|'.join([*_CONTENTS, _HEATING])})(?:3[dD]?)?_z?\d.*\.(?:bin|dat|npy)")
 
 

@@ -68,6 +68,6 @@ class C2RaySources(FileReader):
         return FileContents((FoundField(name, redshift_in(path.name), sources, quantity),))
 
     def named(self, name: str) -> tuple[str, float | None] | None:
-        """Return sources for a name that says so."""
+        """Return ``n_src`` and its redshift for the name of a list."""
         is_list = "sources" in name and name.endswith((".dat", ".dat.gz"))
         return ("n_src", redshift_in(name)) if is_list else None

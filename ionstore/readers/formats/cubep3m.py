@@ -35,6 +35,6 @@ class CubeP3M(FileReader):
         return FileContents((density,))
 
     def named(self, name: str) -> tuple[str, float | None] | None:
-        """Return the density and its redshift for a name that CubeP3M gives."""
+        """Return ``n_igm`` and its redshift for the name of a density."""
         match = _NAME.fullmatch(name)
         return ("n_igm", redshift_in(name)) if match and match["kind"] == "n" else None

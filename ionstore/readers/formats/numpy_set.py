@@ -7,12 +7,7 @@ from pathlib import Path
 from ionstore.cube.fields import FIELDS
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.npy import NPY_MAGIC, ZIP_MAGIC, open_numpy_file
-from ionstore.readers.base import (
-    PLAIN_QUANTITIES,
-    FileContents,
-    FileReader,
-    FoundField,
-)
+from ionstore.readers.base import PLAIN_QUANTITIES, FileContents, FileReader, FoundField
 from ionstore.readers.file_names import redshift_in
 
 _SUFFIXES = (".npy", ".npz")
@@ -70,4 +65,5 @@ def _is_archive_of_arrays(path: Path, head: bytes) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(member.endswith(".npy") for member in archive.namelist())
     except zipfile.BadZipFile:
-        return path.suffix in _SUFFIXES  # cut short
+        # Cut short, it has lost the table of its members at its end; only its name is left.
+        return path.suffix in _SUFFIXES

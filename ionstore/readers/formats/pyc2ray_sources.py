@@ -42,6 +42,6 @@ class PyC2RaySources(FileReader):
         return FileContents((FoundField("n_src", redshift, ConvertedSourceList(path), quantity),))
 
     def named(self, name: str) -> tuple[str, float | None] | None:
-        """Return sources for a name that says so."""
+        """Return ``n_src`` and its redshift for the name of a list."""
         is_list = "sources" in name and name.endswith((".hdf5", ".h5"))
         return ("n_src", redshift_in(name)) if is_list else None

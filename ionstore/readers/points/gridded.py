@@ -119,8 +119,8 @@ class _CellSums:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise DiskSpaceError(
-                f"{tempfile.gettempdir()}: the disk is full, which keeps sources while they are "
-                "gridded; free some space, or name a folder elsewhere in TMPDIR"
+                f"{tempfile.gettempdir()}: the disk is full, and sources are kept there while they "
+                "are gridded; free some space, or name a folder elsewhere in TMPDIR"
             ) from error
         begins = np.searchsorted(self._occupied, [*self._firsts, self._ends[-1]])
         self._runs.append(_Run(self._file, offset, begins))
