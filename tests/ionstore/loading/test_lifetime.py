@@ -1,4 +1,4 @@
-"""How a loader ends: with its loop, its script, its process or a worker, and what it leaves."""
+"""Loaders end with their loop, their script, their process or a worker, and leave nothing."""
 
 import gc
 import itertools
@@ -21,8 +21,11 @@ import pytest
 from ionstore.loading.loaders import Batch, NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
+from tests.support.forked_scripts import ScriptServer, script_server
 from tests.support.places import ROOT
 from tests.support.stores import cubes_at, write_store
+
+pytestmark = pytest.mark.process
 
 START_S = 120.0  # a process imports torch and compiles kernels
 END_S = 60.0  # torch looks every 5 s for workers that have ended, and machines can be busy
@@ -42,19 +45,22 @@ ANY_MODE = [(mode, num_workers) for mode in MODES for num_workers in (0, 2)]
 # drops exceptions.
 PAUSE = "time.sleep(0.02)"
 
+# Loaders of every mode in one process: their workers come of one fork server, whose start takes
+# longest.
 SCRIPT = """
 import itertools, os, signal, sys, time
 from ionstore.loading import NeighborhoodLoader
 
 def run():
-    loader = NeighborhoodLoader({store!r}, **{settings!r})
-    assert loader.stats.mode == {mode!r}
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    loaders = [NeighborhoodLoader({store!r}, **settings) for settings in {settings!r}]
+    assert [loader.stats.mode for loader in loaders] == {modes!r}
+    epochs = [itertools.chain.from_iterable(itertools.repeat(loader)) for loader in loaders]
+    batches = zip(*epochs)
     next(batches)
     print("running", flush=True)
     for number, batch in enumerate(batches):
         {body}
-    return batches
+    return epochs
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -69,25 +75,49 @@ def box23(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
     return write_store(path, cubes_at(23, redshifts), redshifts, layout=Layout(23, 5, 10))
 
 
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[ScriptServer]:
+    with script_server() as server:
+        yield server
+
+
 class Script:
     """A script with a loader, in a session of its own, and all processes that come of it."""
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._mark = uuid.uuid4().hex  # inherited by workers, whoever their parent is
         self._folder = folder
+        self.pid = 0
+
+    def run_by(self, server: ScriptServer, script: Path) -> None:
+        """Run it in a process that begins at once."""
+        forked = server.run(script, LOADER_LIFETIME=self._mark)
+        self.pid = forked.pid
+        self._has_ended = forked.has_ended
+        self.wait = lambda: forked.wait(END_S)[0]
+
+    def run_command(self, command: Sequence[str], *, stdin: Path | None = None) -> None:
+        """Run it by a command of its own."""
         environment = {**os.environ, "LOADER_LIFETIME": self._mark}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         # Not pipes: whoever survives would keep them open, and the test waiting.
-        with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as error:
-            self.process = subprocess.Popen(
+        with (
+            open(self._folder / "stdout", "wb") as out,
+            open(self._folder / "stderr", "wb") as error,
+            open(stdin or os.devnull, "rb") as source,
+        ):
+            process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=source,
                 stdout=out,
                 stderr=error,
-                cwd=folder,
+                cwd=self._folder,
                 env=environment,
                 start_new_session=True,
             )
+        self.pid = process.pid
+        self._has_ended = lambda: process.poll() is not None
+        self.wait = lambda: process.wait(START_S)
 
     @property
     def stdout(self) -> str:
@@ -97,15 +127,18 @@ class Script:
     def stderr(self) -> str:
         return (self._folder / "stderr").read_text()
 
-    def wait_until_running(self) -> None:
-        wait_until(lambda: "running" in self.stdout or self.process.poll() is not None, START_S)
-        assert "running" in self.stdout, self.stderr
+    def wait_until_running(self, said: str = "running") -> None:
+        wait_until(lambda: said in self.stdout or self._has_ended(), START_S)
+        assert said in self.stdout, self.stderr
 
     def processes(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                is_ours = process.environ().get("LOADER_LIFETIME") == self._mark
+                is_ours = (
+                    process.pid == self.pid
+                    or process.environ().get("LOADER_LIFETIME") == self._mark
+                )
                 if is_ours and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
@@ -113,13 +146,8 @@ class Script:
     def workers(self) -> list[psutil.Process]:
         """Return its grandchildren: workers are children of the fork server."""
         return [
-            worker
-            for child in psutil.Process(self.process.pid).children()
-            for worker in child.children()
+            worker for child in psutil.Process(self.pid).children() for worker in child.children()
         ]
-
-    def wait(self, timeout: float = END_S) -> int:
-        return self.process.wait(timeout)
 
     def check_nothing_survives(self) -> None:
         wait_until(lambda: not self.processes(), END_S)
@@ -129,7 +157,7 @@ class Script:
         for process in self.processes():
             with suppress(psutil.Error):
                 process.kill()
-        self.process.wait(END_S)
+        self.wait()
 
 
 def wait_until(is_so: Callable[[], bool], timeout: float) -> None:
@@ -149,22 +177,18 @@ def nothing_new_in_shared_memory() -> Iterator[None]:
     assert names() <= before
 
 
+def script_of(store: CubeStore, num_workers: int, body: str = "pass") -> str:
+    settings = [{**MODES[mode], "num_workers": num_workers} for mode in MODES]
+    return SCRIPT.format(store=str(store.path), settings=settings, modes=list(MODES), body=body)
+
+
 @contextmanager
-def script(
-    folder: Path,
-    store: CubeStore,
-    mode: str,
-    num_workers: int,
-    body: str = "pass",
-    *,
-    before: str = "",
-) -> Iterator[Script]:
-    settings = {**MODES[mode], "num_workers": num_workers}
-    code = before + SCRIPT.format(store=str(store.path), settings=settings, mode=mode, body=body)
+def script(scripts: ScriptServer, folder: Path, code: str) -> Iterator[Script]:
     folder.mkdir()
     path = folder / "script.py"
     path.write_text(code)
-    started = Script([sys.executable, str(path)], folder)
+    started = Script(folder)
+    started.run_by(scripts, path)
     try:
         yield started
     finally:
@@ -172,10 +196,10 @@ def script(
 
 
 @contextmanager
-def side_by_side(scripts: Iterable[AbstractContextManager[Script]]) -> Iterator[list[Script]]:
+def side_by_side(several: Iterable[AbstractContextManager[Script]]) -> Iterator[list[Script]]:
     """Start scripts at once, as each takes long to start, and wait until all run."""
     with nothing_new_in_shared_memory(), ExitStack() as stack:
-        started = [stack.enter_context(one) for one in scripts]
+        started = [stack.enter_context(one) for one in several]
         for one in started:
             one.wait_until_running()
         yield started
@@ -204,15 +228,17 @@ def worker_processes() -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
 def test_ctrl_c_ends_the_loop_and_only_the_main_process_reports_it(
-    tmp_path: Path, box23: CubeStore, num_workers: int
+    tmp_path: Path, scripts: ScriptServer, box23: CubeStore
 ) -> None:
-    scripts = (script(tmp_path / mode, box23, mode, num_workers, PAUSE) for mode in MODES)
-    with side_by_side(scripts) as running:
-        for started in running:
-            assert len(started.workers()) == num_workers
-            os.killpg(started.process.pid, signal.SIGINT)  # as a terminal does
+    several = (
+        script(scripts, tmp_path / str(num_workers), script_of(box23, num_workers, PAUSE))
+        for num_workers in (0, 2)
+    )
+    with side_by_side(several) as running:
+        for started, num_workers in zip(running, (0, 2), strict=True):
+            assert len(started.workers()) == num_workers * len(MODES)
+            os.killpg(started.pid, signal.SIGINT)  # as a terminal does
         for started in running:
             assert started.wait() == -signal.SIGINT
             started.check_nothing_survives()
@@ -220,14 +246,16 @@ def test_ctrl_c_ends_the_loop_and_only_the_main_process_reports_it(
             assert started.stderr.count("Traceback") == 1
 
 
-def test_ctrl_c_while_workers_start_ends_all_of_them(tmp_path: Path, box23: CubeStore) -> None:
+def test_ctrl_c_while_workers_start_ends_all_of_them(
+    tmp_path: Path, scripts: ScriptServer, box23: CubeStore
+) -> None:
     with (
         nothing_new_in_shared_memory(),
-        script(tmp_path / "script", box23, "resident", 2) as started,
+        script(scripts, tmp_path / "script", script_of(box23, 2)) as started,
     ):
         wait_until(lambda: len(started.processes()) > 1, START_S)
         time.sleep(0.5)
-        os.killpg(started.process.pid, signal.SIGINT)
+        os.killpg(started.pid, signal.SIGINT)
         assert started.wait() == -signal.SIGINT
         started.check_nothing_survives()
         assert started.stderr.splitlines().count("KeyboardInterrupt") == 1
@@ -267,69 +295,108 @@ def test_an_error_in_the_loop_leaves_no_threads_and_no_workers(
 
 
 ENDS = {
-    "end of the script": ("break", 0),
-    "sys.exit": ("sys.exit(3)", 3),
-    "os._exit": ("os._exit(3)", 3),
-    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "end of the script": (1, "break", 0),
+    "sys.exit": (1, "sys.exit(3)", 3),
+    "os._exit": (1, "os._exit(3)", 3),
+    "SIGKILL": (1, "os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+    "SIGKILL of threads": (0, "os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
 }
 
 
-@pytest.mark.parametrize(
-    "cases",
-    [
-        [("resident", 2, "end of the script"), ("regions", 2, "end of the script")],
-        [("regions", 2, "sys.exit"), ("regions", 2, "os._exit")],
-        [("resident", 2, "SIGKILL"), ("regions", 2, "SIGKILL"), ("regions", 0, "SIGKILL")],
-    ],
-    ids=["end of the script", "exit", "SIGKILL"],
-)
 def test_nothing_survives_a_process_that_does_not_close_its_loader(
-    tmp_path: Path, box23: CubeStore, cases: list[tuple[str, int, str]]
+    tmp_path: Path, scripts: ScriptServer, box23: CubeStore
 ) -> None:
-    scripts = (
-        script(tmp_path / str(case), box23, mode, num_workers, f"if number == 20: {ENDS[end][0]}")
-        for case, (mode, num_workers, end) in enumerate(cases)
+    several = (
+        script(
+            scripts,
+            tmp_path / end,
+            script_of(box23, num_workers, f"if number == 20: {statement}"),
+        )
+        for end, (num_workers, statement, _) in ENDS.items()
     )
-    with side_by_side(scripts) as running:
-        for started, (_, _, end) in zip(running, cases, strict=True):
-            assert started.wait() == ENDS[end][1]
+    with side_by_side(several) as running:
+        for started, (end, (_, _, exit_code)) in zip(running, ENDS.items(), strict=True):
+            assert started.wait() == exit_code
             started.check_nothing_survives()
-            if end in {"os._exit", "SIGKILL"}:  # Python's own tracker removes semaphores then
-                assert "Traceback" not in started.stderr
-            else:
+            if end in {"end of the script", "sys.exit"}:
                 assert started.stderr == ""
+            else:  # Python's own tracker removes semaphores then, and says so
+                assert "Traceback" not in started.stderr
 
 
-REPORT = """
-import atexit, threading
+TWO_LOOPS_LEFT = """
+import atexit, itertools, threading
 # What is registered first runs last.
 atexit.register(lambda: print([thread.name for thread in threading.enumerate()], flush=True))
+from ionstore.loading import NeighborhoodLoader
+
+loaders = [NeighborhoodLoader({store!r}, **settings) for settings in {settings!r}]
+left = [iter(loader) for loader in loaders]
+for batches in left:
+    list(itertools.islice(batches, 20))
+print([loader.stats.mode for loader in loaders], threading.active_count(), sep=";")
 """
 
 
 def test_threads_end_before_the_interpreter_does(tmp_path: Path, box23: CubeStore) -> None:
-    body = "if number == 20: print(threading.active_count()); break"
-    scripts = (script(tmp_path / mode, box23, mode, 0, body, before=REPORT) for mode in MODES)
-    with side_by_side(scripts) as running:
-        for started in running:
-            assert started.wait() == 0
-            started.check_nothing_survives()
-            _, n_running, at_the_end = started.stdout.splitlines()
-            assert int(n_running) > 1
-            assert at_the_end == "['MainThread']"
-            assert started.stderr == ""
+    path = tmp_path / "script.py"
+    path.write_text(
+        TWO_LOOPS_LEFT.format(store=str(box23.path), settings=[MODES[mode] for mode in MODES])
+    )
+    started = Script(tmp_path)
+    started.run_command([sys.executable, str(path)])
+    try:
+        assert started.wait() == 0, started.stderr
+        started.check_nothing_survives()
+    finally:
+        started.end()
+    running, at_the_end = started.stdout.splitlines()
+    modes, n_running = running.split(";")
+    assert modes == str(list(MODES))
+    assert int(n_running) > 3  # the main thread, one that fills for each loader, and decoders
+    assert at_the_end == "['MainThread']"
+    assert started.stderr == ""
+
+
+ONE_AFTER_THE_OTHER = """
+import time
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from ionstore.loading import NeighborhoodLoader
+
+# Torch looks for workers that have ended every 5 s; how often is of no interest here.
+assert _MultiProcessingDataLoaderIter._try_get_data.__defaults__ == (5.0,)
+_MultiProcessingDataLoaderIter._try_get_data.__defaults__ = (0.5,)
+
+def run(number, mode, settings):
+    loader = NeighborhoodLoader({store!r}, num_workers=2, **settings)
+    assert loader.stats.mode == mode
+    for batch in loader:
+        if loader.position == 1:
+            print("running", number, flush=True)
+        time.sleep(0.02)
+
+for number, (mode, settings) in enumerate({cases!r}):
+    try:
+        run(number, mode, settings)
+    except RuntimeError as error:
+        print(error, flush=True)
+        if number == 2:
+            raise
+"""
 
 
 def test_a_worker_killed_in_mid_epoch_is_an_error_within_seconds(
-    tmp_path: Path, box23: CubeStore
+    tmp_path: Path, scripts: ScriptServer, box23: CubeStore
 ) -> None:
     cases = [("resident", True), ("regions", True), ("regions", False)]
-    scripts = (
-        script(tmp_path / str(case), box23, mode, 2, PAUSE) for case, (mode, _) in enumerate(cases)
-    )
-    with side_by_side(scripts) as running:
-        victims = []
-        for started, (_, is_waited_for) in zip(running, cases, strict=True):
+    settings = [(mode, MODES[mode]) for mode, _ in cases]
+    code = ONE_AFTER_THE_OTHER.format(store=str(box23.path), cases=settings)
+    with (
+        nothing_new_in_shared_memory(),
+        script(scripts, tmp_path / "script", code) as started,
+    ):
+        for number, (_, is_waited_for) in enumerate(cases):
+            started.wait_until_running(f"running {number}")
             victim, other = started.workers()
             if is_waited_for:
                 victim.suspend()
@@ -337,13 +404,15 @@ def test_a_worker_killed_in_mid_epoch_is_an_error_within_seconds(
                 time.sleep(0.5)  # the loop runs out of batches
             victim.kill()
             other.resume()
-            victims.append(victim.pid)
-        for started, victim_pid in zip(running, victims, strict=True):
-            assert started.wait() == 1
-            started.check_nothing_survives()
-            last = started.stderr.splitlines()[-1]
-            assert last.startswith("RuntimeError: DataLoader worker")
-            assert str(victim_pid) in last
+            wait_until(
+                lambda number=number: len(started.stdout.splitlines()) > 2 * number + 1, END_S
+            )
+            last = started.stdout.splitlines()[2 * number + 1]
+            assert last.startswith("DataLoader worker")
+            assert str(victim.pid) in last
+        assert started.wait() == 1
+        started.check_nothing_survives()
+        assert started.stderr.splitlines()[-1] == f"RuntimeError: {last}"
 
 
 SMALL_SHM = """
@@ -383,9 +452,10 @@ def test_batches_need_no_room_in_dev_shm(tmp_path: Path, box23: CubeStore) -> No
     settings = {"radius": 4, "batch_size": 256}
     path = tmp_path / "script.py"
     path.write_text(SMALL_SHM.format(store=str(box23.path), settings=settings))
-    started = Script([*command, sys.executable, str(path)], tmp_path)
+    started = Script(tmp_path)
+    started.run_command([*command, sys.executable, str(path)])
     try:
-        assert started.wait(START_S) == 0, started.stderr
+        assert started.wait() == 0, started.stderr
         started.check_nothing_survives()
     finally:
         started.end()
@@ -445,32 +515,37 @@ def test_another_process_that_maps_the_memory_does_not_take_it_away(
 
 STATEMENTS = """
 from ionstore.loading import NeighborhoodLoader
-if __name__ == "__main__":
-    with NeighborhoodLoader({store!r}, radius=2, batch_size=8, num_workers=2) as loader:
-        for batch, _ in zip(loader, range(20)):
-            pass
-    print(batch.centers.tolist())
+print("once")
+loader = NeighborhoodLoader({store!r}, radius=2, batch_size=8, num_workers=1)
+for batch, _ in zip(loader, range(20)):
+    pass
+print(batch.centers.tolist())
+loader.close()
 """
 
 
-def test_workers_start_from_code_and_from_modules(tmp_path: Path, box23: CubeStore) -> None:
+def test_scripts_need_neither_a_file_nor_a_guard_to_have_workers(
+    tmp_path: Path, box23: CubeStore
+) -> None:
     code = STATEMENTS.format(store=str(box23.path))
-    scripts = []
-    for number, way in enumerate((["-c", code], ["-m", "module"], ["-m", "package"])):
+    several = []
+    ways = (["-c", code], ["-m", "module"], ["-m", "package"], ["module.py"], ["-"])
+    for number, way in enumerate(ways):
         folder = tmp_path / str(number)
         (folder / "package").mkdir(parents=True)
         (folder / "module.py").write_text(code)
         (folder / "package" / "__main__.py").write_text(code)
-        scripts.append(Script([sys.executable, *way], folder))
+        several.append(Script(folder))
+        several[-1].run_command([sys.executable, *way], stdin=folder / "module.py")
     try:
-        for started in scripts:
-            assert started.wait(START_S) == 0, started.stderr
+        for started in several:
+            assert started.wait() == 0, started.stderr
             started.check_nothing_survives()
     finally:
-        for started in scripts:
+        for started in several:
             started.end()
     with NeighborhoodLoader(box23, **RESIDENT) as loader:
         *_, last = itertools.islice(loader, 20)
-    for started in scripts:
-        assert started.stdout == f"{last.centers.tolist()}\n"
+    for started in several:
+        assert started.stdout == f"once\n{last.centers.tolist()}\n"
         assert started.stderr == ""

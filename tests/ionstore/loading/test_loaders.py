@@ -5,8 +5,6 @@ import itertools
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -27,7 +25,10 @@ from ionstore.store.layout import Layout
 from ionstore.store.normalization import fit_normalization
 from tests.support.stores import cubes_at, write_store
 
-MODES = pytest.mark.parametrize("num_workers", [0, 1, 2])
+PROCESS = pytest.mark.process
+MODES = pytest.mark.parametrize(
+    "num_workers", [0, pytest.param(1, marks=PROCESS), pytest.param(2, marks=PROCESS)]
+)
 
 
 def field(store: CubeStore, name: str, redshift: float) -> np.ndarray:
@@ -299,38 +300,40 @@ def same(
 
 
 @pytest.fixture(scope="module")
-def box23(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
-    """A 23³ store with two redshifts, more than a few regions of it."""
+def box17(tmp_path_factory: pytest.TempPathFactory) -> CubeStore:
+    """A 17³ store with two redshifts, more than a few regions of it."""
     path = tmp_path_factory.mktemp("stores") / "cubes.zarr"
     redshifts = (9.0, 7.5)
-    return write_store(path, cubes_at(23, redshifts), redshifts, layout=Layout(23, 5, 10))
+    return write_store(path, cubes_at(17, redshifts), redshifts, layout=Layout(17, 5, 10))
 
 
 @pytest.fixture(scope="module")
-def resident_epochs(box23: CubeStore) -> list[tuple[torch.Tensor, ...]]:
+def resident_epochs(box17: CubeStore) -> list[tuple[torch.Tensor, ...]]:
     """Two epochs in region order, from whole cubes in memory."""
-    with NeighborhoodLoader(box23, **IN_REGIONS) as loader:
+    with NeighborhoodLoader(box17, **IN_REGIONS) as loader:
         assert loader.stats.mode == "resident"
         return [*numbers_of(loader), *numbers_of(loader)]
 
 
 @MODES
 def test_regions_give_the_same_batches_as_whole_cubes(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
 ) -> None:
     budget = too_small_for_all_fields(num_workers)
     with NeighborhoodLoader(
-        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+        box17, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
     ) as loader:
         assert loader.stats.mode == "regions"
         assert budget / 2 < loader.stats.decoded_bytes + loader.stats.batch_bytes <= budget
-        assert same([*numbers_of(loader), *numbers_of(loader)], resident_epochs)
+        n_batches = len(loader) + 20
+        found = [*numbers_of(loader), *numbers_of(itertools.islice(loader, 20))]
+        assert same(found, resident_epochs[:n_batches])
 
 
 def test_a_device_gives_the_same_batches(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
 ) -> None:
-    with NeighborhoodLoader(box23, **IN_REGIONS, device="cpu") as loader:
+    with NeighborhoodLoader(box17, **IN_REGIONS, device="cpu") as loader:
         assert loader.stats.mode == "device"
         assert same([*numbers_of(loader), *numbers_of(loader)], resident_epochs)
 
@@ -338,11 +341,11 @@ def test_a_device_gives_the_same_batches(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_the_same_batches_and_pinned_ones(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]]
 ) -> None:
-    with NeighborhoodLoader(box23, **IN_REGIONS, device="cuda") as loader:
+    with NeighborhoodLoader(box17, **IN_REGIONS, device="cuda") as loader:
         on_device = [tuple(part.cpu() for part in batch) for batch in map(parts, loader)]
-    with NeighborhoodLoader(box23, **IN_REGIONS, pin_memory=True) as loader:
+    with NeighborhoodLoader(box17, **IN_REGIONS, pin_memory=True) as loader:
         batches = list(loader)
         assert all(part.is_pinned() for part in parts(batches[0]))
         pinned = [tuple(part.cpu() for part in parts(batch.to("cuda"))) for batch in batches]
@@ -353,13 +356,13 @@ def test_cuda_gives_the_same_batches_and_pinned_ones(
 
 @MODES
 def test_regions_resume_anywhere(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], num_workers: int
 ) -> None:
     budget = too_small_for_all_fields(num_workers)
     with NeighborhoodLoader(
-        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+        box17, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
     ) as loader:
-        for position in (len(loader) + 150, 7):
+        for position in (len(loader) + 100, 7):
             loader.position = position
             some = numbers_of(itertools.islice(loader, 20))
             assert same(some, resident_epochs[position : position + 20])
@@ -381,11 +384,11 @@ def rows_of(batch: tuple[torch.Tensor, ...]) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_the_same_batches_at_any_position(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], world: int
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], world: int
 ) -> None:
     loaders = [
         NeighborhoodLoader(
-            box23,
+            box17,
             **IN_REGIONS,
             memory_budget=too_small_for_all_fields(),
             rank=rank,
@@ -409,23 +412,23 @@ def test_ranks_share_the_same_batches_at_any_position(
 
 
 @MODES
-def test_tiles_with_their_targets_in_every_mode(box23: CubeStore, num_workers: int) -> None:
+def test_tiles_with_their_targets_in_every_mode(box17: CubeStore, num_workers: int) -> None:
     settings = {"tile": 4, "halo": 3, "batch_size": 7, "core": 8, "n_lanes": 2}
     regions = 2 * 2 * 4 * (2 * 14**3 + 8**3)
     ring = (3 + 2 * num_workers if num_workers else 4) * (7 * 4 * (2 * 10**3 + 4**3) + 512)
-    with TileLoader(box23, **settings) as loader:
+    with TileLoader(box17, **settings) as loader:
         resident = [tuple(part.clone() for part in tile_parts(batch)) for batch in loader]
     with TileLoader(
-        box23, **settings, memory_budget=regions + ring, num_workers=num_workers
+        box17, **settings, memory_budget=regions + ring, num_workers=num_workers
     ) as loader:
         assert loader.stats.mode == "regions"
         tiles = [tuple(part.clone() for part in tile_parts(batch)) for batch in loader]
     assert same(tiles, resident)
-    with TileLoader(box23, **settings, device="cpu") as loader:
+    with TileLoader(box17, **settings, device="cpu") as loader:
         assert same(list(map(tile_parts, loader)), resident)
-    check_tiles(box23, resident, tile=4, halo=3)
+    check_tiles(box17, resident, tile=4, halo=3)
     starts = [tuple(start) for batch in resident for start in batch[3].tolist()]
-    assert sorted(set(starts)) == list(itertools.product([0, 4, 8, 12, 16, 19], repeat=3))
+    assert sorted(set(starts)) == list(itertools.product([0, 4, 8, 12, 13], repeat=3))
     assert len(starts) == 2 * len(set(starts))
 
 
@@ -439,91 +442,91 @@ def check_tiles(
     for inputs, target, redshift, starts, _ in batches[:3]:
         for sample in range(len(inputs)):
             start, z = starts[sample].tolist(), float(redshift[sample])
-            with_halo = [(s + np.arange(-halo, tile + halo)) % 23 for s in start]
-            alone = [(s + np.arange(tile)) % 23 for s in start]
+            with_halo = [(s + np.arange(-halo, tile + halo)) % 17 for s in start]
+            alone = [(s + np.arange(tile)) % 17 for s in start]
             for channel, name in enumerate(("n_igm", "n_src")):
                 expected = field(store, name, z)[np.ix_(*with_halo)]
                 np.testing.assert_array_equal(inputs[sample, channel], expected)
             np.testing.assert_array_equal(target[sample], field(store, "xhii", z)[np.ix_(*alone)])
 
 
-def test_a_tile_and_its_target_appear_under_the_same_symmetry(box23: CubeStore) -> None:
+def test_a_tile_and_its_target_appear_under_the_same_symmetry(box17: CubeStore) -> None:
     settings = {"tile": 3, "halo": 2, "batch_size": 500, "shuffle": False, "inputs": ["xhii"]}
-    with TileLoader(box23, **settings, symmetries="all") as loader:
+    with TileLoader(box17, **settings, symmetries="all") as loader:
         turned = next(iter(loader))
-    with TileLoader(box23, **settings) as loader:
+    with TileLoader(box17, **settings) as loader:
         plain = next(iter(loader))
     torch.testing.assert_close(turned.inputs[:, 0, 2:5, 2:5, 2:5], turned.target, rtol=0, atol=0)
     assert torch.equal(turned.starts, plain.starts)
     images = zip(turned.target, plain.target, strict=True)
-    assert 0 < sum(torch.equal(image, tile) for image, tile in images) < 60  # 500 / 48 expected
+    assert 0 < sum(torch.equal(image, tile) for image, tile in images) < 60  # 432 / 48 expected
 
 
-def test_a_tile_as_wide_as_the_mesh_repeats_cells_around_it(box23: CubeStore) -> None:
-    with TileLoader(box23, tile=23, halo=11, batch_size=1) as loader:
+def test_a_tile_as_wide_as_the_mesh_repeats_cells_around_it(box17: CubeStore) -> None:
+    with TileLoader(box17, tile=17, halo=8, batch_size=1) as loader:
         batch = next(iter(loader))
         (start,), z = batch.starts.tolist(), float(batch.redshift[0])
-    around = [(s + np.arange(-11, 34)) % 23 for s in start]
-    expected = field(box23, "n_igm", z)[np.ix_(*around)]
+    around = [(s + np.arange(-8, 25)) % 17 for s in start]
+    expected = field(box17, "n_igm", z)[np.ix_(*around)]
     np.testing.assert_array_equal(batch.inputs[0, 0], expected)
 
 
-def test_neighborhoods_are_tiles_of_one_cell(box23: CubeStore) -> None:
-    with NeighborhoodLoader(box23, radius=2, batch_size=50) as loader:
+def test_neighborhoods_are_tiles_of_one_cell(box17: CubeStore) -> None:
+    with NeighborhoodLoader(box17, radius=2, batch_size=50) as loader:
         neighborhoods = next(iter(loader))
-    with TileLoader(box23, tile=1, halo=2, batch_size=50) as loader:
+    with TileLoader(box17, tile=1, halo=2, batch_size=50) as loader:
         tiles = next(iter(loader))
     assert tiles.target.shape == (50, 1, 1, 1)
     assert torch.equal(tiles.inputs, neighborhoods.inputs)
     assert torch.equal(tiles.target.flatten(), neighborhoods.target)
 
 
-def test_stats_predict_what_is_decoded(box23: CubeStore) -> None:
+def test_stats_predict_what_is_decoded(box17: CubeStore) -> None:
     with NeighborhoodLoader(
-        box23, **IN_REGIONS, memory_budget=too_small_for_all_fields()
+        box17, **IN_REGIONS, memory_budget=too_small_for_all_fields()
     ) as loader:
         assert np.isnan(loader.stats.measured_amplification)
         list(loader)
         stats = loader.stats
-    # Each of the five cores along an axis, 5 or 3 cells long, needs three chunks of 5 cells. Their
-    # 125, 75, 45 or 27 cells are visited for 40 at a time.
-    visits = 64 * 4 + 48 * 2 + 12 * 2 + 1
-    again = 3 * (1 - visits / 23**3)  # three of four lanes begin in the midst of a visit, mostly
+    # Each of the four cores along an axis, 5 or 2 cells long, needs three chunks of 5 cells. Their
+    # 125, 50, 20 or 8 cells are visited for 40 at a time.
+    visits = 27 * 4 + 27 * 2 + 9 + 1
+    again = 3 * (1 - visits / 17**3)  # three of four lanes begin in the midst of a visit, mostly
     openings = 2 * visits + again
-    assert stats.predicted_amplification == pytest.approx(openings * 15**3 / (2 * 23**3))
+    assert stats.predicted_amplification == pytest.approx(openings * 15**3 / (2 * 17**3))
     assert stats.measured_amplification == pytest.approx(stats.predicted_amplification, rel=0.01)
-    assert stats.samples_per_opening == pytest.approx(23**3 / visits)
+    assert stats.samples_per_opening == pytest.approx(17**3 / visits)
     assert 2 * visits <= stats.openings <= 2 * visits + 3
 
 
-@pytest.mark.parametrize("n_samples", [7, 60, 500])
-def test_stats_predict_what_few_visits_decode(box23: CubeStore, n_samples: int) -> None:
+@pytest.mark.parametrize("n_samples", [7, 50, 500])
+def test_stats_predict_what_few_visits_decode(box17: CubeStore, n_samples: int) -> None:
     settings = {**IN_REGIONS, "samples_per_opening": 120, "samples_per_epoch": n_samples}
-    with NeighborhoodLoader(box23, **settings, memory_budget=too_small_for_all_fields()) as loader:
-        for _ in range(6):
+    with NeighborhoodLoader(box17, **settings, memory_budget=too_small_for_all_fields()) as loader:
+        for _ in range(20):  # which regions are visited is drawn
             list(loader)
         stats = loader.stats
     # All four lanes begin in the same one visit or two, and each opens its region itself.
-    assert stats.openings >= 6 * 4
+    assert stats.openings >= 20 * 4
     assert stats.measured_amplification == pytest.approx(stats.predicted_amplification, rel=0.15)
 
 
 def test_stores_with_other_meshes_and_chunks_share_regions(
-    box23: CubeStore, tmp_path: Path
+    box17: CubeStore, tmp_path: Path
 ) -> None:
     other = write_store(
         tmp_path / "other.zarr", cubes_at(19, (8.0,), seed=4), (8.0,), layout=Layout(19, 4, 8)
     )
     settings = {**IN_REGIONS, "seed": 2**40}
-    with NeighborhoodLoader([box23, other], **settings) as loader:
+    with NeighborhoodLoader([box17, other], **settings) as loader:
         resident = numbers_of(loader)
     with NeighborhoodLoader(
-        [box23, other], **settings, memory_budget=too_small_for_all_fields()
+        [box17, other], **settings, memory_budget=too_small_for_all_fields()
     ) as loader:
         assert loader.stats.mode == "regions"
         assert same(numbers_of(loader), resident)
     assert {int(index) for batch in resident for index in batch[-1]} == {0, 1}
-    assert sum(len(batch[0]) for batch in resident) == 2 * 23**3 + 19**3
+    assert sum(len(batch[0]) for batch in resident) == 2 * 17**3 + 19**3
 
 
 @pytest.mark.parametrize(
@@ -532,33 +535,33 @@ def test_stores_with_other_meshes_and_chunks_share_regions(
         {"batch_size": 3, "samples_per_epoch": 900},  # fewer samples a batch than lanes
         {"samples_per_epoch": 2},  # fewer samples than lanes
         {"samples_per_opening": 1, "samples_per_epoch": 300},
-        {"batch_size": 5000},  # a batch visits each lane's regions one after the other
-        {"centers": np.array([[22, 0, 5]])},
-        {"radius": 11, "core": 1, "samples_per_epoch": 40, "batch_size": 8},  # as wide as the mesh
+        {"batch_size": 2000},  # a batch visits each lane's regions one after the other
+        {"centers": np.array([[16, 0, 5]])},
+        {"radius": 8, "core": 1, "samples_per_epoch": 40, "batch_size": 8},  # as wide as the mesh
     ],
     ids=["batch", "epoch", "one at a time", "large batch", "one cell", "wide"],
 )
-def test_regions_at_the_edges(box23: CubeStore, change: dict[str, Any]) -> None:
+def test_regions_at_the_edges(box17: CubeStore, change: dict[str, Any]) -> None:
     settings = {**IN_REGIONS, **change}
-    with NeighborhoodLoader(box23, **settings) as loader:
+    with NeighborhoodLoader(box17, **settings) as loader:
         resident = [*numbers_of(loader), *numbers_of(loader)]
         ring = loader.stats.batch_bytes
-    budget = ring + 290_000  # fields take 292,008 bytes
+    budget = ring + 117_000  # fields take 117,912 bytes
     if "radius" in change:
-        budget = ring + 8 * 4 * (2 * 23**3 + 1)
+        budget = ring + 8 * 4 * (2 * 17**3 + 1)
         settings["n_lanes"] = 4
-    with NeighborhoodLoader(box23, **settings, memory_budget=budget) as loader:
+    with NeighborhoodLoader(box17, **settings, memory_budget=budget) as loader:
         assert loader.stats.mode == ("regions" if "radius" not in change else "resident")
         assert same([*numbers_of(loader), *numbers_of(loader)], resident)
 
 
 @MODES
 def test_batches_of_regions_stay_valid_while_they_are_held(
-    box23: CubeStore, num_workers: int
+    box17: CubeStore, num_workers: int
 ) -> None:
     budget = too_small_for_all_fields(num_workers)
     with NeighborhoodLoader(
-        box23, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
+        box17, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
     ) as loader:
         held = list(itertools.islice(loader, 40))
         copies = [batch.inputs.clone() for batch in held]
@@ -566,11 +569,11 @@ def test_batches_of_regions_stay_valid_while_they_are_held(
     assert all(torch.equal(a.inputs, b) for a, b in zip(held, copies, strict=True))
 
 
-def test_siblings_in_regions_take_turns(box23: CubeStore) -> None:
-    settings = {**IN_REGIONS, "batch_size": 30}
-    budget = too_small_for_all_fields(batch_size=30) + 130_000
-    with NeighborhoodLoader(box23, **settings, memory_budget=budget) as loader:
-        other = loader.sibling(Region((3, 0, 0), (2, 23, 23)), shuffle=False, symmetries="none")
+def test_siblings_in_regions_take_turns(box17: CubeStore) -> None:
+    settings = {**IN_REGIONS, "batch_size": 8}
+    budget = too_small_for_all_fields(batch_size=8) + 35_000
+    with NeighborhoodLoader(box17, **settings, memory_budget=budget) as loader:
+        other = loader.sibling(Region((3, 0, 0), (2, 17, 17)), shuffle=False, symmetries="none")
         assert other.stats.mode == "regions"
         ended = iter(loader)
         next(ended)
@@ -578,8 +581,8 @@ def test_siblings_in_regions_take_turns(box23: CubeStore) -> None:
         for _ in range(2):  # not the end of an epoch, however often it is asked
             with pytest.raises(RuntimeError, match="iterating a sibling ended this iteration"):
                 next(ended)
-        assert sum(map(len, batches)) == 2 * 2 * 23**2
-        check_against_rolled_boxes(batches[-1], [box23], radius=2)
+        assert sum(map(len, batches)) == 2 * 2 * 17**2
+        check_against_rolled_boxes(batches[-1], [box17], radius=2)
         going_on = iter(loader)
         next(going_on)
         other.close()
@@ -600,22 +603,22 @@ def test_siblings_of_whole_cubes_go_on_side_by_side(small_store: CubeStore) -> N
 
 
 def test_a_sibling_takes_a_smaller_core_where_that_of_its_loader_does_not_fit(
-    box23: CubeStore,
+    box17: CubeStore,
 ) -> None:
-    narrow, wide = Region((0, 0, 0), (1, 23, 23)), Region((5, 5, 5), (10, 10, 10))
+    narrow, wide = Region((0, 0, 0), (1, 17, 17)), Region((0, 0, 0), (10, 10, 10))
     settings = {"radius": 2, "batch_size": 8, "n_lanes": 2, "core": 10, "centers": narrow}
-    with NeighborhoodLoader(box23, **settings, memory_budget=120_000) as loader:
+    with NeighborhoodLoader(box17, **settings, memory_budget=120_000) as loader:
         other = loader.sibling(wide, shuffle=False)
         assert (loader.stats.core, other.stats.core) == (10, 5)
         batches = [Batch(*(part.clone() for part in parts(batch))) for batch in other]
         assert sum(map(len, batches)) == 2 * 10**3
-        check_against_rolled_boxes(batches[70], [box23], radius=2)
+        check_against_rolled_boxes(batches[70], [box17], radius=2)
 
 
 @pytest.mark.parametrize("budget", [None, too_small_for_all_fields()])
-def test_setting_the_position_ends_an_iteration(box23: CubeStore, budget: int | None) -> None:
+def test_setting_the_position_ends_an_iteration(box17: CubeStore, budget: int | None) -> None:
     settings = IN_REGIONS if budget is None else {**IN_REGIONS, "memory_budget": budget}
-    with NeighborhoodLoader(box23, **settings) as loader:
+    with NeighborhoodLoader(box17, **settings) as loader:
         batches = iter(loader)
         next(batches)
         loader.position = 10
@@ -659,36 +662,36 @@ def test_a_second_thread_gets_a_sentence(
 
 
 def test_workers_in_regions_need_a_processor_that_shows_its_stores_in_order(
-    box23: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], monkeypatch: Any
+    box17: CubeStore, resident_epochs: list[tuple[torch.Tensor, ...]], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     with pytest.raises(ValueError, match=r"num_workers must be 0 .* got aarch64"):
         NeighborhoodLoader(
-            box23, **IN_REGIONS, memory_budget=too_small_for_all_fields(1), num_workers=1
+            box17, **IN_REGIONS, memory_budget=too_small_for_all_fields(1), num_workers=1
         )
     with NeighborhoodLoader(
-        box23, **IN_REGIONS, memory_budget=too_small_for_all_fields()
+        box17, **IN_REGIONS, memory_budget=too_small_for_all_fields()
     ) as loader:
         assert same(numbers_of(itertools.islice(loader, 5)), resident_epochs[:5])
-    with NeighborhoodLoader(box23, **IN_REGIONS, num_workers=1) as loader:
+    with NeighborhoodLoader(box17, **IN_REGIONS, num_workers=1) as loader:
         assert loader.stats.mode == "resident"
 
 
-def test_a_list_of_centers_reaches_workers_once_and_in_order(box23: CubeStore) -> None:
-    centers = np.random.default_rng(0).integers(-23, 46, (20_000, 3))
+def test_a_list_of_centers_reaches_workers_once_and_in_order(box17: CubeStore) -> None:
+    centers = np.random.default_rng(0).integers(-17, 34, (20_000, 3))
     settings = {**IN_REGIONS, "centers": centers, "memory_budget": too_small_for_all_fields(1)}
-    with NeighborhoodLoader(box23, **settings) as loader:
+    with NeighborhoodLoader(box17, **settings) as loader:
         regions = loader._plan.regions
         assert len(pickle.dumps(regions)) < 20_000 * (24 + 2) + 100_000  # for both redshifts
         expected = numbers_of(itertools.islice(loader, 10))
-    with NeighborhoodLoader(box23, **settings, num_workers=1) as loader:
+    with NeighborhoodLoader(box17, **settings, num_workers=1) as loader:
         assert same(numbers_of(itertools.islice(loader, 10)), expected)
 
 
 @MODES
 def test_damage_in_a_region_is_an_error_and_no_hang(tmp_path: Path, num_workers: int) -> None:
-    cubes = cubes_at(23, (9.0, 7.5))
-    store = write_store(tmp_path / "cubes.zarr", cubes, (9.0, 7.5), layout=Layout(23, 5, 10))
+    cubes = cubes_at(17, (9.0, 7.5))
+    store = write_store(tmp_path / "cubes.zarr", cubes, (9.0, 7.5), layout=Layout(17, 5, 10))
     budget = too_small_for_all_fields(num_workers)
     with NeighborhoodLoader(
         store, **IN_REGIONS, memory_budget=budget, num_workers=num_workers
@@ -704,7 +707,7 @@ def test_damage_in_a_region_is_an_error_and_no_hang(tmp_path: Path, num_workers:
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("in_regions", [False, True])
 def test_a_killed_worker_is_an_error_and_the_loader_recovers(
-    box23: CubeStore, monkeypatch: pytest.MonkeyPatch, num_workers: int, in_regions: bool
+    box17: CubeStore, monkeypatch: pytest.MonkeyPatch, num_workers: int, in_regions: bool
 ) -> None:
     # Torch looks for workers that have ended every 5 s; how often is of no interest here.
     look = _MultiProcessingDataLoaderIter._try_get_data
@@ -714,7 +717,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
     if in_regions:
         budget = too_small_for_all_fields(num_workers, batch_size=8)
         settings = {**IN_REGIONS, "batch_size": 8, "symmetries": "none", "memory_budget": budget}
-    with NeighborhoodLoader(box23, **settings, num_workers=num_workers) as loader:
+    with NeighborhoodLoader(box17, **settings, num_workers=num_workers) as loader:
         assert (loader.stats.mode == "regions") == in_regions
         batches = iter(loader)
         next(batches)
@@ -725,7 +728,7 @@ def test_a_killed_worker_is_an_error_and_the_loader_recovers(
         with pytest.raises(RuntimeError, match="worker"):
             list(itertools.islice(batches, 100))
         loader.position = 0
-        check_against_rolled_boxes(next(iter(loader)), [box23], radius=2)
+        check_against_rolled_boxes(next(iter(loader)), [box17], radius=2)
 
 
 def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
@@ -745,26 +748,6 @@ def test_no_descriptor_is_left_open(small_store: CubeStore) -> None:
             next(iter(loader))
         del loader
     assert descriptors() == before
-
-
-@pytest.mark.parametrize("as_file", [False, True])
-def test_a_script_needs_neither_a_file_nor_a_guard_to_have_workers(
-    small_store: CubeStore, tmp_path: Path, as_file: bool
-) -> None:
-    code = (
-        "from ionstore.loading.loaders import NeighborhoodLoader\n"
-        "print('once')\n"
-        f"loader = NeighborhoodLoader({str(small_store.path)!r}, radius=1, batch_size=999, "
-        "num_workers=2)\n"
-        "print(sum(map(len, loader)))\n"
-        "loader.close()\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    command = [sys.executable, str(script) if as_file else "-"]
-    shown = subprocess.run(command, input=code, capture_output=True, text=True, check=False)
-    assert shown.stdout == "once\n3456\n"
-    assert "Traceback" not in shown.stderr
 
 
 def test_an_error_while_filling_reaches_the_consumer(

@@ -9,6 +9,7 @@ from contextlib import suppress
 import numpy as np
 import psutil
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ionstore.loading.fill import Request
 from ionstore.loading.ring import BatchRing
@@ -17,6 +18,8 @@ from ionstore.sampling.regions import Reach
 from ionstore.sampling.settings import AHEAD
 from ionstore.store.cube_store import CubeStore
 from tests.ionstore.loading.test_fill import filler_of, requests_of
+
+pytestmark = pytest.mark.process
 
 N_WORKERS = 2
 N_SLOTS = 1 + AHEAD * N_WORKERS
@@ -92,8 +95,12 @@ def test_leaving_early_frees_all_slots_and_keeps_the_processes(
 
 
 def test_a_killed_process_is_an_error_and_the_next_use_starts_others(
-    ring_and_workers: tuple[BatchRing, Workers],
+    ring_and_workers: tuple[BatchRing, Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Torch looks for workers that have ended every 5 s; how often is of no interest here.
+    look = _MultiProcessingDataLoaderIter._try_get_data
+    assert look.__defaults__ == (5.0,)
+    monkeypatch.setattr(look, "__defaults__", (0.2,))
     ring, workers = ring_and_workers
     before = worker_pids()
     ring.start()
