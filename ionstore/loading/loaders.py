@@ -29,7 +29,7 @@ batches, resumes it anywhere.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self, TypeVar, Unpack
+from typing import Self, Unpack
 
 import torch
 
@@ -62,8 +62,25 @@ class LoaderOptions(SettingsOptions, total=False):
 __all__ = ["Batch", "LoaderStats", "NeighborhoodLoader", "TileBatch", "TileLoader"]
 
 
+class _TensorBatch:
+    """Length and move of both kinds of batches."""
+
+    __slots__ = ()
+    target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch on a device."""
+        # Only page-locked memory may be copied from while the loop goes on, as CUDA knows that it
+        # is in use: a slot of the ring could be filled anew in the midst of the copy.
+        parts = (getattr(self, part.name) for part in fields(self))  # type: ignore[arg-type]
+        return type(self)(*(part.to(device, non_blocking=part.is_pinned()) for part in parts))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Batch:
+class Batch(_TensorBatch):
     """A batch of neighborhoods, valid as long as it or any of its tensors is held.
 
     Parameters
@@ -86,16 +103,9 @@ class Batch:
     centers: torch.Tensor
     store_index: torch.Tensor
 
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on a device."""
-        return _moved(self, device)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TileBatch:
+class TileBatch(_TensorBatch):
     """A batch of tiles, valid as long as it or any of its tensors is held.
 
     Parameters
@@ -117,27 +127,6 @@ class TileBatch:
     redshift: torch.Tensor
     starts: torch.Tensor
     store_index: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def to(self, device: torch.device | str) -> "TileBatch":
-        """Return the batch on a device."""
-        return _moved(self, device)
-
-
-AnyBatch = TypeVar("AnyBatch", Batch, TileBatch)
-
-
-def _moved(batch: AnyBatch, device: torch.device | str) -> AnyBatch:
-    # Only page-locked memory may be copied from while the loop goes on, as CUDA knows that it is in
-    # use: a slot of the ring could be filled anew in the midst of the copy.
-    return type(batch)(
-        *(
-            (tensor := getattr(batch, part.name)).to(device, non_blocking=tensor.is_pinned())
-            for part in fields(batch)
-        )
-    )
 
 
 class NeighborhoodLoader(BatchLoader[Batch]):

@@ -42,8 +42,8 @@ class RegionsClosedError(Exception):
 class RegionFields:
     """Slots for the blocks of open regions, and which visit each of them holds.
 
-    Sent to a worker process, an instance refers to the same memory there. It takes ``memory`` from
-    other regions that are not open at the same time; ``n_batches`` are filled at a time at most.
+    Sent to a worker process, an instance refers to the same memory there. Regions that are never
+    open at the same time can share ``memory``; at most ``n_batches`` are filled at a time.
     """
 
     def __init__(

@@ -4,7 +4,7 @@
 |---|---|
 | sample | one cell to cut around, or one tile, of one cube |
 | region | the samples of one cube whose cells lie in one core |
-| core | a box of cells, in whole chunks where it holds one; cores share out the mesh |
+| core | a box of cells, of whole chunks where it holds one; the option `core` is its side |
 | block | what is decoded for a region: its samples' tiles and the halo around them |
 | visit | samples drawn from a region at a stretch, before the next region's turn |
 | lane | one of several equally long parts of an epoch; every batch draws from all of them |

@@ -8,6 +8,7 @@ run at exit is not in the order of a process of its own: what imports register c
 import gc
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -36,13 +37,17 @@ class ScriptServer(CommandServer):
             text=True,
         )
 
-    def run(self, script: Path, **environment: str) -> Forked:
-        """Run a script in its folder, where files get what it prints, in a session of its own."""
+    def run(self, script: Path, *, module: str = "", **environment: str) -> Forked:
+        """Run a script, or a module of its folder, in that folder and in a session of its own.
+
+        Files of the folder get what it prints.
+        """
         for name in ("stdout", "stderr"):
             (
                 script.parent / name
             ).touch()  # here: whoever looks at them may be faster than the fork
-        pid = self.ask({"script": str(script), "environment": environment})
+        request = {"script": str(script), "module": module, "environment": environment}
+        pid = self.ask(request)
         self._started.append(Forked(self, pid, script.parent / "stderr"))
         return self._started[-1]
 
@@ -57,8 +62,8 @@ def script_server() -> Iterator[ScriptServer]:
         server.close()
 
 
-def _serve() -> Path | None:
-    """Answer requests; return the script in each process that is forked, None at the end."""
+def _serve() -> tuple[Path, str] | None:
+    """Answer requests; return script and module in each process that is forked, None at the end."""
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         if "end_of" in request:
@@ -74,7 +79,7 @@ def _serve() -> Path | None:
                 os.dup2(ours, theirs)
                 os.close(ours)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            return script
+            return script, request["module"]
         print(answer, flush=True)  # noqa: T201 - the answer
     return None
 
@@ -94,6 +99,10 @@ def _import_all() -> None:
 
 if __name__ == "__main__":
     _import_all()
-    _script = _serve()
-    if _script is not None:
-        exec(compile(_script.read_text(), _script, "exec"), globals())
+    _asked = _serve()
+    if _asked is not None and _asked[1]:
+        sys.path.insert(0, str(_asked[0].parent))
+        runpy._run_module_as_main(_asked[1], alter_argv=False)  # type: ignore[attr-defined]
+    elif _asked is not None:
+        __file__, __spec__ = str(_asked[0]), None
+        exec(compile(_asked[0].read_text(), __file__, "exec"), globals())

@@ -95,6 +95,7 @@ def test_neighborhoods_under_a_symmetry_keep_their_center() -> None:
     assert len({image.tobytes() for image in cut}) == N_SYMMETRIES
 
 
+@pytest.mark.process
 def test_kernels_as_plain_python_give_the_same(tmp_path: Path) -> None:
     fields = random_fields(2, 6, 7, 8)
     centers = np.random.default_rng(5).integers(-9, 9, size=(20, 3))

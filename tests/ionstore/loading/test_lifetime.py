@@ -89,9 +89,9 @@ class Script:
         self._folder = folder
         self.pid = 0
 
-    def run_by(self, server: ScriptServer, script: Path) -> None:
-        """Run it in a process that begins at once."""
-        forked = server.run(script, LOADER_LIFETIME=self._mark)
+    def run_by(self, server: ScriptServer, script: Path, *, module: str = "") -> None:
+        """Run it, or a module of its folder, in a process that begins at once."""
+        forked = server.run(script, module=module, LOADER_LIFETIME=self._mark)
         self.pid = forked.pid
         self._has_ended = forked.has_ended
         self.wait = lambda: forked.wait(END_S)[0]
@@ -525,18 +525,24 @@ loader.close()
 
 
 def test_scripts_need_neither_a_file_nor_a_guard_to_have_workers(
-    tmp_path: Path, box23: CubeStore
+    tmp_path: Path, scripts: ScriptServer, box23: CubeStore
 ) -> None:
     code = STATEMENTS.format(store=str(box23.path))
     several = []
-    ways = (["-c", code], ["-m", "module"], ["-m", "package"], ["module.py"], ["-"])
-    for number, way in enumerate(ways):
-        folder = tmp_path / str(number)
+    ways: dict[str, Callable[[Script, Path], None]] = {
+        "-c": lambda one, _: one.run_command([sys.executable, "-c", code]),
+        "-": lambda one, file: one.run_command([sys.executable, "-"], stdin=file),
+        "file": lambda one, file: one.run_by(scripts, file),
+        "-m module": lambda one, file: one.run_by(scripts, file, module="module"),
+        "-m package": lambda one, file: one.run_by(scripts, file, module="package"),
+    }
+    for way, run in ways.items():
+        folder = tmp_path / way
         (folder / "package").mkdir(parents=True)
         (folder / "module.py").write_text(code)
         (folder / "package" / "__main__.py").write_text(code)
         several.append(Script(folder))
-        several[-1].run_command([sys.executable, *way], stdin=folder / "module.py")
+        run(several[-1], folder / "module.py")
     try:
         for started in several:
             assert started.wait() == 0, started.stderr

@@ -90,6 +90,7 @@ def fingerprint(batches: Iterator[Batch] | NeighborhoodLoader) -> list[tuple[obj
     ]
 
 
+@PROCESS
 def test_the_order_depends_on_seed_and_epoch_alone(small_store: CubeStore) -> None:
     def epochs(seed: int, num_workers: int) -> list[list[tuple[object, ...]]]:
         with NeighborhoodLoader(
@@ -151,7 +152,7 @@ def test_several_stores_and_chosen_redshifts(tmp_path: Path) -> None:
         for name, mesh in (("a.zarr", 7), ("b.zarr", 8))
     ]
     with NeighborhoodLoader(
-        [str(stores[0].path), stores[1]], radius=3, batch_size=100, redshifts=[7.0]
+        [str(stores[0].path), tmp_path / "b.zarr"], radius=3, batch_size=100, redshifts=[7.0]
     ) as loader:
         batches = [Batch(*(part.clone() for part in parts(batch))) for batch in loader]
     assert sum(map(len, batches)) == 7**3 + 8**3
@@ -677,6 +678,7 @@ def test_workers_in_regions_need_a_processor_that_shows_its_stores_in_order(
         assert loader.stats.mode == "resident"
 
 
+@PROCESS
 def test_a_list_of_centers_reaches_workers_once_and_in_order(box17: CubeStore) -> None:
     centers = np.random.default_rng(0).integers(-17, 34, (20_000, 3))
     settings = {**IN_REGIONS, "centers": centers, "memory_budget": too_small_for_all_fields(1)}
@@ -704,6 +706,7 @@ def test_damage_in_a_region_is_an_error_and_no_hang(tmp_path: Path, num_workers:
             list(loader)
 
 
+@PROCESS
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("in_regions", [False, True])
 def test_a_killed_worker_is_an_error_and_the_loader_recovers(

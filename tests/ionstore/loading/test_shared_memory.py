@@ -52,6 +52,7 @@ def answer_in_the_middle(shared: SharedBuffer, expected: int) -> None:
 
 
 @pytest.mark.usefixtures("_system")
+@pytest.mark.process
 def test_parent_and_child_see_what_the_other_writes(
     monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
