@@ -311,7 +311,7 @@ class BatchLoader(ABC, Generic[BatchType]):
 
         The same on every rank: with the same seed, core and lanes, any number of ranks or workers
         goes on with the very same batches. Setting it ends an iteration that is not at its end:
-        whoever asks that one for more gets a RuntimeError.
+        asking that one for more raises a RuntimeError.
 
         Raises
         ------
