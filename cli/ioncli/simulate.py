@@ -24,7 +24,7 @@ from ioncli.progress import progress_bar
     type=options.FiniteRange(0, 50),
     multiple=True,
     default=(8.397,),
-    help="Redshift of a cube; give the option again for more cubes of the same box.",
+    help="Redshift of a cube. Repeatable, for more cubes of the same box.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=2021, help="Seed of the box.")
 @click.option(
@@ -38,11 +38,11 @@ def simulate(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Simulate a small box of reionization and write its cubes into the folder OUT.
+    """Simulate a small box of reionization.
 
-    A fast stand-in, so that everything can be tried without data; not for science. For every
-    redshift, OUT gets the gas density, the number of halos and the ionized fraction of each
-    cell (rho_z8.397.npy, nsrc_z8.397.npy, xHII_z8.397.npy), and simulation.json describes them.
+    A fast stand-in for trying everything without data; not for science. For every redshift, the
+    folder OUT gets the gas density, the number of halos and the ionized fraction of each cell
+    (rho_z8.397.npy, nsrc_z8.397.npy, xHII_z8.397.npy); simulation.json describes them.
 
     \b
     Example:
@@ -55,7 +55,7 @@ def simulate(
     box = Mesh(mesh, box_length_cmpc)
     with options.errors_as_messages(), progress_bar(f"Simulating {mesh}³ cells") as reporter:
         written = write_simulation(
-            out, box, redshifts, seed=seed, overwrite=overwrite, on_progress=reporter.progress
+            out, box, redshifts, seed=seed, overwrite=overwrite, reporter=reporter
         )
     for cube in written:
         click.echo(

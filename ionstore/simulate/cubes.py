@@ -1,15 +1,15 @@
-"""A small semi-numerical simulation of reionization, so that everything runs without data.
+"""`simulate_cubes`: a small semi-numerical simulation of reionization.
 
-A stand-in for teaching, tests and demonstrations: its cubes look like those of a simulation and
-have similar statistics, but it is tuned by hand and compared with nothing observed. Do not use
-it for science; simulate with 21cmFAST, C2-Ray or another published code instead.
+Meant for teaching, tests and demonstrations: its cubes look like those of a simulation and have
+similar statistics, but its parameters are tuned by hand and compared with no observation. Do not
+use it for science; use 21cmFAST, C2-Ray or another published code instead.
 
-Gas moves from a Gaussian field along Zel'dovich displacements, halos are drawn from the
-conditional mass function and move with it, and the excursion set finds the ionized regions.
+Gas moves along Zel'dovich displacements of a Gaussian field, halos are drawn from the conditional
+mass function and move with the gas, and an excursion set finds the ionized regions.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from ionstore.cube.cosmology import (
 )
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError, SimulationRequestError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.simulate.displacement import Displacement, deposit_gas, move_halos
 from ionstore.simulate.halos import HaloModel, draw_halo_counts, mass_radius
 from ionstore.simulate.ionization import filter_radii, ionized_fraction
@@ -41,26 +42,26 @@ DEFAULT_REDSHIFTS = (8.397,)
 DEFAULT_SEED = 2021
 MIN_CELLS_PER_SIDE = 8
 MAX_REDSHIFT = 50.0
-MAX_CELL_SIZE_CMPC = 1000.0  # no structure is left; far beyond, halos of a cell overflow int64
+MAX_CELL_SIZE_CMPC = 1000.0  # no structure is left; far above it, halos per cell overflow int64
 _PEAK_BYTES_PER_CELL = 68
-_REGION_IN_SMALLEST_HALOS = 20.0
+_REGION_IN_SMALLEST_HALOS = 20.0  # regions of the conditional mass function, in smallest halos
 
 
 @dataclass(frozen=True, slots=True)
 class ReionizationModel:
-    """Parameters of sources and ionization, tuned by hand to a plausible history.
+    """Parameters of sources and ionization, tuned by hand for a plausible history.
 
     Parameters
     ----------
     min_halo_mass_msun : float
         Smallest halo that is a source, Msun.
     ionized_mass_per_halo_msun : float
-        Matter (gas and dark) whose hydrogen the photons of one halo ionize, Msun: the
+        Matter (gas and dark matter), Msun, whose hydrogen the photons of one halo ionize: the
         ionizing efficiency, the same at all redshifts.
     sink_photons_per_atom : float
-        Photons per atom lost to absorbers before any gas ionizes.
+        Photons per atom that absorbers take before any gas is ionized.
     max_radius_cmpc : float
-        Largest radius from which photons reach a cell, cMpc.
+        Largest distance from which photons reach a cell, cMpc.
     """
 
     min_halo_mass_msun: float = 1e9
@@ -79,7 +80,7 @@ class SimulatedCube:
     Parameters
     ----------
     redshift : float
-        Its redshift.
+        Redshift of the cube.
     rho : ndarray of float32, shape (n, n, n)
         Proper gas density, g/cm3, >= 0.
     n_src : ndarray of float32, shape (n, n, n)
@@ -101,7 +102,7 @@ def simulate_cubes(
     seed: int = DEFAULT_SEED,
     model: ReionizationModel = DEFAULT_MODEL,
     cosmology: Cosmology = PLANCK18,
-    on_progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Iterator[SimulatedCube]:
     """Simulate coeval cubes of one box, one at a time.
 
@@ -116,49 +117,44 @@ def simulate_cubes(
     model : ReionizationModel
         Sources and ionization.
     cosmology : Cosmology
-        Must tell all of its parameters.
-    on_progress : callable, optional
-        Called with steps done and steps in all.
+        Must have all of its parameters.
+    reporter : Reporter
+        Gets the steps done and their number.
 
     Returns
     -------
     iterator of SimulatedCube
-        One for each redshift, in the order given. A cube does not depend on which other
-        redshifts are asked for.
+        One for each redshift, in the order given. A cube does not depend on the other
+        redshifts.
 
     Raises
     ------
     SimulationRequestError
         If the mesh, a redshift or the seed is out of range.
     ValueError
-        If the cosmology leaves out a parameter.
+        If the cosmology lacks a parameter.
     MemoryBudgetError
         If this machine has too little free memory.
 
     Notes
     -----
-    About 68 bytes a cell at the peak, 1.1 GB for 256 cells a side. Nothing runs in parallel:
-    the same arguments give the same bytes on one machine.
+    Needs about 68 bytes per cell at the peak, 1.1 GB for 256 cells a side. Runs serially, so the
+    same arguments give the same bytes on one machine.
 
     References
     ----------
-    Mesinger, Furlanetto & Cen 2011, MNRAS 411, 955 describe the method with more care.
+    Mesinger, Furlanetto & Cen 2011, MNRAS 411, 955 (the method, in more detail).
     """
+    # Checked here, not in the generator, whose body runs only once it is iterated.
     check_request(mesh, redshifts, seed)
     cosmology.known("h", "omega_m", "omega_b", "sigma_8", "n_s")
     _check_memory(mesh)
     box = _Box(mesh, seed, model, cosmology)
-    return _simulate(box, tuple(redshifts), on_progress)
+    return _simulate(box, tuple(redshifts), reporter)
 
 
 def check_request(mesh: Mesh, redshifts: Sequence[float], seed: int) -> None:
-    """Refuse what `simulate_cubes` cannot do.
-
-    Raises
-    ------
-    SimulationRequestError
-        Naming the argument.
-    """
+    """Raise SimulationRequestError for arguments that `simulate_cubes` cannot use."""
     if mesh.cells_per_side < MIN_CELLS_PER_SIDE:
         raise SimulationRequestError(
             f"mesh must have at least {MIN_CELLS_PER_SIDE} cells a side, got {mesh.cells_per_side}"
@@ -169,18 +165,18 @@ def check_request(mesh: Mesh, redshifts: Sequence[float], seed: int) -> None:
     if length > MAX_CELL_SIZE_CMPC * mesh.cells_per_side:
         raise SimulationRequestError(
             f"cells must be at most {MAX_CELL_SIZE_CMPC:g} cMpc wide, got "
-            f"{length / mesh.cells_per_side:g}: far too coarse for ionized regions; "
+            f"{length / mesh.cells_per_side:g}, too coarse for ionized regions; "
             "simulate a smaller box or a finer mesh"
         )
     if not redshifts:
-        raise SimulationRequestError("redshifts must hold at least one redshift, got none")
+        raise SimulationRequestError("redshifts must have at least one redshift, got none")
     for redshift in redshifts:
         if not 0 <= redshift <= MAX_REDSHIFT:
             raise SimulationRequestError(
                 f"a redshift must be from 0 to {MAX_REDSHIFT:g}, got {redshift}"
             )
     if seed < 0:
-        raise SimulationRequestError(f"seed must not be below 0, got {seed}")
+        raise SimulationRequestError(f"seed must be 0 or more, got {seed}")
 
 
 def why_no_sources(
@@ -190,22 +186,7 @@ def why_no_sources(
     model: ReionizationModel = DEFAULT_MODEL,
     cosmology: Cosmology = PLANCK18,
 ) -> str:
-    """Return in one sentence why a simulated box holds no sources, so that nothing reionizes.
-
-    Parameters
-    ----------
-    mesh : Mesh
-        Its box length must be known.
-    redshifts : sequence of float
-        Redshifts, all without sources.
-    model, cosmology
-        As in `simulate_cubes`.
-
-    Raises
-    ------
-    ValueError
-        If the box length is unknown, or the cosmology leaves out h or omega_m.
-    """
+    """Return in one sentence why a simulated box has no sources at any of the redshifts."""
     if mesh.box_length_cmpc is None:
         raise ValueError(f"mesh must have a box length, got {mesh}")
     mass = matter_density(cosmology) * mesh.box_length_cmpc**3
@@ -222,6 +203,7 @@ def why_no_sources(
 
 
 def _check_memory(mesh: Mesh) -> None:
+    # Refused before the work: running out of memory would kill the process without a message.
     needed = _PEAK_BYTES_PER_CELL * mesh.n_cells
     free = psutil.virtual_memory().available
     if needed > free:
@@ -234,6 +216,8 @@ def _check_memory(mesh: Mesh) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
+    """What is the same at all redshifts of a simulation."""
+
     mesh: Mesh
     seed: int
     model: ReionizationModel
@@ -249,8 +233,9 @@ class _Box:
         return matter_density(self.cosmology) * self.cell_size_cmpc**3
 
     def halo_regions(self, spectrum: LinearSpectrum) -> tuple[HaloModel, float]:
-        """Return the halo model, and the radius in cMpc to smooth its overdensity with."""
-        # The conditional mass function needs regions that can hold several halos.
+        """Return the halo model, and the radius in cMpc over which its overdensity is smoothed."""
+        # The conditional mass function needs regions that can hold several halos. Where a cell is
+        # that heavy, cells are the regions, and nothing is smoothed.
         region_mass = _REGION_IN_SMALLEST_HALOS * self.model.min_halo_mass_msun
         radius = mass_radius(spectrum, region_mass)
         if self.cell_mass_msun >= region_mass:
@@ -261,7 +246,7 @@ class _Box:
 
 
 def _simulate(
-    box: _Box, redshifts: tuple[float, ...], on_progress: Callable[[int, int], None] | None
+    box: _Box, redshifts: tuple[float, ...], reporter: Reporter
 ) -> Iterator[SimulatedCube]:
     n = box.mesh.cells_per_side
     radii = filter_radii(n, box.model.max_radius_cmpc / box.cell_size_cmpc)
@@ -271,10 +256,11 @@ def _simulate(
     def step() -> None:
         nonlocal n_done
         n_done += 1
-        if on_progress is not None:
-            on_progress(n_done, n_steps)
+        reporter.progress(n_done, n_steps)
 
     spectrum = LinearSpectrum(box.cosmology)
+    # Streams of their own for the field and for the halos: neither depends on how many numbers
+    # the other one draws.
     modes = draw_linear_modes(box.mesh, spectrum, np.random.default_rng([box.seed, 0]))
     along_x, along_y, along_z = displacements(modes, n)
     displacement = (along_x, along_y, along_z)
@@ -282,17 +268,19 @@ def _simulate(
     if radius_cmpc > 0:
         modes = smooth_modes(modes, n, radius_cmpc / box.cell_size_cmpc)
     overdensity = inverse_transform(modes, n)
-    del modes
+    del modes  # three displacements and the overdensity remain, 16 bytes per cell
     step()
     for redshift in redshifts:
         growth = growth_factor(box.cosmology, redshift)
+        # Zel'dovich 1970: displacements grow as the linear growth factor.
         gas = deposit_gas(displacement, growth)
-        gas /= np.float32(gas.mean(dtype=np.float64))
+        gas /= np.float32(gas.mean(dtype=np.float64))  # float32 leaves it slightly off 1
         step()
         grid, abundance = halos.conditional_abundance(redshift)
         mean_counts = (grid, abundance * box.cell_mass_msun)
         n_src = _draw_halos(overdensity, mean_counts, displacement, growth, box.seed)
         step()
+        # Mesinger et al. 2011, section 2.2, with photons counted per atom of a mean cell.
         per_halo = box.model.ionized_mass_per_halo_msun / box.cell_mass_msun
         photons = n_src * np.float32(per_halo)
         photons -= np.float32(box.model.sink_photons_per_atom) * gas
@@ -310,8 +298,10 @@ def _draw_halos(
     growth: float,
     seed: int,
 ) -> NDArray[np.float32]:
+    """Return the halos per cell, after they moved with their matter."""
     n_src = np.zeros_like(overdensity)
-    # The same stream at every redshift, so that halos stay; by planes, to bound the memory.
+    # The same numbers at every redshift, so that halos stay from one to the next; plane by plane,
+    # because offsets of all cells would take 12 bytes per cell.
     rng = np.random.default_rng([seed, 1])
     for plane, linear in enumerate(overdensity):
         normals = rng.standard_normal(linear.shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Gas and halos moved along linear displacements onto the periodic mesh."""
+"""Move gas and halos along linear displacements on the periodic mesh."""
 
 import math
 
@@ -11,34 +11,11 @@ Displacement = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float3
 
 # Fractional parts of multiples of these fill the unit cube evenly (Roberts 2018, d = 3).
 _STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
-_MOST_MOVES = 512  # per cell: beyond that, halos move in groups
+_MOST_MOVES = 512  # per cell, to bound the time: more halos move in groups
 
 
 def deposit_gas(displacement: Displacement, growth: float) -> NDArray[np.float32]:
-    """Move evenly spaced gas and deposit it cloud-in-cell.
-
-    Parameters
-    ----------
-    displacement : tuple of three ndarray of float32, shape (n, n, n)
-        Displacement at redshift 0, in cells.
-    growth : float
-        Growth factor that scales it.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, n, n)
-        ``ρ / ρ̄``, >= 0; its mean is 1 to rounding.
-
-    Notes
-    -----
-    Eight particles a cell, at ±1/4 of a cell from its center, each moved by the displacement
-    interpolated to it: with a single one, the mesh of particles shows through where the gas
-    expands. Serial, so that sums do not depend on threads.
-
-    References
-    ----------
-    Hockney & Eastwood 1988, Computer Simulation Using Particles, section 5-2 (cloud-in-cell).
-    """
+    """Move evenly spaced gas by displacement × growth; return ``ρ / ρ̄``, of mean 1 to rounding."""
     ratio = np.zeros(displacement[0].shape, dtype=np.float32)
     _deposit(*displacement, growth, ratio)
     return ratio
@@ -53,23 +30,9 @@ def move_halos(
     *,
     out: NDArray[np.float32],
 ) -> None:
-    """Move halos from where their matter came from, and count them per cell.
+    """Move the halos of some planes with their matter, and add 1 to `out` where each one ends.
 
-    Parameters
-    ----------
-    counts : ndarray of int64, shape (planes, n, n)
-        Halos of each cell before the matter moved.
-    offsets : ndarray of float32, shape (planes, n, n, 3)
-        Place of the first halo within its cell, 0 to 1; further ones follow a fixed
-        sequence that fills the cell evenly.
-    first_plane : int
-        Index along x of ``counts[0]``.
-    displacement : tuple of three ndarray of float32, shape (n, n, n)
-        Displacement at redshift 0, in cells.
-    growth : float
-        Growth factor that scales it.
-    out : ndarray of float32, shape (n, n, n)
-        The halos are added to it, each as 1 in the cell that it ends in.
+    Offsets, shape (planes, n, n, 3), place the first halo of a cell within it, 0 to 1.
     """
     _move_halos(counts, offsets, first_plane, *displacement, growth, out)
 
@@ -101,6 +64,9 @@ def _deposit(
     growth: float,
     out: NDArray[np.float32],
 ) -> None:
+    # Cloud-in-cell: Hockney & Eastwood 1988, Computer Simulation Using Particles, section 5-2.
+    # Serial, so that sums do not depend on threads. Eight particles per cell, ±1/4 of a cell from
+    # its center: with a single one, the mesh of particles shows through where the gas expands.
     n = out.shape[0]
     for i in range(n):
         for j in range(n):
@@ -152,6 +118,7 @@ def _move_halos(  # noqa: PLR0917
             for k in range(n):
                 count = counts[plane, j, k]
                 together = 1 + count // _MOST_MOVES
+                # Further halos of a cell follow a fixed sequence that fills it evenly.
                 for halo in range(0, count, together):
                     x = (offsets[plane, j, k, 0] + halo * _STEPS[0]) % 1.0 - 0.5
                     y = (offsets[plane, j, k, 1] + halo * _STEPS[1]) % 1.0 - 0.5

@@ -1,9 +1,9 @@
-"""A simulation written as a three-file set: gas, sources and ionized fraction per redshift."""
+"""`write_simulation`: a simulation as three files per redshift: gas, sources, ionized fraction."""
 
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from ionstore.cube.description import FILE_NAME, SimulationDescription, read_des
 from ionstore.cube.fields import N_IGM, N_SRC, XHII
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.simulate.cubes import (
     DEFAULT_MODEL,
     DEFAULT_SEED,
@@ -32,12 +33,12 @@ _CUBE_FILE = re.compile(rf"({'|'.join(_PREFIXES)})_z\d+(\.\d+)?\.npy")
 
 @dataclass(frozen=True, slots=True)
 class WrittenCube:
-    """What was written for one redshift.
+    """Files and averages of one redshift.
 
     Parameters
     ----------
     redshift : float
-        Its redshift.
+        Redshift of the cube.
     paths : tuple of Path
         Files of the gas density, the sources and the ionized fraction.
     mean_xhii_volume : float
@@ -45,7 +46,7 @@ class WrittenCube:
     n_sources : int
         Halos in the box.
     share_without_source : float
-        Share of the cells without a halo, 0 to 1.
+        Fraction of the cells without a halo, 0 to 1.
     """
 
     redshift: float
@@ -58,8 +59,6 @@ class WrittenCube:
 def cube_file_names(redshift: float) -> tuple[str, str, str]:
     """Return the names of the three files of a redshift.
 
-    Examples
-    --------
     >>> cube_file_names(8.397)
     ('rho_z8.397.npy', 'nsrc_z8.397.npy', 'xHII_z8.397.npy')
     """
@@ -68,7 +67,7 @@ def cube_file_names(redshift: float) -> tuple[str, str, str]:
 
 
 def write_simulation(
-    out: Path,
+    out: str | os.PathLike[str],
     mesh: Mesh,
     redshifts: Sequence[float],
     *,
@@ -76,14 +75,14 @@ def write_simulation(
     overwrite: bool = False,
     model: ReionizationModel = DEFAULT_MODEL,
     cosmology: Cosmology = PLANCK18,
-    on_progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[WrittenCube, ...]:
     """Simulate coeval cubes and write them as a three-file set with its description.
 
     Parameters
     ----------
-    out : Path
-        Folder to write into; made if missing, must be empty unless `overwrite`.
+    out : str or path-like
+        Folder to write into; created if missing, must be empty unless `overwrite`.
     mesh : Mesh
         At least 8 cells a side; its box length must be known.
     redshifts : sequence of float
@@ -95,9 +94,9 @@ def write_simulation(
     model : ReionizationModel
         Sources and ionization.
     cosmology : Cosmology
-        Must tell all of its parameters.
-    on_progress : callable, optional
-        Called with steps done and steps in all.
+        Must have all of its parameters.
+    reporter : Reporter
+        Gets the steps done and their number.
 
     Returns
     -------
@@ -107,13 +106,12 @@ def write_simulation(
     Raises
     ------
     SimulationRequestError
-        If the mesh, a redshift or the seed is out of range, or two redshifts share their file
-        names.
+        If the mesh, a redshift or the seed is out of range, or two redshifts share file names.
     ValueError
-        If the cosmology leaves out a parameter.
+        If the cosmology lacks a parameter.
     StoreExistsError
-        If `out` is a file or holds files, or, with `overwrite`, cubes that this simulation
-        would not replace or that no simulation of `ionstore` has written.
+        If `out` is a file or a folder that is not empty. With `overwrite`: if it holds cubes that
+        this simulation would not replace, or that `ionstore` did not simulate.
     SourceDataError
         If, with `overwrite`, the `simulation.json` in `out` cannot be read.
     DiskSpaceError
@@ -123,21 +121,22 @@ def write_simulation(
 
     Notes
     -----
-    Every file is finished under another name first; all are renamed at the end, `simulation.json`
-    last, so `out` holds a whole simulation or none.
+    All files are written in a folder beside their place and renamed at the end, `simulation.json`
+    last.
     """
+    out = Path(out)
     ordered = sorted(redshifts, reverse=True)
     check_request(mesh, ordered, seed)
     _check_file_names(ordered)
     replaced = {name for redshift in ordered for name in cube_file_names(redshift)}
     _check_folder(out, replaced, overwrite)
     cubes = simulate_cubes(
-        mesh, ordered, seed=seed, model=model, cosmology=cosmology, on_progress=on_progress
+        mesh, ordered, seed=seed, model=model, cosmology=cosmology, reporter=reporter
     )
     out.mkdir(parents=True, exist_ok=True)
     _check_disk(out, mesh, len(ordered))
     staging = out / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(staging, ignore_errors=True)  # left by a run that was killed
     staging.mkdir()
     try:
         written = tuple(_write_cube(cube, staging, out) for cube in cubes)
@@ -151,6 +150,7 @@ def write_simulation(
         for cube in written:
             for path in cube.paths:
                 os.replace(staging / path.name, path)
+        # Last: a folder that was empty and has this file holds a whole simulation.
         os.replace(staging / FILE_NAME, out / FILE_NAME)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -179,12 +179,14 @@ def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
             f"{out}: the folder is not empty; choose another one, or --overwrite the simulation "
             f"in it"
         )
+    # Only cubes that a simulation wrote may be replaced; the seed tells them from a user's data.
     cubes = {name for name in names if _CUBE_FILE.fullmatch(name)}
     if cubes and read_description(out).seed is None:
         raise StoreExistsError(
             f"{out}: holds cubes that `ionstore simulate` did not write "
-            f"(its {FILE_NAME} would tell a seed); choose another folder"
+            f"(its {FILE_NAME} has no seed); choose another folder"
         )
+    # `ionstore ingest` would take cubes of two different boxes for one simulation.
     if kept := sorted(cubes - replaced):
         raise StoreExistsError(
             f"{out}: {kept[0]} would stay and be mixed with the new simulation; remove the cubes "
@@ -193,7 +195,7 @@ def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
 
 
 def _check_disk(out: Path, mesh: Mesh, n_redshifts: int) -> None:
-    needed = 3 * 4 * mesh.n_cells * n_redshifts
+    needed = 3 * 4 * mesh.n_cells * n_redshifts  # three fields of float32
     free = shutil.disk_usage(out).free
     if needed > free:
         raise DiskSpaceError(
@@ -220,4 +222,4 @@ def _write_array(path: Path, field: NDArray[np.float32]) -> None:
     with path.open("wb") as file:
         np.save(file, field)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # before the rename, so that a crash leaves no empty file

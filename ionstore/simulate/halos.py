@@ -1,4 +1,4 @@
-"""How many halos form from the matter of a cell: conditional Press-Schechter, then Poisson."""
+"""Halos that form from the matter of a cell: conditional Press-Schechter, then Poisson."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from ionstore.cube.cosmology import growth_factor, matter_density
 from ionstore.simulate.linear_field import LinearSpectrum
 
 CRITICAL_OVERDENSITY = 1.686  # of spherical collapse, linear theory
-_ST_AMPLITUDE, _ST_A, _ST_P = 0.3222, 0.707, 0.3
+_ST_AMPLITUDE, _ST_A, _ST_P = 0.3222, 0.707, 0.3  # Sheth & Tormen 1999
 _ERFC = np.frompyfunc(math.erfc, 1, 1)
 
 
 def mass_radius(spectrum: LinearSpectrum, mass_msun: float) -> float:
-    """Return the comoving radius in cMpc of the sphere that holds a mass at the mean density."""
+    """Return the radius in cMpc of a sphere that has a mass at the mean density."""
     volume = mass_msun / matter_density(spectrum.cosmology)
     return math.cbrt(3 * volume / (4 * math.pi))
 
@@ -25,33 +25,14 @@ def mass_radius(spectrum: LinearSpectrum, mass_msun: float) -> float:
 class HaloModel:
     """Mean number of halos that form from regions of given mass and linear overdensity.
 
-    Parameters
-    ----------
-    spectrum : LinearSpectrum
-        Spectrum at redshift 0.
-    min_mass_msun : float
-        Smallest halo mass, Msun, > 0.
-    region_mass_msun : float
-        Mass of the regions whose overdensity is known, Msun; several times the smallest halo.
-    region_variance : float
-        Variance of that overdensity at redshift 0.
-
-    Raises
-    ------
-    ValueError
-        If no halo mass varies more than the regions: they are smaller than the halos.
-
-    References
-    ----------
-    Bond et al. 1991, ApJ 379, 440 (conditional mass function); Sheth & Tormen 1999, MNRAS
-    308, 119, equation 10 (mean abundance); Barkana & Loeb 2004, ApJ 609, 474 (the one scaled to
-    the other).
+    The conditional mass function of Bond et al. 1991, ApJ 379, 440, scaled to the mean abundance of
+    Sheth & Tormen 1999, MNRAS 308, 119, as Barkana & Loeb 2004, ApJ 609, 474 propose.
     """
 
-    spectrum: LinearSpectrum
+    spectrum: LinearSpectrum  # at redshift 0
     min_mass_msun: float
-    region_mass_msun: float
-    region_variance: float
+    region_mass_msun: float  # several times the smallest halo
+    region_variance: float  # of the overdensity of the regions at redshift 0
     _masses: NDArray[np.float64] = field(init=False, repr=False)
     _variances: NDArray[np.float64] = field(init=False, repr=False)
 
@@ -59,6 +40,8 @@ class HaloModel:
         masses = np.geomspace(self.min_mass_msun, self.region_mass_msun, 201)
         sigmas = [self.spectrum.sigma(mass_radius(self.spectrum, float(mass))) for mass in masses]
         variances = np.square(sigmas)
+        # Halos form where smaller spheres vary more than the region that they are in; closer to its
+        # mass the widths below would vanish.
         varied = variances > 1.001 * self.region_variance
         if not varied.any():
             raise ValueError(
@@ -69,13 +52,9 @@ class HaloModel:
         object.__setattr__(self, "_variances", variances[varied])
 
     def mean_abundance(self, redshift: float) -> float:
-        """Return the mean number of halos per Msun of matter.
-
-        Notes
-        -----
-        ``n = ∫ F(ν) dν / M`` with ``ν = δ_c / (D σ(M))`` and ``F = A sqrt(2a/π)
-        [1 + (a ν²)^-p] exp(-a ν²/2)``, where A = 0.3222, a = 0.707, p = 0.3.
-        """
+        """Return the mean number of halos per Msun of matter."""
+        # Sheth & Tormen 1999, equation 10: n = ∫ F(ν) dν / M with ν = δ_c / (D σ(M)) and
+        # F = A sqrt(2a/π) [1 + (a ν²)^-p] exp(-a ν²/2).
         masses = self.min_mass_msun * np.geomspace(1.0, 1e7, 281)
         sigmas = [self.spectrum.sigma(mass_radius(self.spectrum, float(mass))) for mass in masses]
         growth = growth_factor(self.spectrum.cosmology, redshift)
@@ -91,27 +70,13 @@ class HaloModel:
     def conditional_abundance(
         self, redshift: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return halos per Msun of matter as a function of linear overdensity.
+        """Return linear overdensities at redshift 0, and halos per Msun of matter at each.
 
-        Parameters
-        ----------
-        redshift : float
-            Not below 0.
-
-        Returns
-        -------
-        overdensities : ndarray of float64, shape (points,)
-            Linear overdensity of a region at redshift 0, ascending.
-        abundances : ndarray of float64, shape (points,)
-            Halos per Msun, never falling; their mean over Gaussian regions is
-            `mean_abundance`.
-
-        Notes
-        -----
-        ``n = ∫ dF / M`` with ``F(>M) = erfc((b - δ) / sqrt(2 (σ²(M) - σ²_region)))`` and
-        ``b = sqrt(a) δ_c / D``: with the ``a`` of Sheth & Tormen in the barrier, halos cluster
-        as theirs do, and less than those of Press & Schechter.
+        The overdensities ascend; the mean over Gaussian regions is `mean_abundance`.
         """
+        # Bond et al. 1991: n = ∫ dF / M with F(>M) = erfc((b - δ) / sqrt(2 (σ²(M) - σ²_region))).
+        # The barrier is b = sqrt(a) δ_c / D: with the a of Sheth & Tormen, halos cluster as theirs
+        # do, and less than those of Press & Schechter.
         growth = growth_factor(self.spectrum.cosmology, redshift)
         barrier = math.sqrt(_ST_A) * CRITICAL_OVERDENSITY / growth
         sigma = math.sqrt(self.region_variance)
@@ -122,9 +87,10 @@ class HaloModel:
         above = np.append(above, np.zeros_like(distance), axis=1)
         middle = np.sqrt(self._masses[1:] * self._masses[:-1])
         middle = np.append(middle, self._masses[-1])
-        # Regions about to collapse as a whole hold few but large halos; as sources they count
-        # no less than emptier regions.
+        # Regions that are about to collapse as a whole have few but large halos. As sources they
+        # must count no less than emptier regions, so the abundance never falls.
         abundances = np.maximum.accumulate((-np.diff(above, axis=1) / middle).sum(axis=1))
+        # Barkana & Loeb 2004: scaled so that the mean over all regions is that of Sheth & Tormen.
         weights = np.exp(-0.5 * (overdensities / sigma) ** 2)
         mean = float((abundances * weights).sum() / weights.sum())
         scale = self.mean_abundance(redshift) / mean if mean > 0 else 0.0
@@ -132,20 +98,9 @@ class HaloModel:
 
 
 def draw_halo_counts(means: NDArray[np.float64], normals: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Draw Poisson counts that never fall when their means rise.
-
-    Parameters
-    ----------
-    means : ndarray of float64, any shape
-        Mean counts, >= 0.
-    normals : ndarray of float32, same shape
-        Standard normal numbers: how rare each count is. The same ones at two redshifts give
-        halos that stay.
-
-    Returns
-    -------
-    ndarray of int64, same shape
-    """
+    """Draw Poisson counts from their means and standard normal numbers."""
+    # A normal number says how rare the count is. With the same ones, counts never fall when their
+    # means rise: halos stay from one redshift to the next.
     counts = np.empty(means.shape, dtype=np.int64)
     _draw_counts(means.reshape(-1), normals.reshape(-1), counts.reshape(-1))
     return counts
@@ -155,14 +110,14 @@ def draw_halo_counts(means: NDArray[np.float64], normals: NDArray[np.float32]) -
 def _poisson_quantile(mean: float, normal: float) -> int:
     """Return the Poisson count that is as rare as a standard normal number."""
     if mean > 60.0:
-        # Cornish-Fisher: off by less than one count, while summing terms would take long.
+        # Cornish-Fisher expansion: within one count, where summing terms would take long.
         count = mean + math.sqrt(mean) * normal + (normal * normal - 1) / 6
         return max(0, math.floor(count + 0.5))
     rank = 0.5 * math.erfc(-normal / math.sqrt(2.0))
     term = math.exp(-mean)
     below = term
     result = 0
-    while rank > below and result < 1000:  # rounding may keep the sum below a rank near 1
+    while rank > below and result < 1000:  # bounded: rounding may keep the sum below a rank near 1
         result += 1
         term *= mean / result
         below += term

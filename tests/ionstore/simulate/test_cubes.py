@@ -7,6 +7,7 @@ from ionstore.cube.cosmology import PLANCK18, Cosmology, mean_gas_density
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError, SimulationRequestError
 from ionstore.simulate.cubes import SimulatedCube, simulate_cubes
+from tests.support.reporters import ProgressList
 
 REDSHIFTS = (10.11, 8.397, 7.305)
 
@@ -88,11 +89,9 @@ def test_same_seed_same_bytes_whatever_else_is_simulated() -> None:
 
 
 def test_progress_ends_at_the_last_step() -> None:
-    seen: list[tuple[int, int]] = []
-    cubes = simulate_cubes(
-        Mesh(8, 20.0), [9.0, 7.0], on_progress=lambda done, total: seen.append((done, total))
-    )
-    assert len(list(cubes)) == 2
+    progress = ProgressList()
+    assert len(list(simulate_cubes(Mesh(8, 20.0), [9.0, 7.0], reporter=progress))) == 2
+    seen = progress.shown
     totals = {total for _, total in seen}
     assert totals == {len(seen)}
     assert [done for done, _ in seen] == list(range(1, len(seen) + 1))

@@ -11,6 +11,7 @@ from ionstore.cube.mesh import Mesh
 from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
 from ionstore.simulate.cubes import simulate_cubes
 from ionstore.simulate.files import write_simulation
+from tests.support.reporters import ProgressTo
 
 MESH = Mesh(8, 20.0)
 NAMES = {"rho_z8.397.npy", "nsrc_z8.397.npy", "xHII_z8.397.npy", "simulation.json"}
@@ -22,7 +23,7 @@ def _names(folder: Path) -> set[str]:
 
 def test_files_hold_the_cubes_and_their_description(tmp_path: Path) -> None:
     out = tmp_path / "new" / "sim"
-    (written,) = write_simulation(out, MESH, [8.397], seed=3)
+    (written,) = write_simulation(str(out), MESH, [8.397], seed=3)
     assert _names(out) == NAMES
     cube = next(simulate_cubes(MESH, [8.397], seed=3))
     for path, field in zip(written.paths, (cube.rho, cube.n_src, cube.xhii), strict=True):
@@ -101,7 +102,7 @@ def test_a_run_that_stops_leaves_nothing_that_looks_whole(tmp_path: Path) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_simulation(tmp_path, MESH, [9.0, 8.397], on_progress=interrupt)
+        write_simulation(tmp_path, MESH, [9.0, 8.397], reporter=ProgressTo(interrupt))
     assert _names(tmp_path) == set()
 
 
