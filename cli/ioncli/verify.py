@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     metavar="SIM",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Compare the files in this folder, too, with what was recorded of them. Repeatable.",
+    help="Also compare the files in this folder with what the store recorded. Repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
-    """Check that STORE is whole and intact: every chunk, statistics, coordinates, metadata.
+    """Check that STORE is whole and intact.
 
-    Everything that is damaged is listed, with field, redshift and cells; the exit code is then 1.
-    Files that are no part of the store are listed too, and do no harm.
+    Reads every chunk, and checks statistics, coordinates and metadata. Lists all damage with its
+    field, redshift and cells; the exit code is then 1. Files that are not part of the store are
+    listed too; they are harmless.
 
-    Of a store made of several folders (--append, --map), name each whose files are to be compared.
+    If STORE was made from several folders (--append, --map), give --sources for each of them.
 
     \b
     Examples:
@@ -42,21 +43,21 @@ def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
     from ionstore.verify.verify import verify_store
 
     with options.errors_as_messages(), progress_bar(f"Verifying {store.name}") as reporter:
-        found = verify_store(CubeStore.open(store), sources=sources, on_progress=reporter.progress)
+        found = verify_store(CubeStore.open(store), sources=sources, reporter=reporter)
     if as_json:
         click.echo(found.model_dump_json(indent=1))
     else:
         for damage in found.damage:
             click.echo(_in_words(damage))
         for file in found.stray_files:
-            click.echo(f"Stray file, no part of the store: {file}")
+            click.echo(f"Stray file, not part of the store: {file}")
         click.echo(_summary(found, sources))
     if not found.is_intact:
         raise click.exceptions.Exit(1)
 
 
 def _in_words(damage: Damage) -> str:
-    """Return where the damage is, and what it is."""
+    """Return the place of the damage and its kind."""
     if damage.field is None:
         return f"{damage.file}: {damage.what}"
     where = damage.field
@@ -70,7 +71,7 @@ def _in_words(damage: Damage) -> str:
 def _summary(found: Verification, sources: tuple[Path, ...]) -> str:
     files = f" and {options.counted(found.n_source_files, 'source file')}" if sources else ""
     if found.n_not_compared:
-        files += f" ({found.n_not_compared:,} more, of folders that are not named, not compared)"
+        files += f" ({found.n_not_compared:,} more, from folders not given, not compared)"
     verdict = (
         "whole and intact"
         if found.is_intact

@@ -1,4 +1,4 @@
-"""`Damage`: something wrong with a store; what its metadata, coordinates and file names show."""
+"""`Damage`, and the checks of metadata, coordinates and file names that find it."""
 
 import json
 import os
@@ -20,26 +20,27 @@ from ionstore.store.layout import Layout
 from ionstore.store.metadata import ROOT_METADATA
 
 ArrayMetadata = Mapping[str, Mapping[str, Any]]
-"""Metadata of the arrays of a store by their names, as its root repeats them."""
+"""Metadata of the arrays of a store by name, as consolidated in its root."""
 
 _COORDINATE = {"data_type": "float64", "codecs": ["bytes", "crc32c"]}
-_CRC_BYTES = 4
+_CRC_BYTES = 4  # the checksum follows the values of a coordinate
+# A folder in place of a file, or a file in place of a folder above it: the file itself is missing.
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Damage(BaseModel):
-    """Something that is wrong with a store.
+    """One thing that is wrong with a store.
 
     Parameters
     ----------
     field : str, optional
-        Name of the field or coordinate; None where it is not about one.
+        Name of the field or coordinate; None if the damage concerns neither.
     redshift : float, optional
         Redshift of the cube.
     start, shape : tuple of three int, optional
-        First cell, and cells along each axis, of what cannot be relied on.
+        First cell, and cells along each axis, of the block that cannot be trusted.
     file : str
-        Where it was found, relative to the store; of a source file its path.
+        Damaged file, relative to the store; a source file has its own path.
     what : str
         What is wrong, as the predicate of a sentence.
     """
@@ -55,25 +56,9 @@ class Damage(BaseModel):
 
 
 def metadata_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Damage]:
-    """Yield what is wrong with the metadata of a store.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store.
-    members : mapping
-        Its consolidated metadata.
-
-    Raises
-    ------
-    ObjectStoreError
-        If an object store does not answer.
-
-    Notes
-    -----
-    What the root repeats is to be what every array says of itself. Fields are to be stored as
-    this format says, on one mesh at every redshift, with units, a name, and statistics.
-    """
+    """Yield what is wrong with the metadata of a store."""
+    # The consolidated metadata in the root must equal those of every array: this package reads the
+    # root, other readers of Zarr may read the arrays.
     for name in (*DIMENSIONS, *store.field_names):
         if name in members:
             yield from _own_metadata_damage(store, name, members[name])
@@ -85,18 +70,13 @@ def metadata_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Damage
         if (unreadable := _storage_damage(store, name, members[name])) is not None:
             yield Damage(field=name, file=ROOT_METADATA, what=unreadable)
     for name in sorted(set(store.attributes.statistics) - set(store.field_names)):
-        what = "has statistics, but is no field on the mesh at every redshift"
+        what = "has statistics, but is not a field on the mesh at every redshift"
         yield Damage(field=name, file=ROOT_METADATA, what=what)
 
 
 def readable_fields(store: CubeStore, members: ArrayMetadata) -> dict[str, Layout]:
-    """Return how the fields are cut, without those whose metadata do not tell.
-
-    Parameters
-    ----------
-    store, members
-        As of `metadata_damage`, which tells why others are left out.
-    """
+    """Return the layouts of the fields whose chunks can be found."""
+    # Others are left out here and reported by `metadata_damage`.
     layouts = {}
     for name in store.field_names:
         metadata = members[name]
@@ -108,18 +88,7 @@ def readable_fields(store: CubeStore, members: ArrayMetadata) -> dict[str, Layou
 
 
 def coordinate_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Damage]:
-    """Yield what is wrong with the coordinates redshift, x, y and z.
-
-    Parameters
-    ----------
-    store, members
-        As of `metadata_damage`.
-
-    Raises
-    ------
-    ObjectStoreError
-        If an object store does not answer.
-    """
+    """Yield what is wrong with the coordinates redshift, x, y and z."""
     for name in DIMENSIONS:
         is_redshift = name == "redshift"
         expected = np.array(store.redshifts) if is_redshift else store.mesh.cell_centers()
@@ -131,33 +100,15 @@ def coordinate_damage(store: CubeStore, members: ArrayMetadata) -> Iterator[Dama
 
 
 def stray_files(store: CubeStore, layouts: Mapping[str, Layout]) -> Iterator[str]:
-    """Yield the files in a store that are no part of it, relative to it.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store.
-    layouts : mapping
-        Its readable fields. Of other fields all files are taken for theirs.
-
-    Raises
-    ------
-    ObjectStoreError
-        If an object store does not answer.
-    """
+    """Yield the files in a store that are not part of it, relative to it."""
     for file in _files_in(store.path):
         if not _belongs(tuple(file.split("/")), store, layouts):
             yield file
 
 
 def why_unreadable(error: OSError) -> str:
-    """Return an error of reading a file as the predicate of a sentence.
-
-    Raises
-    ------
-    ObjectStoreError
-        The error itself, if it is that of an object store: that says nothing about an object.
-    """
+    """Return an error of reading a file as the predicate of a sentence."""
+    # An object store that does not answer says nothing about the object, so that is not damage.
     if isinstance(error, ObjectStoreError):
         raise error
     if isinstance(error, _NOT_THERE):
@@ -174,12 +125,12 @@ def _own_metadata_damage(
     except OSError as error:
         yield Damage(field=name, file=file, what=why_unreadable(error))
     except ValueError:
-        yield Damage(field=name, file=file, what="is no JSON")
+        yield Damage(field=name, file=file, what="is not valid JSON")
     else:
         if own != repeated:
-            told = own if isinstance(own, dict) else {}
-            keys = {key for key in {*told, *repeated} if told.get(key) != repeated.get(key)}
-            what = f"has another {', '.join(sorted(keys))} than the root of the store repeats"
+            said = own if isinstance(own, dict) else {}
+            keys = {key for key in {*said, *repeated} if said.get(key) != repeated.get(key)}
+            what = f"differs from the root metadata of the store in {', '.join(sorted(keys))}"
             yield Damage(field=name, file=file, what=what)
 
 
@@ -193,19 +144,19 @@ def _field_damage(store: CubeStore, name: str, metadata: Mapping[str, Any]) -> I
 
 
 def _storage_damage(store: CubeStore, name: str, metadata: Mapping[str, Any]) -> str | None:
-    """Return why the chunks of a field cannot be found, None if they can."""
+    """Return why the chunks of a field cannot be found, or None."""
     try:
         check_storage(store.path / name, metadata)
     except StoreFormatError as error:
         return f"cannot be read: {str(error).removeprefix(f'{store.path / name}: ')}"
     shape = [len(store.redshifts), *store.mesh.shape]
     if metadata["shape"] != shape:
-        return f"must be of shape {shape}, that of redshifts and mesh, got {metadata['shape']}"
+        return f"must be of shape {shape} (redshifts and mesh), got {metadata['shape']}"
     return None
 
 
 def _what_is_wrong(path: StorePath, metadata: Mapping[str, Any], expected: Array) -> str | None:
-    """Return what is wrong with a coordinate, None if nothing is."""
+    """Return what is wrong with a coordinate, or None."""
     try:
         found = {
             "data_type": metadata["data_type"],
@@ -214,7 +165,7 @@ def _what_is_wrong(path: StorePath, metadata: Mapping[str, Any], expected: Array
             "chunk_shape": metadata["chunk_grid"]["configuration"]["chunk_shape"],
         }
     except (KeyError, TypeError):
-        return "has no metadata of an array"
+        return "has no array metadata"
     shape = list(expected.shape)
     for key, required in {**_COORDINATE, "shape": shape, "chunk_shape": shape}.items():
         if found[key] != required:
@@ -226,9 +177,10 @@ def _what_is_wrong(path: StorePath, metadata: Mapping[str, Any], expected: Array
     stored, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
     if crc32c(stored).to_bytes(_CRC_BYTES, "little") != checksum:
         return "does not match its checksum"
+    # Written from the same numbers; a relative 1e-12 leaves room for rounding only.
     values = np.frombuffer(stored, "<f8") if len(stored) == expected.nbytes else None
     if values is None or not np.allclose(values, expected, rtol=1e-12, atol=0):
-        return "does not hold the positions that the store is said to have"
+        return "does not hold the redshifts or positions that the store records"
     return None
 
 
@@ -238,7 +190,7 @@ def _files_in(place: StorePath) -> Iterator[str]:
             yield path.key.removeprefix(f"{place.key}/")
         return
     for folder, folders, names in os.walk(place):
-        folders.sort()
+        folders.sort()  # in place, which sets the order of the walk
         for name in sorted(names):
             yield Path(folder, name).relative_to(place).as_posix()
 
@@ -251,7 +203,7 @@ def _belongs(parts: tuple[str, ...], store: CubeStore, layouts: Mapping[str, Lay
         return True
     if name in DIMENSIONS:
         return within == ["c", "0"]
-    if name not in layouts:
+    if name not in layouts:  # its shards are unknown, so every file may be one
         return within[:1] == ["c"]
     per_side = layouts[name].shards_per_side
     ends = (len(store.redshifts), per_side, per_side, per_side)
@@ -263,4 +215,5 @@ def _belongs(parts: tuple[str, ...], store: CubeStore, layouts: Mapping[str, Lay
 
 
 def _is_below(index: str, end: int) -> bool:
+    # Zarr writes no leading zeros: "01" is a stray file.
     return index.isdecimal() and index == str(int(index)) and int(index) < end

@@ -1,4 +1,4 @@
-"""Source files in the books of a store: how each is named, and what is compared with them."""
+"""Choose which files are compared with the source files recorded in a store."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -10,57 +10,29 @@ from ionstore.store.metadata import SourceFile
 
 @dataclass(frozen=True, slots=True)
 class FileComparison:
-    """A file that is to be compared with what was recorded.
+    """A file to compare, which must match one of the records."""
 
-    Parameters
-    ----------
-    path : Path
-        The file, which need not be there.
-    recorded : tuple of SourceFile
-        What was recorded of files of its name: it has to be one of them.
-    """
-
-    path: Path
-    recorded: tuple[SourceFile, ...]
+    path: Path  # may be missing
+    recorded: tuple[SourceFile, ...]  # of files of this name
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonPlan:
-    """Which files are compared.
-
-    Parameters
-    ----------
-    comparisons : tuple of FileComparison
-        One for each file.
-    strange : tuple of Path
-        Folders in which nothing is of the names that were recorded.
-    """
+    """Files to compare, and folders that hold none of them."""
 
     comparisons: tuple[FileComparison, ...]
-    strange: tuple[Path, ...]
+    strange: tuple[Path, ...]  # nothing in these has a recorded name
 
 
 def plan_comparison(files: Sequence[SourceFile], folders: Sequence[Path]) -> ComparisonPlan:
-    """Return which files are compared: those of the names recorded that are in some folders.
-
-    Parameters
-    ----------
-    files : sequence of SourceFile
-        What was recorded.
-    folders : sequence of Path
-        Folders to look into.
-
-    Notes
-    -----
-    Files that were recorded with one of the folders belong there: if one is missing, it is
-    compared all the same. Folders that were recorded with no file, such as those that were moved,
-    may be any: they are looked into for the files that were recorded without a folder, and for
-    those of a folder that is not named, if they hold at least one of them.
-    """
+    """Match recorded source files with the files in some folders."""
     by_folder: dict[str | None, list[SourceFile]] = {}
     for file in files:
         by_folder.setdefault(file.folder, []).append(file)
+    # A file recorded with one of these folders belongs there: if it is missing, that is damage.
     own = {name: [one for one in folders if _is_same(name, one)] for name in by_folder}
+    # The other folders may be moved ones. They are searched for files recorded without a folder,
+    # and for those of a folder that was not given, if at least one of these is there.
     others = [one for one in folders if not any(one in named for named in own.values())]
     found: dict[Path, list[SourceFile]] = {}
     used: set[Path] = set()
@@ -80,6 +52,7 @@ def plan_comparison(files: Sequence[SourceFile], folders: Sequence[Path]) -> Com
 
 
 def _is_same(recorded: str | None, folder: Path) -> bool:
+    # Through links, because users reach one folder by several paths.
     return recorded is not None and os.path.realpath(recorded) == os.path.realpath(folder)
 
 

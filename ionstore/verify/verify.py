@@ -1,8 +1,8 @@
-"""`verify_store`: whether a store is whole and intact, and what is damaged in it."""
+"""`verify_store`: find everything that is missing or damaged in a store."""
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from math import prod
@@ -16,6 +16,7 @@ from ionstore.cube.fields import RANGES
 from ionstore.cube.mesh import Array
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreFormatError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import find_digest
 from ionstore.storage.files import read_pieces
 from ionstore.store.cube_store import CubeStore
@@ -43,21 +44,21 @@ class Verification(BaseModel):
     Parameters
     ----------
     path : str
-        Where the store lies.
+        Path or address of the store.
     damage : tuple of Damage
-        All that is wrong: with metadata and coordinates, cube by cube, with source files.
+        All damage: of metadata and coordinates, then cube by cube, then of source files.
     stray_files : tuple of str
-        Files in the store that are no part of it, relative to it; they do no harm.
+        Files in the store that are not part of it, relative to it. They are harmless.
     n_chunks : int
         Chunks that were found and checked.
     value_bytes : int
-        Bytes of the values that were looked for.
+        Uncompressed bytes that the store must hold.
     n_source_files : int
         Source files that were compared.
     n_not_compared : int
-        Source files that were recorded, but are not in the folders that were named.
+        Recorded source files that are in none of the given folders.
     seconds : float
-        Time that it took.
+        Duration of the check.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,45 +75,47 @@ class Verification(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def is_intact(self) -> bool:
-        """Whether nothing is wrong."""
+        """True if no damage was found."""
         return not self.damage
 
 
 def verify_store(
-    store: CubeStore,
+    store: CubeStore | str | os.PathLike[str],
     *,
-    sources: Sequence[Path] = (),
-    on_progress: Callable[[int, int], None] | None = None,
+    sources: Sequence[str | os.PathLike[str]] = (),
+    reporter: Reporter = SILENT,
 ) -> Verification:
     """Check all of a store: metadata, coordinates, every chunk, and the recorded statistics.
 
     Parameters
     ----------
-    store : CubeStore
-        The store.
-    sources : sequence of Path
-        Folders of the simulation that it was made from, whose files are then compared too, as
-        `ionstore.verify.sources.plan_comparison` says.
-    on_progress : callable, optional
-        Called with the bytes done and the total, of values and of source files.
+    store : CubeStore, str or path-like
+        The store, or its path.
+    sources : sequence of str or path-like
+        Folders of the simulation that it was made from. Their files are compared with what the
+        store recorded about them.
+    reporter : Reporter
+        Gets the bytes checked and the total, values and source files together.
 
     Returns
     -------
     Verification
-        With all damage that was found.
+        All damage that was found.
 
     Raises
     ------
     StoreFormatError
-        If the store is replaced meanwhile.
+        If a path holds no complete store, or the store is replaced during the check.
     OSError
         If its root metadata cannot be read, or an object store does not answer.
 
     Notes
     -----
-    Chunks are read, checked and decoded as loaders do it. A chunk that its shard does not list is
-    damage: Zarr would read it as fill values. Memory: one chunk a thread, encoded and decoded.
+    Chunks are read, checked and decoded as in a loader. Memory: one chunk per thread, encoded
+    and decoded.
     """
+    if not isinstance(store, CubeStore):
+        store = CubeStore.open(store)
     began = monotonic()
     root = read_root_metadata(store.path)
     members = root["consolidated_metadata"]["metadata"]
@@ -124,23 +127,23 @@ def verify_store(
         for part in plan_parts([name], len(store.redshifts), layout)
     ]
     recorded = store.attributes.sources if sources else ()
-    planned = plan_comparison(recorded, sources)
+    planned = plan_comparison(recorded, [Path(folder) for folder in sources])
     value_bytes = sum(shard.value_bytes for shard in shards)
     source_bytes = sum(map(_recorded_bytes, planned.comparisons))
-    progress = ProgressCounter(value_bytes + source_bytes, on_progress)
+    progress = ProgressCounter(value_bytes + source_bytes, reporter.progress)
     checked = run_in_threads(partial(_check_shard, progress), shards)
     damage += _damage_by_cube(store.attributes, shards, checked)
     compared = run_in_threads(partial(_compare, progress), planned.comparisons)
     damage += [one.damage for one in compared if one.damage is not None]
     damage += [
-        Damage(file=str(folder), what="holds no file of the names that the store was made from")
+        Damage(file=str(folder), what="holds none of the files that the store was made from")
         for folder in planned.strange
     ]
     strays = tuple(stray_files(store, layouts))
+    # `ionstore ingest` may swap in a new store at any time, and then shards of both were checked.
     if read_root_metadata(store.path) != root:
         raise StoreFormatError(
-            f"{store.path}: the store was replaced while it was verified; "
-            "run the same command again"
+            f"{store.path}: the store was replaced while it was verified; verify it again"
         )
     return Verification(
         path=str(store.path),
@@ -155,26 +158,17 @@ def verify_store(
 
 
 def statistics_damage(recorded: FieldStatistics, found: FieldStatistics) -> str:
-    """Return how recorded statistics differ from those of the values.
-
-    Parameters
-    ----------
-    recorded, found : FieldStatistics
-        Statistics of the same values, perhaps merged in another order.
-
-    Returns
-    -------
-    str
-        The predicate of a sentence; empty if count, minimum and maximum are equal, and mean and
-        M2 to rounding.
-    """
+    """Return how recorded statistics differ from those of the values, "" if they agree."""
+    # Blocks are merged here in another order than while writing, so mean and M2 may round apart;
+    # count, minimum and maximum are exact. M2 is count * std**2, hence its tolerance for the same
+    # error of std.
     std = math.sqrt(found.variance)
     error = _ROUNDING * math.hypot(found.mean, std)
     tolerances = {"mean": error, "m2": found.count * error * (2 * std + error)}
     differing = [
         f"{name} {getattr(recorded, name):.17g} (its values give {getattr(found, name):.17g})"
         for name in ("count", "mean", "m2", "min", "max")
-        # Written so that NaN differs from everything.
+        # "not <=", because NaN must count as a difference, and every comparison with it is false.
         if not abs(getattr(recorded, name) - getattr(found, name)) <= tolerances.get(name, 0)
     ]
     return f"has wrong statistics recorded: {', '.join(differing)}" if differing else ""
@@ -182,7 +176,7 @@ def statistics_damage(recorded: FieldStatistics, found: FieldStatistics) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A shard that a store is to have."""
+    """A shard that the store must have."""
 
     store: CubeStore
     part: Part
@@ -200,7 +194,7 @@ class _Shard:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What was found in a shard; without statistics where values are missing."""
+    """Result of checking a shard; no statistics if any of its values is missing or not finite."""
 
     damage: tuple[Damage, ...]
     statistics: FieldStatistics | None
@@ -208,13 +202,14 @@ class _Checked:
 
 
 def _check_shard(progress: ProgressCounter, shard: _Shard) -> _Checked:
-    """Check all chunks of a shard."""
+    """Check every chunk of a shard."""
     store, part = shard.store, shard.part
     path = store.shard_path(part.field, part.redshift_index, part.shard)
     dtype = store.dtype(part.field)
     damage: list[Damage] = []
     statistics: list[FieldStatistics] = []
     n_blocks = n_chunks = 0
+    # A chunk that the shard does not list is damage too: Zarr would read it as fill values.
     for block in check_shard(path, part.shard, layout=shard.layout, dtype=dtype):
         n_blocks += 1
         if block.values is None:
@@ -242,7 +237,7 @@ def _check_shard(progress: ProgressCounter, shard: _Shard) -> _Checked:
 
 
 def _value_damage(field: str, values: Array) -> Iterator[str]:
-    """Yield what is wrong with values that were decoded."""
+    """Yield NaN, infinity and values out of the range of the field."""
     finite = np.isfinite(values)
     n_not_finite = finite.size - int(np.count_nonzero(finite))
     if n_not_finite:
@@ -257,14 +252,15 @@ def _value_damage(field: str, values: Array) -> Iterator[str]:
 def _damage_by_cube(
     attributes: StoreAttributes, shards: list[_Shard], checked: list[_Checked]
 ) -> Iterator[Damage]:
-    """Yield the damage of all shards, cube by cube, each followed by that of its statistics."""
+    """Yield the damage of all shards, cube by cube, with that of its statistics behind each."""
     cubes: dict[tuple[str, float], list[_Checked]] = {}
     for shard, result in zip(shards, checked, strict=True):
         cubes.setdefault((shard.part.field, shard.redshift), []).append(result)
     for (field, redshift), results in cubes.items():
         for result in results:
             yield from result.damage
-        # Where statistics are missing, the metadata were found to be damaged.
+        # Missing statistics were reported as damaged metadata, so they are skipped here, and a
+        # cube with damaged values has no statistics that could agree.
         of_field = attributes.statistics.get(field, ())
         recorded = dict(zip(attributes.redshifts, of_field, strict=False))
         statistics = [result.statistics for result in results if result.statistics is not None]
@@ -276,14 +272,14 @@ def _damage_by_cube(
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What came of comparing a file: of how many that were recorded it is known how they are."""
+    """Result of comparing one file, and how many recorded files that settles."""
 
     damage: Damage | None
     n_settled: int
 
 
 def _compare(progress: ProgressCounter, comparison: FileComparison) -> _Compared:
-    """Compare a source file with what was recorded of files of its name."""
+    """Compare a source file with the records of files of its name."""
     recorded = comparison.recorded
     try:
         same, what = _same_file(comparison.path, recorded)
@@ -296,14 +292,16 @@ def _compare(progress: ProgressCounter, comparison: FileComparison) -> _Compared
 
 
 def _same_file(path: Path, recorded: Sequence[SourceFile]) -> tuple[int, str]:
-    """Return how many of the files that were recorded a file is, and why where it is none."""
+    """Return how many records a file matches, and why if none."""
     with path.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
+    # Sizes first: files of another size need not be read.
     alike = [file for file in recorded if file.size_bytes == size]
     if not alike:
         had = " or ".join(dict.fromkeys(f"{file.size_bytes:,}" for file in recorded))
         return 0, f"has {size:,} bytes, had {had} when it was ingested"
     algorithms = {file.digest.partition(":")[0] for file in alike}
+    # Stores of earlier versions hold other digests; one reading makes all that are needed.
     digests = {name: made for name in algorithms if (made := find_digest(name)) is not None}
     if not digests:
         return 0, f"cannot be compared, its digest was made with {' or '.join(sorted(algorithms))}"
@@ -315,7 +313,7 @@ def _same_file(path: Path, recorded: Sequence[SourceFile]) -> tuple[int, str]:
     read_pieces(path, update)
     found = {f"{name}:{digest.hexdigest()}" for name, digest in digests.items()}
     same = sum(file.digest in found for file in alike)
-    return same, "has other bytes than when it was ingested"
+    return same, "has changed since it was ingested"
 
 
 def _recorded_bytes(comparison: FileComparison) -> int:

@@ -33,6 +33,7 @@ from ionstore.verify.damage import Damage
 from ionstore.verify.verify import Verification, statistics_damage, verify_store
 from tests.support.object_server import environment, make_bucket, running_object_server, upload
 from tests.support.places import DATA
+from tests.support.reporters import ProgressList, ProgressTo
 from tests.support.stores import cubes_at, write_store
 from tests.support.three_file_sets import write_set
 
@@ -121,16 +122,16 @@ def shards_of(store: CubeStore) -> list[Shard]:
 
 
 def test_a_whole_store_has_no_damage(store: CubeStore) -> None:
-    shown: list[tuple[int, int]] = []
-    found = verified(store, on_progress=lambda done, total: shown.append((done, total)))
+    progress = ProgressList()
+    found = verified(store, reporter=progress)
     assert found.damage == ()
     assert found.stray_files == ()
     assert found.is_intact
     assert found.n_chunks == 3 * 2 * 3**3
     assert found.value_bytes == 2 * (4 + 1 + 4) * 20**3
     assert found.n_source_files == 0
-    assert shown[-1] == (found.value_bytes, found.value_bytes)
-    assert len(shown) == 3 * 2 * 8
+    assert progress.shown[-1] == (found.value_bytes, found.value_bytes)
+    assert len(progress.shown) == 3 * 2 * 8
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,7 @@ def test_statistics_of_a_damaged_cube_are_not_doubted(store: CubeStore) -> None:
         (lambda statistics: statistics.pop("n_src"), "has statistics at 0 of 2 redshifts"),
         (
             lambda statistics: statistics.update(rho=statistics["n_src"]),
-            "has statistics, but is no field",
+            "has statistics, but is not a field",
         ),
     ],
 )
@@ -484,9 +485,12 @@ def test_numbers_that_are_none_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda own: own["attributes"].update(units="Mpc"), "has another attributes than the root"),
-        (lambda own: own.update(fill_value=1, shape=[2]), "another fill_value, shape than the ro"),
-        (lambda own: own.clear(), "has another attributes, "),
+        (
+            lambda own: own["attributes"].update(units="Mpc"),
+            "root metadata of the store in attributes",
+        ),
+        (lambda own: own.update(fill_value=1, shape=[2]), "of the store in fill_value, shape"),
+        (lambda own: own.clear(), "of the store in attributes, "),
     ],
 )
 @pytest.mark.parametrize("name", ["xhii", "y"])
@@ -504,9 +508,9 @@ def test_metadata_that_cannot_be_read_are_found(store: CubeStore) -> None:
     path = file_of(store, "xhii", "zarr.json")
     for content in ("", "{", "\xff"):
         path.write_text(content, encoding="latin-1")
-        check_one(store, "is no JSON", field="xhii")
+        check_one(store, "is not valid JSON", field="xhii")
     path.write_text("[]")
-    check_one(store, "has another attributes, chunk_grid", field="xhii")
+    check_one(store, "of the store in attributes, chunk_grid", field="xhii")
     path.unlink()
     check_one(store, "is missing", field="xhii")
 
@@ -522,7 +526,7 @@ CHUNK = ("codecs", 0, "configuration")
         ({"shape": [3, 20, 20, 20]}, (), r"must be of shape \[2, 20, 20, 20\].*, got \[3, 20"),
         ({"name": "gzip"}, (*CHUNK, "codecs", 1), "cannot be read: codecs of a chunk must be"),
         ({"codecs": []}, (), "cannot be read: expected the metadata of a sharded array"),
-        ({"dimension_names": ["redshift", "x", "y"]}, (), "has statistics, but is no field"),
+        ({"dimension_names": ["redshift", "x", "y"]}, (), "has statistics, but is not a field"),
         ({"attributes": {"units": "1"}}, (), "has no long_name"),
     ],
 )
@@ -557,9 +561,9 @@ def test_coordinates_that_are_damaged_are_found(store: CubeStore, name: str) -> 
         (content[:-1], "does not match its checksum"),
         (b"", "does not match its checksum"),
         (bytes([content[0] ^ 1]) + content[1:], "does not match its checksum"),
-        (with_checksum(values[:-1]), "does not hold the positions"),
-        (with_checksum(values + 1e-6), "does not hold the positions"),
-        (with_checksum(values * np.nan), "does not hold the positions"),
+        (with_checksum(values[:-1]), "does not hold the redshifts or positions"),
+        (with_checksum(values + 1e-6), "does not hold the redshifts or positions"),
+        (with_checksum(values * np.nan), "does not hold the redshifts or positions"),
     ]:
         path.write_bytes(changed)
         check_one(store, what, field=name, redshift=None, file=f"{name}/c/0")
@@ -577,7 +581,7 @@ def test_coordinates_that_are_stored_otherwise_are_found(store: CubeStore) -> No
         ({"data_type": "float32"}, "must have the data_type float64, got float32"),
         ({"shape": [19]}, "must have the shape [20], got [19]"),
         ({"codecs": members["x"]["codecs"][:1]}, "codecs ['bytes', 'crc32c'], got ['bytes']"),
-        ({"chunk_grid": {}}, "has no metadata of an array"),
+        ({"chunk_grid": {}}, "has no array metadata"),
     ]:
         members["x"] = json.loads(whole) | change
         write_root(store, root)
@@ -621,16 +625,13 @@ def simulated(folder: Path) -> CubeStore:
 
 def test_source_files_that_are_as_they_were_are_no_damage(tmp_path: Path) -> None:
     store = simulated(tmp_path)
-    shown: list[tuple[int, int]] = []
-    found = verified(
-        store,
-        sources=[tmp_path / "sim"],
-        on_progress=lambda done, total: shown.append((done, total)),
-    )
+    progress = ProgressList()
+    # By their paths: as a user of Python would give them.
+    found = verify_store(str(store.path), sources=[str(tmp_path / "sim")], reporter=progress)
     assert found.is_intact
     assert found.n_source_files == 6
     source_bytes = sum(path.stat().st_size for path in (tmp_path / "sim").iterdir())
-    assert shown[-1] == (found.value_bytes + source_bytes,) * 2
+    assert progress.shown[-1] == (found.value_bytes + source_bytes,) * 2
 
 
 def test_source_files_that_are_not_as_they_were_are_found(tmp_path: Path) -> None:
@@ -648,7 +649,7 @@ def test_source_files_that_are_not_as_they_were_are_found(tmp_path: Path) -> Non
     assert {damage.file: damage.what for damage in found.damage} == {
         str(lost): "is missing",
         str(cut): "has 2,175 bytes, had 2,176 when it was ingested",
-        str(changed): "has other bytes than when it was ingested",
+        str(changed): "has changed since it was ingested",
         str(replaced): "is missing",
     }
     assert {damage.field for damage in found.damage} == {None}
@@ -669,7 +670,7 @@ def test_a_store_that_is_replaced_meanwhile_is_not_judged(store: CubeStore) -> N
         write_root(store, root)
 
     with pytest.raises(StoreFormatError, match=r"cubes\.zarr: the store was replaced while it"):
-        verified(store, on_progress=replace)
+        verified(store, reporter=ProgressTo(replace))
 
 
 def test_what_was_found_is_read_back_from_json(store: CubeStore) -> None:
