@@ -16,40 +16,30 @@ from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.fields import IONIZED_FRACTIONS
 from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.files import whole_file
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import check_is_outside_stores
 from ionstore.threads import ProgressCounter, run_in_threads
 
-_BLOCK_BYTES = 1 << 23
-_SUB_RECORD_BYTES = 2**31 - 9  # of gfortran and ifort
-_HEADERS_BYTES = 1 << 14
+_BLOCK_BYTES = 1 << 23  # per thread: bounds the memory
+# gfortran and ifort split longer records here, because their markers are signed 32-bit integers.
+_SUB_RECORD_BYTES = 2**31 - 9
+_HEADERS_BYTES = 1 << 14  # more than the header of any format here
 _PARAMETERS = ("h", "omega_m", "omega_b", "sigma_8", "n_s")
 
 Put = Callable[[Corner, Array], None]
-"""Writes a block: its first cell, and its values indexed [x, y, z], from any thread."""
+"""Writes a block, given its first cell and its values [x, y, z]; any thread may call it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One field at one redshift, on its way into a file.
-
-    Parameters
-    ----------
-    store : CubeStore
-        Where it comes from.
-    field : str
-        Name of the field.
-    redshift : float
-        Redshift as the store has it.
-    dtype : dtype
-        Dtype in the file.
-    """
+    """One field at one redshift, to be written into a file."""
 
     store: CubeStore
     field: str
-    redshift: float
-    dtype: np.dtype[Any]
+    redshift: float  # exactly as the store has it
+    dtype: np.dtype[Any]  # in the file
 
     @property
     def shape(self) -> Corner:
@@ -64,18 +54,18 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
-    """A format of files with one field at one redshift.
+    """A file format for one field at one redshift.
 
     Parameters
     ----------
     description : str
-        The format for people, in one line.
+        One line for users.
     dtype_of : callable
-        Returns the dtype in the file of a field, from its name and its stored dtype.
+        Returns the dtype in the file, given the name and the stored dtype of a field.
     fortran_order : bool
-        Whether x runs fastest in the file.
+        True if x varies fastest in the file.
     open : callable
-        Opens a file at a path for a field, to be filled block by block.
+        Opens a file for a field, to be filled block by block.
     """
 
     description: str
@@ -85,30 +75,30 @@ class ExportFormat:
 
 
 def export_field(
-    store: CubeStore,
+    store: CubeStore | str | os.PathLike[str],
     field: str,
     redshift: float,
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> ExportFormat:
-    """Write a field at a redshift into a file, which is there as a whole or not at all.
+    """Write a field at a redshift into a file, completely or not at all.
 
     Parameters
     ----------
-    store : CubeStore
-        The store.
+    store : CubeStore, str or path-like
+        The store, or its path.
     field : str
         Name of the field.
     redshift : float
         Redshift, matched within 0.0005.
-    path : Path
+    path : str or path-like
         The file; its suffix names the format, one of `FORMATS`.
     overwrite : bool
-        Whether a file there may be replaced.
-    on_progress : callable, optional
-        Called with the bytes done and the total.
+        Replace an existing file.
+    reporter : Reporter
+        Gets the bytes written and the total.
 
     Returns
     -------
@@ -122,30 +112,34 @@ def export_field(
     NotInStoreError
         If the store has no such field or redshift.
     StoreExistsError
-        If there is a file already, or it would lie in a store.
+        If the file exists already, or would lie in a store.
     DiskSpaceError
         If the disk cannot hold the file.
     StoreDamageError, StoreFormatError
-        If the field cannot be read; nothing is left behind.
+        If the field cannot be read; no file is left behind.
     OSError
         If the file cannot be written.
 
     Notes
     -----
-    Memory: for each thread a block of 8 MB or of the chunks in one row, stored and converted.
+    Memory: per thread one block as stored and one as written, each 8 MB or one row of chunks.
     """
+    if not isinstance(store, CubeStore):
+        store = CubeStore.open(store)
+    path = Path(path)
     written = find_format(path)
     dtype = written.dtype_of(field, store.dtype(field))
     exported = Exported(store, field, store.redshifts[store.redshift_index(redshift)], dtype)
     _check_target(path, exported.n_bytes, overwrite=overwrite)
     chunk = store.layout.chunk_cells
     blocks = plan_blocks(store.mesh.cells_per_side, chunk, max(_BLOCK_BYTES // dtype.itemsize, 1))
-    progress = ProgressCounter(exported.n_bytes, on_progress)
+    progress = ProgressCounter(exported.n_bytes, reporter.progress)
     with _naming(path), whole_file(path) as temporary, written.open(temporary, exported) as put:
 
         def write(block: tuple[Corner, Corner]) -> None:
+            # The longest axis of a block is the fastest one in the file, so that writes are long.
             start, shape = (corner[::-1] if written.fortran_order else corner for corner in block)
-            values = store.read_block(field, exported.redshift, start, shape)
+            values = exported.store.read_block(field, exported.redshift, start, shape)
             put(start, values.astype(dtype, copy=False))
             progress.add(values.size * dtype.itemsize)
 
@@ -154,13 +148,7 @@ def export_field(
 
 
 def find_format(path: Path) -> ExportFormat:
-    """Return the format that the suffix of a file names.
-
-    Raises
-    ------
-    ExportFormatError
-        If it names none.
-    """
+    """Return the format that the suffix of a file names."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -171,27 +159,14 @@ def find_format(path: Path) -> ExportFormat:
 
 
 def plan_blocks(cells: int, chunk_cells: int, block_cells: int) -> list[tuple[Corner, Corner]]:
-    """Return blocks of whole chunks that fill a mesh, each as long as the mesh along the last axis.
+    """Return first cell and shape of blocks of whole chunks that fill a mesh, in C order.
 
-    Parameters
-    ----------
-    cells : int
-        Cells along a side of the mesh.
-    chunk_cells : int
-        Cells along a side of a chunk.
-    block_cells : int
-        Cells that a block may hold; one row of chunks it holds in any case.
+    Each is as long as the mesh along the last axis, and holds at least one row of chunks.
 
-    Returns
-    -------
-    list of (tuple of three int, tuple of three int)
-        First cell and shape of each block, in C order.
-
-    Examples
-    --------
     >>> plan_blocks(5, 3, 2 * 45)
     [((0, 0, 0), (3, 5, 5)), ((3, 0, 0), (2, 5, 5))]
     """
+    # Whole chunks, so that each chunk is decoded once.
     wide = chunk_cells * max(1, block_cells // (cells * chunk_cells**2))
     return [
         ((x, y, 0), (min(chunk_cells, cells - x), min(wide, cells - y), cells))
@@ -208,25 +183,27 @@ def _check_target(path: Path, n_bytes: int, *, overwrite: bool) -> None:
         raise StoreExistsError(f"{path}: already exists; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    # Before the work, so that a full disk costs no minutes; the disk may still fill up meanwhile.
     free = shutil.disk_usage(path.parent).free
     if free < n_bytes + _HEADERS_BYTES:
         raise _disk_space_error(
-            path, f"{n_bytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are"
+            path, f"{n_bytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
         )
 
 
 def _disk_space_error(path: Path, how_much: str) -> DiskSpaceError:
-    return DiskSpaceError(f"{path}: {how_much} free; free some space or choose another disk")
+    return DiskSpaceError(f"{path}: {how_much}; free some space or choose another disk")
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Give errors of writing the name of the file, and those of a full disk a way on."""
+    """Make errors of writing name the file, and those of a full disk say how to go on."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_space_error(path, "the disk ran full, no more is") from error
+            raise _disk_space_error(path, "the disk ran full") from error
+        # `os.pwrite` names no file, and users do not know the temporary one.
         if error.errno is not None and str(error.filename) in ("None", f"{path}.tmp"):
             error.filename = str(path)
         raise
@@ -241,7 +218,7 @@ def _flat_file(
     fortran_order: bool = True,
     sub_record_bytes: int | None = None,
 ) -> Iterator[Put]:
-    """Open a file of all values, one after the other behind a head."""
+    """Open a file that holds a header and then all values."""
     path.write_bytes(head)
     with _values_at(
         path,
@@ -262,19 +239,20 @@ def _values_at(
     fortran_order: bool,
     sub_record_bytes: int | None = None,
 ) -> Iterator[Put]:
-    """Open a file that has its head already, to be filled with all values, one after the other.
+    """Open a file that has its header already, to be filled with all values.
 
-    They lie in one record where sub-records have a size. Every run of values that lie together in
-    the file is written at its place.
+    The values form one record if `sub_record_bytes` is given.
     """
     cells = exported.shape[0]
     with path.open("r+b") as file:
         _reserve(file.fileno(), head_bytes, exported.n_bytes, sub_record_bytes)
 
         def put(start: Corner, values: Array) -> None:
+            # With both reversed, rows that are contiguous in the file are contiguous in memory.
             if fortran_order:
                 start, values = (start[2], start[1], start[0]), values.T
             first, second, third = start
+            # Blocks are as long as the mesh, so the rows of one plane lie together in the file.
             for plane, rows in enumerate(values, first):
                 place = ((plane * cells + second) * cells + third) * exported.dtype.itemsize
                 _write_values(file.fileno(), head_bytes, place, rows.tobytes(), sub_record_bytes)
@@ -285,7 +263,7 @@ def _values_at(
 def _write_values(
     descriptor: int, head_bytes: int, first: int, content: bytes, sub_record_bytes: int | None
 ) -> None:
-    """Write bytes of the values at their place, around the markers between sub-records."""
+    """Write bytes of the values at their offset, skipping the markers between sub-records."""
     if sub_record_bytes is None:
         _write_at(descriptor, content, head_bytes + first)
         return
@@ -298,16 +276,14 @@ def _write_values(
 
 
 def _reserve(descriptor: int, head_bytes: int, n_bytes: int, sub_record_bytes: int | None) -> None:
-    """Write the markers around the values, whose place is left empty.
-
-    The marker before a sub-record is negative if another follows, that behind it if one came
-    before.
-    """
+    """Write the length markers around the values."""
     if sub_record_bytes is None:
         return
     for first in range(0, n_bytes, sub_record_bytes):
         length = min(sub_record_bytes, n_bytes - first)
         place = head_bytes + first // sub_record_bytes * (sub_record_bytes + 8)
+        # The marker before a sub-record is negative if another one follows, the marker behind it if
+        # another one precedes.
         before = -length if first + length < n_bytes else length
         behind = -length if first else length
         _write_at(descriptor, struct.pack("<i", before), place)
@@ -315,6 +291,7 @@ def _reserve(descriptor: int, head_bytes: int, n_bytes: int, sub_record_bytes: i
 
 
 def _write_at(descriptor: int, content: bytes, place: int) -> None:
+    # pwrite, because threads share the file and its position; it may write less than asked.
     done = 0
     while done < len(content):
         done += os.pwrite(descriptor, content[done:], place + done)
@@ -361,15 +338,16 @@ def _hdf5_file(path: Path, exported: Exported) -> Iterator[Put]:
         "cosmology": cosmology.name,
         **{name: getattr(cosmology, name) for name in _PARAMETERS},
     }
+    # The values get their place in the file at once and no fill values: they are written below.
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    path.touch()  # its errors are those of the system, in few words
+    path.touch()  # raises errors of the system, which are shorter than those of HDF5
     with h5py.File(path, "w") as file:
         values = file.create_dataset(field, exported.shape, exported.dtype, dcpl=early)
         values.attrs.update({key: one for key, one in attributes.items() if one is not None})
         first_byte = values.id.get_offset()
-    # Not through HDF5, which cannot close a file on a full disk, and says so in place of the cause.
+    # Not through HDF5: on a full disk it cannot close the file, and reports that and not the cause.
     with _values_at(path, first_byte, exported, fortran_order=False) as put:
         yield put
 
@@ -393,4 +371,4 @@ FORMATS = {
         "pyC2Ray, sizes and values, x runs fastest", _as_c2ray_writes, True, _cbin_file
     ),
 }
-"""What can be written, by the suffix of the file."""
+"""Formats by the suffix of the file."""

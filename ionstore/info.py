@@ -1,5 +1,6 @@
-"""`Inventory`: what a store holds and how much space it takes, to be shown or parsed."""
+"""`Inventory`: contents and sizes of a store, to print or to parse."""
 
+import os
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -23,13 +24,11 @@ class FieldInventory(BaseModel):
     units : str
         CF units, "1" when dimensionless, "unknown" when not known.
     long_name : str
-        Name for people.
+        Name for plots and tables.
     statistics : tuple of FieldStatistics
-        At each redshift, in the order of the redshifts.
-    uncompressed_bytes : int
-        Bytes of all values.
-    stored_bytes : int
-        Bytes on disk.
+        One for each redshift, in the order of the store.
+    uncompressed_bytes, stored_bytes : int
+        Bytes of all values, and of the files that hold them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,19 +42,19 @@ class FieldInventory(BaseModel):
 
     @property
     def ratio(self) -> float:
-        """Uncompressed bytes per byte on disk."""
-        return self.uncompressed_bytes / max(self.stored_bytes, 1)
+        """Uncompressed bytes per stored byte."""
+        return self.uncompressed_bytes / max(self.stored_bytes, 1)  # 0 if all files are missing
 
 
 class Inventory(BaseModel):
-    """What a store holds.
+    """Contents of a store.
 
     Parameters
     ----------
     path : Path or ObjectPath
-        Where the store lies.
+        Folder or address of the store.
     uuid : str
-        Name of the store for good.
+        Permanent name of the store.
     format_version : int
         Version of the store format.
     mesh_cells : int
@@ -63,11 +62,12 @@ class Inventory(BaseModel):
     chunk_cells, shard_cells : int
         Cells along a side of a chunk and of a shard.
     box_length_cmpc, cell_size_cmpc : float, optional
-        Comoving sides of the box and of a cell in cMpc; None while unknown.
+        Comoving sides of the box and of a cell, cMpc; None while unknown.
     cosmology : Cosmology, optional
         Cosmology of the simulation.
     n_box, grid_mass_msun : optional
-        What grid masses were converted with, as in `ionstore.store.metadata.StoreAttributes`.
+        Mesh and mass in Msun that converted grid masses, as in
+        `ionstore.store.metadata.StoreAttributes`.
     density_frame : {"proper", "comoving", "unknown"}
         Frame of the gas density.
     redshifts : tuple of float
@@ -75,19 +75,20 @@ class Inventory(BaseModel):
     fields : mapping of str to FieldInventory
         The fields.
     n_clipped, n_zeros : mapping of str to tuple of int
-        Cells clipped and cells that are zero, as in `ionstore.store.metadata.StoreAttributes`.
+        Cells that were clipped or are zero, at each redshift, as in `StoreAttributes`.
     sources : tuple of SourceFile
-        Files that the store was made from.
+        Files from which the store was made.
     versions : mapping of str to str
-        Software that wrote the store.
+        Versions of the software that wrote the store.
     command_line : str, optional
-        Command that wrote the store, the last one where redshifts were added.
+        Last command that wrote or extended the store.
     earlier_command_lines : tuple of str
-        Commands that wrote what it took over, in their order.
+        The commands before it, oldest first.
     """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
+    # A string in JSON; in Python a path that can be opened.
     path: Annotated[StorePath, PlainSerializer(str, return_type=str, when_used="json")]
     uuid: str
     format_version: int
@@ -116,18 +117,33 @@ class Inventory(BaseModel):
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of all fields on disk."""
+        """Stored bytes of all fields."""
         return sum(field.stored_bytes for field in self.fields.values())
 
     @property
     def ratio(self) -> float:
-        """Uncompressed bytes per byte on disk."""
-        return self.uncompressed_bytes / max(self.stored_bytes, 1)
+        """Uncompressed bytes per stored byte."""
+        return self.uncompressed_bytes / max(self.stored_bytes, 1)  # 0 if all files are missing
 
 
-def take_inventory(store: CubeStore) -> Inventory:
-    """Return what a store holds, from its metadata and the sizes of its files."""
-    mesh = store.mesh
+def take_inventory(store: CubeStore | str | os.PathLike[str]) -> Inventory:
+    """Return the contents of a store, from its metadata and the sizes of its files.
+
+    Parameters
+    ----------
+    store : CubeStore, str or path-like
+        The store, or its path.
+
+    Raises
+    ------
+    StoreFormatError
+        If a path holds no complete store.
+    OSError
+        If the store cannot be read.
+    """
+    if not isinstance(store, CubeStore):
+        store = CubeStore.open(store)
+    mesh, said = store.mesh, store.attributes
     fields = {
         name: FieldInventory(
             dtype=str(store.dtype(name)),
@@ -142,22 +158,22 @@ def take_inventory(store: CubeStore) -> Inventory:
     return Inventory(
         path=store.path,
         uuid=store.uuid,
-        format_version=store.attributes.format_version,
+        format_version=said.format_version,
         mesh_cells=mesh.cells_per_side,
         chunk_cells=store.layout.chunk_cells,
         shard_cells=store.layout.shard_cells,
         box_length_cmpc=mesh.box_length_cmpc,
         cell_size_cmpc=mesh.cell_size_cmpc,
         cosmology=store.cosmology,
-        n_box=store.attributes.n_box,
-        grid_mass_msun=store.attributes.grid_mass_msun,
+        n_box=said.n_box,
+        grid_mass_msun=said.grid_mass_msun,
         density_frame=store.frame,
         redshifts=store.redshifts,
         fields=fields,
-        n_clipped=store.attributes.n_clipped,
-        n_zeros=store.attributes.n_zeros,
-        sources=store.attributes.sources,
-        versions=store.attributes.versions,
-        command_line=store.attributes.command_line,
-        earlier_command_lines=store.attributes.earlier_command_lines,
+        n_clipped=said.n_clipped,
+        n_zeros=said.n_zeros,
+        sources=said.sources,
+        versions=said.versions,
+        command_line=said.command_line,
+        earlier_command_lines=said.earlier_command_lines,
     )

@@ -1,8 +1,9 @@
-"""`draw_slice`: a picture of one plane of a field."""
+"""`draw_slice`: draw one plane of a field."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,48 +27,17 @@ _OTHER_COLORS = "inferno"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One plane of a field.
+    """One plane of a field."""
 
-    Parameters
-    ----------
-    values : ndarray, shape (n, n)
-        Indexed by the two other axes in alphabetical order.
-    axis : {"x", "y", "z"}
-        Axis across the plane.
-    index : int
-        Cell along that axis.
-    """
-
-    values: Array
-    axis: Axis
-    index: int
+    values: Array  # (n, n), indexed by the two other axes in alphabetical order
+    axis: Axis  # perpendicular to the plane
+    index: int  # cell along that axis
 
 
 def read_slice(
     store: CubeStore, field: str, redshift: float, *, axis: Axis = "z", index: int | None = None
 ) -> Slice:
-    """Read one plane of a field; only the chunks it cuts are read.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store.
-    field : str
-        Name of the field.
-    redshift : float
-        Redshift, matched within 0.0005.
-    axis : {"x", "y", "z"}
-        Axis across the plane.
-    index : int, optional
-        Cell along that axis; the middle one by default.
-
-    Raises
-    ------
-    NotInStoreError
-        If the field, the redshift or the cell is not there.
-    StoreDamageError
-        If the store is damaged.
-    """
+    """Read one plane of a field, by default the middle one; only the chunks that it cuts."""
     cells = store.mesh.cells_per_side
     index = cells // 2 if index is None else index
     if not 0 <= index < cells:
@@ -82,10 +52,10 @@ def read_slice(
 
 
 def draw_slice(
-    store: CubeStore,
+    store: CubeStore | str | os.PathLike[str],
     field: str,
     redshift: float,
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     axis: Axis = "z",
     index: int | None = None,
@@ -94,34 +64,46 @@ def draw_slice(
 
     Parameters
     ----------
-    store, field, redshift, axis, index
-        As in `read_slice`.
-    path : Path
+    store : CubeStore, str or path-like
+        The store, or its path.
+    field : str
+        Name of the field.
+    redshift : float
+        Redshift, matched within 0.0005.
+    path : str or path-like
         Image file; its suffix names the format (png, pdf, svg, ...).
+    axis : {"x", "y", "z"}
+        Axis perpendicular to the plane.
+    index : int, optional
+        Cell along that axis; the middle one by default.
 
     Raises
     ------
-    NotInStoreError, StoreDamageError
-        As in `read_slice`.
+    NotInStoreError
+        If the store has no such field, redshift or cell.
+    StoreDamageError, StoreFormatError
+        If the store is damaged, or a path holds no complete store.
     FigureFormatError
-        If images of this suffix cannot be made.
+        If the suffix names no image format.
     StoreExistsError
         If the file would lie in a store.
     OSError
         If the file cannot be written.
     """
+    path = Path(path)
     check_is_outside_stores(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatterSciNotation
 
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
         raise FigureFormatError(f"{path}: the suffix must be one of {', '.join(known)}")
+    if not isinstance(store, CubeStore):
+        store = CubeStore.open(store)
     plane = read_slice(store, field, redshift, axis=axis, index=index)
     exact = store.redshifts[store.redshift_index(redshift)]
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # not pyplot, which keeps figures alive and may want a display
     axes = figure.add_subplot()
     cells = store.mesh.cells_per_side
     side = store.mesh.box_length_cmpc or float(cells)
@@ -132,7 +114,7 @@ def draw_slice(
         extent=(0, side, 0, side),
         cmap=_COLOR_MAPS.get(field, _OTHER_COLORS),
         norm=scale,
-        interpolation="nearest",
+        interpolation="nearest",  # one square per cell, without colors that no cell has
     )
     units = "cells" if store.mesh.box_length_cmpc is None else "cMpc"
     horizontal, vertical = (name for name in _AXES if name != axis)
@@ -141,24 +123,31 @@ def draw_slice(
     position = (plane.index + 0.5) * side / cells
     where = f"cell {plane.index}" if units == "cells" else f"{position:.4g} cMpc"
     axes.set_title(f"redshift {exact:g}, slice at {axis} = {where}", fontsize="medium")
-    assert scale.vmin is not None  # every scale is made with limits
-    assert scale.vmax is not None
-    beyond = (plane.values.min() < scale.vmin, plane.values.max() > scale.vmax)
+    plain = store.dtype(field).kind == "u"
+    _add_color_bar(image, plane.values, label=_label(store, field), plain_numbers=plain)
+    figure.savefig(path, dpi=200, bbox_inches="tight")
+
+
+def _add_color_bar(image: Any, values: Array, *, label: str, plain_numbers: bool) -> None:
+    """Draw the color scale of an image beside it."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    scale = image.norm
+    beyond = (values.min() < scale.vmin, values.max() > scale.vmax)
     ticks = _ticks(scale)
-    # Of few ticks each has a label, also 2 × 10⁹.
-    label = None if ticks is None else LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
-    bar = figure.colorbar(
+    # By default only powers of ten get a label; here there are few ticks, and 2 × 10⁹ gets one too.
+    every = None if ticks is None else LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf))
+    bar = image.figure.colorbar(
         image,
-        cax=axes.inset_axes((1.03, 0, 0.05, 1)),
+        cax=image.axes.inset_axes((1.03, 0, 0.05, 1)),
         extend={(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[beyond],
         extendfrac=0.03,
         ticks=ticks,
-        format="%g" if store.dtype(field).kind == "u" else label,
+        format="%g" if plain_numbers else every,
     )
     if ticks is not None:
-        bar.minorticks_off()  # one at every power of ten, those of the linear part too
-    bar.set_label(_label(store, field))
-    figure.savefig(path, dpi=200, bbox_inches="tight")
+        bar.minorticks_off()  # matplotlib adds one at every power of ten, in the linear part too
+    bar.set_label(label)
 
 
 def _color_scale(statistics: FieldStatistics, field: str, values: Array) -> "Normalize":
@@ -177,22 +166,21 @@ def _color_scale(statistics: FieldStatistics, field: str, values: Array) -> "Nor
         center = np.log(statistics.mean) - variance / 2
         lower, upper = np.exp(center - 3 * variance**0.5), np.exp(center + 3 * variance**0.5)
         return LogNorm(max(low, lower), min(high, upper))
+    # Zero is a value of its own: most cells hold no source.
     positive = values[values > 0]
     smallest = float(positive.min()) if positive.size else high
     return SymLogNorm(max(smallest, high * 1e-4), linscale=0.3, vmin=0, vmax=high)
 
 
 def _ticks(scale: "Normalize") -> list[float] | None:
-    """Return zero and round values above the linear part, whose labels would touch that of zero.
-
-    None where there are none, and for other scales: matplotlib chooses.
-    """
+    """Return ticks of a scale that is linear near zero, None to leave the choice to matplotlib."""
     from matplotlib.colors import SymLogNorm
 
     if not isinstance(scale, SymLogNorm):
         return None
     least, most = scale.linthresh, scale.vmax
     assert most is not None  # every scale is made with limits
+    # Zero and round values, but none in the linear part, whose labels would touch that of zero.
     decades = 10.0 ** np.arange(np.floor(np.log10(least)), np.ceil(np.log10(most)))
     for steps in ([1], [1, 2, 5]):
         ticks = [float(tick) for tick in np.outer(decades, steps).flat if least <= tick <= most]

@@ -12,7 +12,7 @@ from ioncli.progress import progress_bar
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @click.option(
     "--field",
-    help="Field to write, as `ionstore info` names it.  [default: the ionized fraction]",
+    help="Field to write, as listed by `ionstore info`.  [default: the ionized fraction]",
 )
 @click.option("--redshift", type=float, help="Redshift to write.  [default: the only one]")
 @click.option(
@@ -26,7 +26,9 @@ from ioncli.progress import progress_bar
 def export(
     store: Path, field: str | None, redshift: float | None, output: Path, overwrite: bool
 ) -> None:
-    """Write a field of STORE at one redshift into a file that other codes read.
+    """Write a field of STORE for other codes.
+
+    One field at one redshift goes into one file.
 
     \b
     Formats, by the suffix of the file:
@@ -54,6 +56,6 @@ def export(
             )
         with progress_bar(f"Writing {output.name}") as reporter:
             written = export_field(
-                cubes, field, redshift, output, overwrite=overwrite, on_progress=reporter.progress
+                cubes, field, redshift, output, overwrite=overwrite, reporter=reporter
             )
     click.echo(f"Wrote {output} ({written.description})")

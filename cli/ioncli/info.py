@@ -11,7 +11,9 @@ from ioncli import options
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 def info(store: Path, as_json: bool) -> None:
-    """Show what is in STORE: box, redshifts, fields with their statistics, sizes, source files.
+    """Show what is in STORE.
+
+    Box, redshifts, fields with their statistics, sizes, and source files.
 
     \b
     Example:

@@ -12,7 +12,7 @@ from ioncli import options
 @click.argument("store", type=click.Path(path_type=Path), default="cubes.zarr")
 @click.option(
     "--field",
-    help="Field to show, as `ionstore info` names it.  [default: xhii, or the first that is there]",
+    help="Field to show, as listed by `ionstore info`.  [default: xhii, or else the first field]",
 )
 @click.option("--redshift", type=float, help="Redshift to show.  [default: the only one]")
 @click.option(
@@ -23,7 +23,10 @@ from ioncli import options
     help="Image file; its suffix names the format (png, pdf, svg).",
 )
 @click.option(
-    "--axis", type=click.Choice(("x", "y", "z")), default="z", help="Axis across the slice."
+    "--axis",
+    type=click.Choice(("x", "y", "z")),
+    default="z",
+    help="Axis perpendicular to the slice.",
 )
 @click.option("--index", type=int, help="Cell of the slice along that axis.  [default: the middle]")
 def view(

@@ -47,7 +47,7 @@ def test_labels_of_the_colors_do_not_touch(
     store = write_store(tmp_path / "cubes.zarr", {"n_src": mass}, [9.0])
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: figures.append(figure))
-    draw_slice(store, "n_src", 9.0, tmp_path / "slice.png")
+    draw_slice(str(store.path), "n_src", 9.0, str(tmp_path / "slice.png"))
     figures[0].canvas.draw()
     bar = figures[0].axes[0].child_axes[0]
     boxes = [label.get_window_extent() for label in bar.get_yticklabels() if label.get_text()]
