@@ -32,9 +32,10 @@ def edit(
     n_src_unit: str | None,
     density_frame: Literal["proper", "comoving"] | None,
 ) -> None:
-    """Supply what was not known when STORE was made, or was known wrongly.
+    """Correct the box, cosmology or units of STORE.
 
-    Positions and metadata are rewritten; the cubes stay as they are.
+    For what was unknown or wrong when STORE was made. Positions and metadata are rewritten; the
+    cubes stay as they are.
 
     \b
     Examples:

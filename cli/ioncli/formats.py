@@ -7,10 +7,10 @@ from ioncli import options
 
 @click.command()
 def formats() -> None:
-    """List the formats that `ionstore ingest` reads, in the order in which a file is tried.
+    """List the formats that can be ingested.
 
-    The content of a file tells its format; its name tells the redshift, and the field where the
-    content does not.
+    In the order in which `ionstore ingest` tries them. The format follows from the content of a
+    file; the redshift from its name, and the field too, if the content does not name it.
 
     \b
     Example:

@@ -161,7 +161,7 @@ def ingest(
     overwrite: bool,
     scheduler: str | None,
 ) -> None:
-    """Copy the coeval cubes in the folder SIM into one compressed, chunked STORE.
+    """Copy the coeval cubes in the folder SIM into STORE.
 
     SIM holds, for every redshift, gas density, sources and ionized fraction on one cubic mesh, in
     any of the formats that `ionstore formats` lists; one that --without names may be missing. The

@@ -1,4 +1,4 @@
-"""What a store holds, as lines for people."""
+"""The contents of a store as lines of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def inventory_lines(inventory: Inventory) -> Iterator[str]:
-    """Yield what a store holds, a summary of each field, and its size on disk."""
+    """Yield the box, a summary of each field, and the size on disk."""
     cells = inventory.mesh_cells
     yield f"{inventory.path}: {cells}³ cells, {_box(inventory)}"
     yield from table_lines(
@@ -53,12 +53,10 @@ def inventory_lines(inventory: Inventory) -> Iterator[str]:
 
 
 def lacking_lines(fields: Collection[str]) -> Iterator[str]:
-    """Yield which required fields are not there, and what that means.
-
-    Of what a network predicted nothing is lacking.
-    """
+    """Yield a line for each required field that is missing."""
     from ionstore.cube.fields import INPUTS, WITHOUT
 
+    # Stores of predictions have no input fields, and need none.
     if any(one.name in fields for one in INPUTS):
         yield from (
             f"no {name}: {what_for}" for name, what_for in WITHOUT.items() if name not in fields
@@ -85,13 +83,13 @@ def statistics_lines(inventory: Inventory) -> Iterator[str]:
 
 
 def source_lines(inventory: Inventory) -> Iterator[str]:
-    """Yield where a store comes from."""
+    """Yield the origin of a store: its name, commands and source files."""
     yield f"uuid {inventory.uuid}, format {inventory.format_version}"
     yield (f"chunks of {inventory.chunk_cells}³ cells in shards of up to {inventory.shard_cells}³")
     if inventory.n_box is not None:
         mass = inventory.grid_mass_msun
-        told = "" if mass is None else f", a grid mass is {mass:.5g} Msun"
-        yield f"N-body mesh of {inventory.n_box:,}³ cells{told}"
+        grid_mass = "" if mass is None else f", a grid mass is {mass:.5g} Msun"
+        yield f"N-body mesh of {inventory.n_box:,}³ cells{grid_mass}"
     for command_line in (*inventory.earlier_command_lines, inventory.command_line):
         if command_line:
             yield f"made by: {command_line}"

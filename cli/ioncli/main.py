@@ -21,7 +21,7 @@ def ionstore() -> None:
 @click.group(context_settings=_CONTEXT)
 @click.version_option(package_name="ionstore")
 def ionmodel() -> None:
-    """Train networks that predict the ionized fraction of a cell from what surrounds it.
+    """Train networks that predict the ionized fraction of a cell from its surroundings.
 
     \b
     Example:

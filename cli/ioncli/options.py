@@ -1,4 +1,4 @@
-"""What several commands share: options, error messages, sizes in words."""
+"""Shared by commands: options, error messages, tables, sizes and durations in words."""
 
 import math
 import os
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Turn what a user can mend into one sentence and exit code 1."""
+    """Turn errors that a user can fix into one sentence and exit code 1."""
     from ionstore.errors import UserError
 
+    # Nothing else is caught: any other error is a bug, and its traceback helps to report it.
     try:
         yield
     except UserError as error:
@@ -28,6 +29,7 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def _os_error_in_words(error: OSError) -> str:
+    # Errors that are raised in Python code have a message but no file name.
     if error.filename is None or error.strerror is None:
         return str(error)
     reason = error.strerror[:1].lower() + error.strerror[1:]
@@ -36,17 +38,18 @@ def _os_error_in_words(error: OSError) -> str:
 
 def echo_note(line: str) -> None:
     """Print a line that the user should read, above a progress bar where one is shown."""
-    # Not err=True: click would go around the stream that keeps a live bar below what is printed.
+    # Not err=True: click would bypass the stream that keeps a live bar below the printed lines.
     click.echo(f"Note: {line}", file=sys.stderr)
 
 
 class FiniteRange(click.FloatRange):
-    """A range of numbers without nan and infinity, which compare with nothing."""
+    """A range of numbers without nan and infinity."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return the number."""
+        # nan passes every range, because all comparisons with it are false.
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {number}", param, ctx)
@@ -55,13 +58,7 @@ class FiniteRange(click.FloatRange):
 
 @dataclass(frozen=True, slots=True)
 class LengthPerH:
-    """A comoving length in cMpc/h.
-
-    Parameters
-    ----------
-    value : float
-        The length in cMpc/h.
-    """
+    """A comoving length in cMpc/h."""
 
     value: float
 
@@ -70,39 +67,33 @@ class LengthPerH:
 
 
 class Length(click.ParamType["float | LengthPerH"]):
-    """A positive comoving length in cMpc, or in cMpc/h where it is written as ``500/h``."""
+    """A positive comoving length in cMpc, or in cMpc/h if written as ``500/h``."""
 
     name = "length"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | LengthPerH:
-        """Return the number, or the length that h has to be known for."""
+        """Return the number, or a length in cMpc/h."""
         if isinstance(value, LengthPerH):
             return value
         number, slash, unit = str(value).partition("/")
         if slash and unit.strip() != "h":
             self.fail(f"expected cMpc such as 714.3, or cMpc/h such as 500/h, got {value}")
+        # Kept in cMpc/h: h may be known only once the files of the simulation were read.
         length = FiniteRange(min=0, min_open=True).convert(number.strip(), param, ctx)
         return LengthPerH(length) if slash else length
 
 
 def length_in_cmpc(length: float | LengthPerH | None, h: float | None) -> float | None:
-    """Return a length in cMpc.
-
-    Raises
-    ------
-    SourceDataError
-        If it is in cMpc/h, and h is not known.
-    """
+    """Return a length in cMpc; raise SourceDataError if that needs h, and h is unknown."""
     from ionstore.errors import SourceDataError
 
     if not isinstance(length, LengthPerH):
         return length
     if h is None:
         raise SourceDataError(
-            f"--box-length {length} needs h, which nothing says; give --h, or the box length in "
-            "cMpc"
+            f"--box-length {length} needs h, which is unknown; give --h, or the box length in cMpc"
         )
     return length.value / h
 
@@ -111,7 +102,7 @@ box_length = click.option(
     "--box-length",
     type=Length(),
     metavar="cMpc",
-    help="Comoving side of the box in cMpc; in cMpc/h as in 500/h.",
+    help="Comoving side of the box in cMpc, or in cMpc/h written as 500/h.",
 )
 
 hubble_constant = click.option(
@@ -139,24 +130,18 @@ n_body_cells = click.option(
     "--n-box",
     type=click.IntRange(min=1),
     metavar="CELLS",
-    help="Cells along a side of the finest N-body mesh, for masses in grid masses.",
+    help="Cells along a side of the finest N-body mesh, to convert masses in grid masses.",
 )
 
 n_src_unit = click.option(
     "--n-src-unit",
     type=click.Choice(("Msun", "grid_mass", "1")),
-    help="Unit of the sources where they are no counts.",
+    help="Unit of the sources, if they are not counts.",
 )
 
 
 def only_redshift(store: "CubeStore") -> float:
-    """Return the redshift of a store that holds one.
-
-    Raises
-    ------
-    NotInStoreError
-        If it holds several: the user has to say which.
-    """
+    """Return the redshift of a store that has one; raise NotInStoreError if it has several."""
     from ionstore.errors import NotInStoreError
 
     if len(store.redshifts) > 1:
@@ -166,7 +151,7 @@ def only_redshift(store: "CubeStore") -> float:
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a table in columns as wide as what is in them."""
+    """Yield a table whose columns are as wide as their longest cell."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -174,7 +159,8 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
 
 
 def say_if_the_working_folder_is_gone() -> None:
-    """Tell users who stood in the folder of a store that a new one has taken its place."""
+    """Tell users whose working folder is the store that a new one has taken its place."""
+    # The system still points their shell to the folder that is gone.
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -182,10 +168,8 @@ def say_if_the_working_folder_is_gone() -> None:
 
 
 def counted(n: int, noun: str) -> str:
-    """Return a number of things for people.
+    """Return a number of things in words.
 
-    Examples
-    --------
     >>> counted(3000, "cell"), counted(1, "epoch")
     ('3,000 cells', '1 epoch')
     """
@@ -193,10 +177,8 @@ def counted(n: int, noun: str) -> str:
 
 
 def bytes_in_words(n_bytes: float) -> str:
-    """Return a size for people, in decimal units.
+    """Return a size in words, in decimal units.
 
-    Examples
-    --------
     >>> bytes_in_words(3_420_000_000)
     '3.42 GB'
     >>> bytes_in_words(512)
@@ -211,10 +193,8 @@ def bytes_in_words(n_bytes: float) -> str:
 
 
 def seconds_in_words(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a duration in words.
 
-    Examples
-    --------
     >>> seconds_in_words(48)
     '48 s'
     >>> seconds_in_words(54_000)

@@ -78,7 +78,7 @@ def predict(
     device: str,
     overwrite: bool,
 ) -> None:
-    """Predict the ionized fraction of whole boxes, with the network of a run.
+    """Predict the ionized fraction of whole boxes.
 
     Boxes may be of any size: they are read, predicted and written in blocks. A prediction that
     was stopped goes on where it was when the same command is given again.

@@ -1,4 +1,4 @@
-"""Progress bars: the libraries report, this shows it."""
+"""Progress bars for the progress that the libraries report."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,10 +41,8 @@ class BarReporter(Reporter):
 
 @contextmanager
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
-    """Show a bar on standard error while the block runs, a line every tenth without a terminal.
-
-    Where quiet, nothing is shown: for all processes but one of those that work together.
-    """
+    """Show a bar on standard error while the block runs; without a terminal, a line every tenth."""
+    # Of several processes that work together, all but one are quiet.
     console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
         yield BarReporter(lambda name: _tenths(console, name), title)
@@ -58,7 +56,7 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
     with Progress(*columns, console=console) as bars:
 
         def new_bar(name: str) -> Report:
-            # The first one shows that something began; others wait until there is progress.
+            # The first bar shows that something began; later ones wait until there is progress.
             return _bar(bars, bars.add_task(name, total=None, visible=name == title))
 
         yield BarReporter(new_bar, title)

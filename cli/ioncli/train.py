@@ -58,7 +58,7 @@ def train(
     settings: tuple[str, ...],
     resume: bool,
 ) -> None:
-    """Train a network that predicts xHII of a cell from the fields around it.
+    """Train a network that predicts the ionized fraction.
 
     The run folder holds the configuration, log.jsonl, the checkpoints last.pt and best.pt, and
     figures. Ctrl-C stops after the batch in progress; --resume goes on from there, with the

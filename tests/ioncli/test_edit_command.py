@@ -55,7 +55,7 @@ def test_a_box_length_supplied_later_reaches_everything(store: Path) -> None:
 def test_a_box_length_in_cmpc_per_h_is_recorded_in_cmpc(store: Path, h_of_store: bool) -> None:
     result = _run(store, "--box-length", "14/h")
     assert result.exit_code == 1
-    assert "--box-length 14/h needs h, which nothing says; give --h" in result.stderr
+    assert "--box-length 14/h needs h, which is unknown; give --h" in result.stderr
     if h_of_store:
         assert _run(store, "--h", "0.7").exit_code == 0
     result = _run(store, "--box-length", "14/h", *(() if h_of_store else ("--h", "0.7")))

@@ -100,7 +100,7 @@ def test_a_box_length_in_cmpc_per_h_is_recorded_in_cmpc(tmp_path: Path, h_by_opt
     for dry_run in (["--dry-run"], []):
         result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", *box, *dry_run)
         assert result.exit_code == 1
-        said = "--box-length 500/h needs h, which nothing says; give --h, or the box length in cMpc"
+        said = "--box-length 500/h needs h, which is unknown; give --h, or the box length in cMpc"
         assert result.stderr == f"Error: {said}\n"
     if not h_by_option:
         SimulationDescription(cosmology=Cosmology(h=0.7)).write(tmp_path / "sim")
