@@ -41,6 +41,7 @@ def export(
     Example:
       ionstore export cubes.zarr --field xhii --redshift 8.397 -o xfrac3d_8.397.bin
     """
+    # Late, so that --help need not wait for zarr.
     from ionstore.cube.fields import ionized_fraction_among
     from ionstore.errors import NotInStoreError
     from ionstore.export import export_field
@@ -49,6 +50,7 @@ def export(
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
         redshift = options.only_redshift(cubes) if redshift is None else redshift
+        # What is exported most: the simulated or, in a predicted store, the predicted fraction.
         field = field or ionized_fraction_among(cubes.field_names)
         if field is None:
             raise NotInStoreError(

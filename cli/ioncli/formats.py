@@ -17,6 +17,7 @@ def formats() -> None:
       ionstore formats
       ionstore ingest sim/ cubes.zarr --format c2ray
     """
+    # Late, so that --help need not wait for zarr.
     from ionstore.readers import READERS
 
     rows = [(reader.name, reader.description) for reader in READERS]

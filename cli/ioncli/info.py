@@ -21,6 +21,7 @@ def info(store: Path, as_json: bool) -> None:
       ionstore info s3://bucket/cubes.zarr
       ionstore info cubes.zarr --json | jq .redshifts
     """
+    # Late, so that --help need not wait for zarr.
     from ioncli.inventory_text import inventory_lines, source_lines, statistics_lines
     from ionstore.info import take_inventory
     from ionstore.store.cube_store import CubeStore

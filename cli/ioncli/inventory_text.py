@@ -67,7 +67,7 @@ def statistics_lines(inventory: Inventory) -> Iterator[str]:
     """Yield mean, standard deviation, minimum and maximum of each field at each redshift."""
     rows = [
         (
-            name if index == 0 else "",
+            name if index == 0 else "",  # the following rows belong to it too
             f"{redshift:g}",
             f"{statistics.mean:.5g}",
             f"{statistics.variance**0.5:.5g}",
@@ -99,7 +99,7 @@ def source_lines(inventory: Inventory) -> Iterator[str]:
             (
                 os.path.join(source.folder or "", source.name),
                 bytes_in_words(source.size_bytes),
-                source.digest[:19] + "…",
+                source.digest[:19] + "…",  # the algorithm and enough digits to compare by eye
                 _taken_from(source),
             )
             for source in inventory.sources

@@ -43,6 +43,8 @@ class BarReporter(Reporter):
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
     """Show a bar on standard error while the block runs; without a terminal, a line every tenth."""
     # Of several processes that work together, all but one are quiet.
+    # Titles hold the names of files, in which brackets and colons mean themselves. Standard error,
+    # because standard output may be read by a program.
     console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
         yield BarReporter(lambda name: _tenths(console, name), title)
@@ -81,9 +83,10 @@ def _tenths(console: Console, title: str) -> Report:
 
     def report(done: int, total: int) -> None:
         nonlocal shown
-        tenth = 10 * done // max(total, 1)
+        tenth = 10 * done // max(total, 1)  # a total of 0: there is nothing to do
         if tenth > shown:
             shown = tenth
+            # Not wrapped, so that a report stays one line of a log.
             console.print(f"{title}: {10 * tenth} %", soft_wrap=True)
 
     return report

@@ -48,6 +48,7 @@ def simulate(
     Example:
       ionstore simulate sim/ --mesh 64 --redshift 10.11 --redshift 8.397 --redshift 7.305
     """
+    # Late, so that --help need not wait for zarr.
     from ionstore.cube.mesh import Mesh
     from ionstore.simulate.cubes import why_no_sources
     from ionstore.simulate.files import write_simulation
@@ -65,6 +66,7 @@ def simulate(
         )
         for path in cube.paths:
             click.echo(f"  {path}")
+    # A box that is too small or too early is allowed, but users should not take it for a fault.
     if not any(cube.n_sources for cube in written):
         click.echo(f"Nothing reionizes: {why_no_sources(box, redshifts)}.")
     click.echo(f"Next: ionstore ingest {out}")

@@ -39,6 +39,7 @@ def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
       ionstore verify cubes.zarr --sources sim/
       ionstore verify cubes.zarr --sources sim/ --sources later_redshifts/
     """
+    # Late, so that --help need not wait for zarr.
     from ionstore.store.cube_store import CubeStore
     from ionstore.verify.verify import verify_store
 
@@ -52,7 +53,7 @@ def verify(store: Path, sources: tuple[Path, ...], as_json: bool) -> None:
         for file in found.stray_files:
             click.echo(f"Stray file, not part of the store: {file}")
         click.echo(_summary(found, sources))
-    if not found.is_intact:
+    if not found.is_intact:  # so that scripts and `&&` stop
         raise click.exceptions.Exit(1)
 
 

@@ -43,6 +43,7 @@ def view(
     Example:
       ionstore view cubes.zarr --field xhii --redshift 8.397 -o slice.png
     """
+    # Late, so that --help need not wait for zarr.
     from ionstore.cube.fields import ionized_fraction_among
     from ionstore.store.cube_store import CubeStore
     from ionstore.view import draw_slice
@@ -52,4 +53,5 @@ def view(
         redshift = options.only_redshift(cubes) if redshift is None else redshift
         shown = field or ionized_fraction_among(cubes.field_names) or cubes.field_names[0]
         draw_slice(cubes, shown, redshift, output, axis=axis, index=index)
+    # Users who named no field need to know which one they see.
     click.echo(f"Wrote {output}" + ("" if field else f" ({shown})"))

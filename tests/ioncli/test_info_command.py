@@ -11,8 +11,10 @@ from ionstore.build.store_writer import StoredField, create_store
 from ionstore.cube.description import SimulationDescription
 from ionstore.cube.mesh import Array, Mesh
 from ionstore.cube.statistics import FieldStatistics
+from ionstore.info import take_inventory
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.selection import FileSelection
+from ionstore.store.cube_store import CubeStore
 from tests.support.three_file_sets import write_set
 
 
@@ -43,6 +45,11 @@ def test_people_read_fields_statistics_and_sources(tmp_path: Path) -> None:
     assert "chunks of 16³ cells in shards of up to 16³" in out
     assert re.search(r"sim/xHII_z7\.500\.npy .* xhii at 7\.5\n", out)
     assert "made by: made" in out
+
+
+def test_an_inventory_is_taken_of_a_store_or_its_path(tmp_path: Path) -> None:
+    path, _ = _store(tmp_path)
+    assert take_inventory(str(path)) == take_inventory(CubeStore.open(path))
 
 
 def test_all_commands_that_made_a_store_are_shown(tmp_path: Path) -> None:
