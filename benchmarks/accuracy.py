@@ -24,7 +24,7 @@ import argparse
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ from ionmodel.runs.folder import RunFolder
 from ionmodel.runs.splits import fit_to_mesh
 from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
-from ionmodel.training.events import Plan
-from ionmodel.training.training import train
+from ionmodel.training.events import Plan, TrainingReporter
+from ionmodel.training.training import train_run
 from ionstore.cube.mesh import Region
 from ionstore.sampling.split import block_split
 from ionstore.store.cube_store import CubeStore
@@ -119,6 +119,30 @@ def main() -> None:
             )
 
 
+class Timed(TrainingReporter):
+    """Starts a clock when training begins, and stops training when the time is up."""
+
+    def __init__(
+        self,
+        clock: "Clock",
+        look: Callable[[dict[str, Any]], None] = lambda entry: None,
+        seconds: float = math.inf,
+    ) -> None:
+        self._clock, self._look, self._seconds = clock, look, seconds
+
+    def plan(self, plan: Plan) -> None:
+        """Start the clock."""
+        self._clock.plan(plan)
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """Look at the network."""
+        self._look(entry)
+
+    def should_stop(self) -> bool:
+        """Tell whether the time is up."""
+        return self._clock.elapsed() > self._seconds
+
+
 def trained(
     config: TrainingConfig, store: CubeStore, run: RunFolder, *, seconds: float, n_looks: int
 ) -> dict[str, Any]:
@@ -145,13 +169,11 @@ def trained(
                 curve.append((round(at, 1), round(scored(run, store, test), 4)))
 
     with suppress(Interrupted):
-        train(
+        train_run(
             config,
             [store],
             run,
-            on_plan=clock.plan,
-            on_epoch=look,
-            should_stop=lambda: clock.elapsed() > seconds,
+            reporter=Timed(clock, look, seconds),
         )
     took, wall = clock.elapsed(), clock.wall()
     best = min(epochs, key=lambda entry: entry["validation_loss"])  # of the checkpoint
@@ -172,7 +194,7 @@ def epochs_within(config: TrainingConfig, store: CubeStore, seconds: float) -> i
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder) / "probe")
-        train(config.model_copy(update={"epochs": 2}), [store], run, on_plan=clock.plan)
+        train_run(config.model_copy(update={"epochs": 2}), [store], run, reporter=Timed(clock))
     per_epoch = (clock.elapsed() - clock.preparing) / 2
     return max(1, math.floor((seconds - clock.preparing) / per_epoch))
 

@@ -19,7 +19,7 @@ from ionmodel.config.keys import read_preset
 from ionmodel.config.training_config import make_config
 from ionmodel.runs.folder import RunFolder
 from ionmodel.training.data import open_training_data
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.store.cube_store import CubeStore
 
 
@@ -53,7 +53,7 @@ def main() -> None:
                 config = make_config({**keys, "seed": seed})
                 with open_training_data(config, [store]) as data:
                     stats[name] = data.train.stats
-                result = train(config, [store], RunFolder(Path(folder) / f"{name}{seed}"))
+                result = train_run(config, [store], RunFolder(Path(folder) / f"{name}{seed}"))
                 scores[name].append(round(result.best_r2, 4))
     for name, values in scores.items():
         median, _ = median_and_spread(values)

@@ -17,9 +17,9 @@ from ionmodel.config.keys import DEFAULT_PRESET, preset_names
 
 if TYPE_CHECKING:
     from ionmodel.config.training_config import TrainingConfig
+    from ionmodel.runs.begin import BegunRun
     from ionmodel.runs.folder import RunFolder
     from ionmodel.training.events import Plan, Result, TrainingProgress
-    from ionstore.store.cube_store import CubeStore
 
 _LONG_BATCH_S = 5.0
 
@@ -83,123 +83,45 @@ def train(
     # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
-        from ionmodel.runs.folder import (
-            RunFolder,
-            check_begun,
-            check_new,
-            default_run_folder,
-            open_trained_stores,
-        )
-        from ionstore.store.cube_store import CubeStore
+        from ionmodel.config.keys import given_keys
+        from ionmodel.runs.begin import begin_run
 
         if resume and run_path is None:
             raise click.UsageError("--resume needs --run, the folder to go on in")
-        if run_path is not None:
-            (check_begun if resume else check_new)(run_path)
-        given = _given_keys(preset, config_file, settings)
-        run = RunFolder(run_path or default_run_folder(given.get("preset", DEFAULT_PRESET)))
-        checkpoint = run.read_last()
-        config, is_new = _configure(run, checkpoint, given)
-        if stores or checkpoint is None:
-            opened = [CubeStore.open(path) for path in stores or (Path("cubes.zarr"),)]
-        else:
-            opened = open_trained_stores(run, checkpoint)
-        _train(_fit(config, opened, given) if is_new else config, opened, run)
+        given = given_keys(preset, config_file, settings)
+        begun = begin_run(stores, run_path, given, resume=resume)
+        for sentence in begun.notes:
+            click.echo(f"{sentence}.")
+        _train(begun)
 
 
-def _given_keys(
-    preset: str | None, config_file: Path | None, settings: tuple[str, ...]
-) -> dict[str, Any]:
-    """Return the keys that the user gives, the preset among them when one is named."""
-    from ionmodel.config.keys import parse_options, read_toml
-    from ionmodel.errors import ConfigError
-
-    given = {**(read_toml(config_file) if config_file else {}), **parse_options(settings)}
-    if preset is not None and given.setdefault("preset", preset) != preset:
-        raise ConfigError(f"--preset {preset} contradicts the key preset = {given['preset']!r}")
-    return given
-
-
-def _configure(
-    run: "RunFolder", checkpoint: dict[str, Any] | None, given: dict[str, Any]
-) -> "tuple[TrainingConfig, bool]":
-    """Return the configuration, the run's own when it was begun, and whether it is a new one."""
-    from ionmodel.config.keys import over_preset, read_preset
-    from ionmodel.config.training_config import make_config
-    from ionmodel.runs.folder import begun_config, resumed_config
-
-    begun = begun_config(run, checkpoint)
-    if begun is not None:
-        if checkpoint is None:
-            click.echo(f"{run.path} has no checkpoint: it begins anew with its config.toml.")
-        return resumed_config(run, begun, given), False
-    preset = read_preset(given.get("preset", DEFAULT_PRESET))
-    config = make_config(over_preset(preset, given))
-    if config.split != "random" and config.random_cells != preset["random_cells"]:
-        click.echo(f"random_cells changes nothing: split is {config.split!r}, not 'random'.")
-    return config, True
-
-
-def _fit(
-    config: "TrainingConfig", stores: "list[CubeStore]", given: dict[str, Any]
-) -> "TrainingConfig":
-    """Return what the stores have room for: a preset gives way, what the user gives does not."""
-    from ionmodel.runs.splits import fit_to_mesh
-
-    explicit: dict[str, Any] = {
-        key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given
-    }
-    fitted = fit_to_mesh(config, stores).model_copy(update=explicit)
-    if fitted.radius < config.radius:
-        click.echo(
-            f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
-            f"mesh of {min(s.mesh.cells_per_side for s in stores)} cells a side."
-        )
-    if fitted.tile != config.tile:
-        click.echo(
-            f"Tiles lowered from {config.tile} to {fitted.tile} cells a side, the largest that fit."
-        )
-    if fitted.scales != config.scales:
-        kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
-        unit = "cells" if stores[0].mesh.cell_size_cmpc is None else "cMpc"
-        click.echo(f"Scales above a quarter of the smallest box are left out, kept: {kept} {unit}.")
-    return fitted
-
-
-def _train(config: "TrainingConfig", stores: "list[CubeStore]", run: "RunFolder") -> None:
+def _train(begun: "BegunRun") -> None:
     from ioncli.process_memory import PeakMemory
-    from ioncli.training_display import EpochDisplay
+    from ioncli.training_display import TrainingDisplay
     from ionmodel.errors import Interrupted
-    from ionmodel.training import training
+    from ionmodel.training.training import train_run
 
-    stop, display = _Stop(), EpochDisplay()
+    config, run, stop = begun.config, begun.run, _Stop()
 
-    def on_plan(plan: "Plan") -> None:
-        stop.batch_seconds = plan.batch_seconds
-        _announce(plan, config, run, display.say)
+    class Display(TrainingDisplay):
+        def plan(self, plan: "Plan") -> None:
+            stop.batch_seconds = plan.batch_seconds
+            _announce(plan, config, run, self.say)
 
-    def on_progress(progress: "TrainingProgress") -> None:
-        if progress.cells_per_s > 0:
-            cells = config.batch_size * (config.tile or 1) ** 3
-            stop.batch_seconds = cells / progress.cells_per_s
-        display.batch(progress)
+        def batch(self, progress: "TrainingProgress") -> None:
+            if progress.cells_per_s > 0:
+                cells = config.batch_size * (config.tile or 1) ** 3
+                stop.batch_seconds = cells / progress.cells_per_s
+            super().batch(progress)
 
-    named = [word for store in stores for word in ("--store", str(store.path))]
+        def should_stop(self) -> bool:
+            return stop.asked
+
+    named = [word for store in begun.stores for word in ("--store", str(store.path))]
     again = shlex.join(["ionmodel", "train", *named, "--run", str(run.path), "--resume"])
     try:
-        with PeakMemory() as memory, stop.on_signals(), display:
-            result = training.train(
-                config,
-                stores,
-                run,
-                on_note=lambda line: display.say(f"Note: {line}."),
-                on_stage=display.stage,
-                on_channels=display.channels,
-                on_plan=on_plan,
-                on_progress=on_progress,
-                on_epoch=display.epoch,
-                should_stop=lambda: stop.asked,
-            )
+        with PeakMemory() as memory, stop.on_signals(), Display() as display:
+            result = train_run(config, begun.stores, run, reporter=display)
     except Interrupted as interrupted:
         _leave(str(interrupted), f"go on with: {again}")
     except KeyboardInterrupt:

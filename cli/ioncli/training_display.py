@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
@@ -15,9 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ionmodel.training.events import TrainingProgress, TrainingReporter
+
 if TYPE_CHECKING:
     from ionmodel.config.training_config import Leak
-    from ionmodel.training import events
 
 _LINE_INTERVAL_S = 30.0
 
@@ -32,7 +32,7 @@ def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
     return "-" if math.isnan(r2) else f"{r2:.{digits}f}{', leaks' * (leaks == 'neighborhoods')}"
 
 
-class EpochDisplay:
+class TrainingDisplay(TrainingReporter):
     """Shows `ionmodel.training.events.TrainingProgress` on standard error while a block runs.
 
     Where standard error is no terminal, a line every half minute stands in for the bar.
@@ -64,11 +64,15 @@ class EpochDisplay:
         """Show a line above the bar."""
         self._console.print(text, soft_wrap=True)
 
+    def note(self, sentence: str) -> None:
+        """Show a sentence that the user should read."""
+        self.say(f"Note: {sentence}.")
+
     def stage(self, text: str) -> None:
         """Show what is done before the first step."""
         self.say(f"{text[0].upper()}{text[1:]} ...")
 
-    def channels(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int) -> None:
         """Show how many derived channels are computed; nothing where there is no terminal."""
         if not total:
             return
@@ -76,7 +80,7 @@ class EpochDisplay:
             self._channels = self._bars.add_task("derived channels", numbers="", visible=False)
         self._bars.update(self._channels, completed=done, total=total, visible=done < total)
 
-    def batch(self, progress: "events.TrainingProgress") -> None:
+    def batch(self, progress: TrainingProgress) -> None:
         """Show that a batch is done."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = _score(progress.validation_r2, digits=3, leaks=progress.leaks)
@@ -95,7 +99,7 @@ class EpochDisplay:
             batch = f"{progress.stage} batch {progress.batch}/{progress.batches}"
             self.say(f"epoch {epoch}  {batch}  {numbers}")
 
-    def epoch(self, entry: Mapping[str, Any]) -> None:
+    def epoch(self, entry: dict[str, Any]) -> None:
         """Show one line of the log."""
         self._said = time.monotonic()
         self.say(

@@ -155,6 +155,16 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
     return keys
 
 
+def given_keys(
+    preset: str | None, config_file: Path | None, options: Iterable[str]
+) -> dict[str, Any]:
+    """Return the keys that a command line gives, the preset among them when one is named."""
+    given = {**(read_toml(config_file) if config_file else {}), **parse_options(options)}
+    if preset is not None and given.setdefault("preset", preset) != preset:
+        raise ConfigError(f"--preset {preset} contradicts the key preset = {given['preset']!r}")
+    return given
+
+
 def example(key: str, equals: str = "=", *, shell: bool = False) -> str:
     """Return a key with a value that fits it, in TOML or as an option in a shell."""
     value = {**read_preset(DEFAULT_PRESET), **_EXAMPLES}[key]

@@ -1,4 +1,4 @@
-"""network."""
+"""The device and the network of a configuration."""
 
 import os
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def network_of(config: TrainingConfig) -> PatchNetwork:
 
 
 @contextmanager
-def _full_device_in_words(config: TrainingConfig, device: torch.device) -> Iterator[None]:
+def full_device_as_message(config: TrainingConfig, device: torch.device) -> Iterator[None]:
     """Say what an accelerator has no memory for."""
     try:
         yield

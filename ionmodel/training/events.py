@@ -1,10 +1,11 @@
-"""What training tells its caller: the plan, the progress, the result."""
+"""Messages of training to its caller: the plan, the progress, the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ionmodel.config.training_config import Leak
+from ionstore.reporter import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +99,26 @@ class Result:
     history: Sequence[dict[str, Any]]
     leaks: Leak | None
     was_finished: bool = False
+
+
+class TrainingReporter(Reporter):
+    """Told by training what it does; this one stays silent and never stops it.
+
+    ``stage`` names what comes before the first step, ``progress`` counts derived channels.
+    """
+
+    def plan(self, plan: Plan) -> None:
+        """Take what is about to be done, once before the first step."""
+
+    def batch(self, progress: TrainingProgress) -> None:
+        """Take where training is, after every batch."""
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """Take a new line of the log."""
+
+    def should_stop(self) -> bool:
+        """Tell whether training is to write its checkpoint and stop; asked after every batch."""
+        return False
+
+
+SILENT = TrainingReporter()

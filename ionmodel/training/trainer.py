@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.runs.folder import RunFolder
 from ionmodel.training.data import TrainingData
 from ionmodel.training.evaluation import Predictions, predict_cells
-from ionmodel.training.events import Plan, TrainingProgress
+from ionmodel.training.events import Plan, TrainingProgress, TrainingReporter
 from ionmodel.training.learning_rate import one_cycle
 from ionmodel.training.losses import make_loss
 from ionmodel.training.timing import estimate_seconds
@@ -51,10 +50,8 @@ class Trainer:
         On its device.
     device : torch.device
         That device.
-    on_progress : callable
-        Told after every batch.
-    should_stop : callable
-        Asked after every batch.
+    reporter : TrainingReporter
+        Told and asked after every batch.
 
     Attributes
     ----------
@@ -70,12 +67,11 @@ class Trainer:
         run: RunFolder,
         network: PatchNetwork,
         device: torch.device,
-        on_progress: Callable[[TrainingProgress], None],
-        should_stop: Callable[[], bool],
+        reporter: TrainingReporter,
     ) -> None:
         self.config, self.data, self.run = config, data, run
         self.network, self.device = network, device
-        self.on_progress, self.should_stop = on_progress, should_stop
+        self.reporter = reporter
         self.loss_of = make_loss(config.loss, final_activation=network.final_activation)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
         self.scheduler = ReduceLROnPlateau(
@@ -131,15 +127,15 @@ class Trainer:
                 state.seconds = before + now - began
                 self.cells_per_s = done / (now - began)
                 self._report("training", epoch, self._in_epoch(epoch), batches)
-                if self.should_stop():
+                if self.reporter.should_stop():
                     break
                 if now - saved > _CHECKPOINT_INTERVAL_S:
                     self._save(self.run.last)
                     saved = now
         except RuntimeError:
-            if not self.should_stop():
+            if not self.reporter.should_stop():
                 raise  # else a signal to all processes ended a worker: stop as asked
-        if self.should_stop():
+        if self.reporter.should_stop():
             self._save(self.run.last)
             raise Interrupted(f"stopped in epoch {epoch}, after batch {self._in_epoch(epoch)}")
 
@@ -213,13 +209,13 @@ class Trainer:
             regions=[split.validation for split in self.data.splits],
             redshift_input=self.config.redshift_input,
             on_batch=lambda done, total: self._report("validation", epoch, done, total),
-            should_stop=self.should_stop,
+            should_stop=self.reporter.should_stop,
         )
 
     def _report(
         self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
     ) -> None:
-        self.on_progress(
+        self.reporter.batch(
             TrainingProgress(
                 stage=stage,
                 epoch=epoch,

@@ -1,8 +1,9 @@
 """Training a network on neighborhoods or tiles, from the stores to the run folder."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from os import PathLike
 from typing import Any
 
 import torch
@@ -10,11 +11,12 @@ import torch
 from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError
 from ionmodel.ranks import n_processes
+from ionmodel.runs.begin import StoreLike, begin_run
 from ionmodel.runs.compatibility import check_stores, check_workers, remarks
 from ionmodel.runs.folder import RunFolder, begun_config, check_new, resumed_config
-from ionmodel.runs.network import _full_device_in_words, choose_device, network_of
+from ionmodel.runs.network import choose_device, full_device_as_message, network_of
 from ionmodel.training.data import TrainingData, describe_stores, open_training_data
-from ionmodel.training.events import Plan, Result, TrainingProgress
+from ionmodel.training.events import SILENT, Result, TrainingReporter
 from ionmodel.training.figures import draw_losses, draw_predictions
 from ionmodel.training.trainer import Trainer
 from ionstore.errors import UserError
@@ -23,35 +25,30 @@ from ionstore.store.normalization import Normalization
 
 
 def train(
-    config: TrainingConfig,
-    stores: Sequence[CubeStore],
-    run: RunFolder,
+    store: StoreLike | Sequence[StoreLike] | None = None,
+    run: str | PathLike[str] | None = None,
     *,
-    on_note: Callable[[str], None] = lambda line: None,
-    on_stage: Callable[[str], None] = lambda stage: None,
-    on_channels: Callable[[int, int], None] = lambda done, total: None,
-    on_plan: Callable[[Plan], None] = lambda plan: None,
-    on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda entry: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    preset: str | None = None,
+    resume: bool = False,
+    reporter: TrainingReporter = SILENT,
+    **keys: Any,
 ) -> Result:
-    """Train a network, or go on where the run folder's checkpoint stopped.
+    """Train a network on stores into the folder of a run, as `ionmodel train` does.
 
     Parameters
     ----------
-    config : TrainingConfig
-        What to train.
-    stores : sequence of CubeStore
-        What to train on; those of the checkpoint when there is one.
-    run : RunFolder
-        Where configuration, log and checkpoints go.
-    on_note : callable
-        Told what the user should know of the stores.
-    on_stage, on_channels, on_plan, on_progress, on_epoch : callable
-        Told what comes before the first step, how many derived channels are computed and how many
-        there are, what will be done, where it is after every batch, and each new line of the log.
-    should_stop : callable
-        Asked after every batch; training then writes its checkpoint and stops.
+    store : str, Path or CubeStore, or a sequence of them, optional
+        What to train on; ``cubes.zarr`` by default, when resuming the stores of the run.
+    run : str or Path, optional
+        Folder of the run; a new ``runs/<date>-<preset>`` by default.
+    preset : str, optional
+        Where the keys start from; "dense" by default, when resuming the run's own.
+    resume : bool
+        Whether to go on where the run stopped.
+    reporter : TrainingReporter
+        Told what training does, and asked whether it should stop.
+    **keys
+        Keys of the configuration that replace those of the preset, such as ``epochs=3``.
 
     Returns
     -------
@@ -61,27 +58,39 @@ def train(
     Raises
     ------
     Interrupted
-        If ``should_stop`` said so; the run folder can be resumed.
+        If the reporter asked for a stop; the run can be resumed.
     ConfigError
-        If stores, device or ``num_workers`` do not fit the configuration or this machine, or stores
-        each other, or torchrun started several processes.
-    NotInStoreError
-        If a store does not hold a redshift.
+        If a key is unknown, or the configuration does not fit the stores or this machine.
+    RunFolderError
+        If the folder is not empty, or not that of a run to resume.
+    NotInStoreError, StoreFormatError
+        If a store cannot be read, or lacks a field or a redshift.
     MemoryBudgetError
         If fields and batches do not fit the memory budget, or a batch not the device.
-    RunFolderError
-        If another process trains in the run folder, or it was begun with other stores, with stores
-        that were edited since so that derived channels change, or with another configuration
-        (except ``device``, ``num_workers`` and ``epochs``, which may not be fewer than are
-        trained), or its file of keys was edited, or its checkpoint is damaged or gone.
     TrainingDivergedError
         If the loss is not finite.
 
-    Notes
-    -----
-    Dropout draws from a seed made of (seed, batch), so that on a CPU a resumed run gives the same
-    numbers as one that was never interrupted.
+    Examples
+    --------
+    >>> train("cubes.zarr", "runs/first", epochs=3)  # doctest: +SKIP
     """
+    given = dict(keys) if preset is None else {**keys, "preset": preset}
+    begun = begin_run(store, run, given, resume=resume)
+    for sentence in begun.notes:
+        reporter.note(sentence)
+    return train_run(begun.config, begun.stores, begun.run, reporter=reporter)
+
+
+def train_run(
+    config: TrainingConfig,
+    stores: Sequence[CubeStore],
+    run: RunFolder,
+    *,
+    reporter: TrainingReporter = SILENT,
+) -> Result:
+    """Train what a configuration says, or go on where the checkpoint of the run stopped."""
+    # Dropout draws from a seed made of (seed, batch), so that on a CPU a resumed run gives the
+    # same numbers as one that was never interrupted.
     if n_processes() > 1:
         raise ConfigError(
             f"training runs in one process, got {n_processes()} of torchrun; start it without "
@@ -103,7 +112,7 @@ def train(
         check_workers(config.num_workers)
         check_stores(config, stores)
         for line in remarks(config, stores):
-            on_note(line)
+            reporter.note(line)
         device = choose_device(config.device, recompute=bool(config.recompute))
         network = network_of(config).to(device)
         data = _open_data(
@@ -113,9 +122,7 @@ def train(
             normalization=normalization,
             is_new=is_new,
             held=held,
-            on_stage=on_stage,
-            on_channels=on_channels,
-            should_stop=should_stop,
+            reporter=reporter,
         )
         run.write_config(config)
         run.prediction_figure.unlink(missing_ok=True)  # drawn last: its presence means finished
@@ -125,20 +132,19 @@ def train(
             run=run,
             network=network,
             device=device,
-            on_progress=on_progress,
-            should_stop=should_stop,
+            reporter=reporter,
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        held.enter_context(_full_device_in_words(config, device))
-        on_stage("timing a step")
-        on_plan(trainer.plan())
+        held.enter_context(full_device_as_message(config, device))
+        reporter.stage("timing a step")
+        reporter.plan(trainer.plan())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 for epoch in range(len(trainer.history) + 1, config.epochs + 1):
                     trainer.train_epoch(epoch)
                     trainer.finish_epoch(epoch)
-                    on_epoch(trainer.history[-1])
+                    reporter.epoch(trainer.history[-1])
             finally:
                 if trainer.history:
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)
@@ -188,18 +194,16 @@ def _open_data(
     normalization: Normalization | None,
     is_new: bool,
     held: ExitStack,
-    on_stage: Callable[[str], None],
-    on_channels: Callable[[int, int], None],
-    should_stop: Callable[[], bool],
+    reporter: TrainingReporter,
 ) -> TrainingData:
     """Open the loaders and claim a new folder: first where derived channels go there."""
 
     def on_channels_or_stop(done: int, total: int) -> None:
-        if done < total and should_stop():
+        if done < total and reporter.should_stop():
             raise Interrupted("stopped before the first step, while channels were computed")
-        on_channels(done, total)
+        reporter.progress(done, total)
 
-    on_stage(f"reading {', '.join(config.inputs)} and {TARGET}")
+    reporter.stage(f"reading {', '.join(config.inputs)} and {TARGET}")
     has_config = run.config.exists()
     if config.derived_channels:
         if is_new:
@@ -211,7 +215,7 @@ def _open_data(
             stores,
             normalization=normalization,
             channels_folder=run.channels,
-            on_note=on_stage,
+            on_note=reporter.stage,
             on_channels=on_channels_or_stop,
         )
     except UserError:

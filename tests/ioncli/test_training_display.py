@@ -8,16 +8,16 @@ from typing import Any, Literal
 import pytest
 
 from ioncli import training_display as epochs
-from ioncli.training_display import EpochDisplay
+from ioncli.training_display import TrainingDisplay
 from ionmodel.config.training_config import Leak
 from ionmodel.training.events import TrainingProgress
 from tests.support.terminal import ENVIRONMENT, run_in_terminal
 
 SHOW = """
 from math import nan
-from ioncli.training_display import EpochDisplay
+from ioncli.training_display import TrainingDisplay
 from ionmodel.training.events import TrainingProgress
-with EpochDisplay() as display:
+with TrainingDisplay() as display:
 """
 ENTRY = {
     "epoch": 1, "train_loss": 0.25, "validation_loss": 0.5, "validation_r2": 0.75,
@@ -97,13 +97,13 @@ def test_a_terminal_shows_how_many_channels_are_computed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     counts = [(0, 12), (3, 12)]
-    bar = last_bar(in_terminal(*(("channels", count) for count in counts)))
+    bar = last_bar(in_terminal(*(("progress", count) for count in counts)))
     assert bar.startswith("derived channels ")
     assert " 25%" in bar
-    done = in_terminal(("channels", (3, 12)), ("channels", (12, 12)), ("batch", at(1)))
+    done = in_terminal(("progress", (3, 12)), ("progress", (12, 12)), ("batch", at(1)))
     assert last_bar(done).startswith("epoch 1/2 ")
-    with EpochDisplay() as display:
-        display.channels(3, 12)
+    with TrainingDisplay() as display:
+        display.progress(3, 12)
     assert capsys.readouterr().err == ""
 
 
@@ -130,7 +130,7 @@ def test_notes_stand_whole_above_the_bar() -> None:
 
 
 def test_other_outputs_get_a_line_an_epoch_and_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with EpochDisplay() as display:
+    with TrainingDisplay() as display:
         display.stage("reading n_igm")
         for batch in range(1, 5):
             display.batch(at(batch))
@@ -153,7 +153,7 @@ def test_other_outputs_get_a_line_an_epoch_and_no_bar(capsys: pytest.CaptureFixt
 def test_a_score_that_leaks_is_marked(
     capsys: pytest.CaptureFixture[str], r2: float, leaks: Leak, told: str
 ) -> None:
-    with EpochDisplay() as display:
+    with TrainingDisplay() as display:
         display.epoch({**ENTRY, "validation_r2": r2, "leaks": leaks})
     assert capsys.readouterr().err.splitlines() == [EPOCH_LINE.replace("R² 0.7500  ", told)]
 
@@ -162,7 +162,7 @@ def test_notes_elsewhere_are_whole_unwrapped_and_uncolored(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     note = "Run /runs/a[bce]b:cat: 3,000 'x' " + 300 * "x"
-    with EpochDisplay() as display:
+    with TrainingDisplay() as display:
         display.say(note)
     assert capsys.readouterr().err == note + "\n"
 
@@ -172,7 +172,7 @@ def test_a_long_epoch_gets_lines_of_its_batches(
 ) -> None:
     seconds = 0.0
     monkeypatch.setattr(epochs, "time", SimpleNamespace(monotonic=lambda: seconds))
-    with EpochDisplay() as display:
+    with TrainingDisplay() as display:
         for number in range(8):  # 20 s each
             stage: Literal["training", "validation"] = "training" if number < 4 else "validation"
             display.batch(at(number % 4 + 1, stage, r2=0.5))
@@ -186,7 +186,7 @@ def test_a_long_epoch_gets_lines_of_its_batches(
 
 
 def test_an_error_passes_through_and_ends_the_bar() -> None:
-    code = SHOW.replace("with EpochDisplay", "try:\n  with EpochDisplay").rstrip() + (
+    code = SHOW.replace("with TrainingDisplay", "try:\n  with TrainingDisplay").rstrip() + (
         "\n    raise ZeroDivisionError\nexcept ZeroDivisionError:\n  pass\n"
     )
     assert run_in_terminal(code).endswith("\x1b[?25h")  # the cursor is back

@@ -9,7 +9,7 @@ import torch
 from ionmodel.config.keys import over_preset, read_preset
 from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.runs.folder import RunFolder
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from tests.support.predicted_runs import FAMILIES, REDSHIFTS
@@ -78,7 +78,7 @@ def runs(
         if not made.best.exists():
             keys = {"epochs": 1, "device": "cpu", "scales": "none", "samples_per_epoch": 64}
             config = make_config(over_preset(read_preset("dense"), {**keys, **FAMILIES[family]}))
-            train(config, [odd_store], made)
+            train_run(config, [odd_store], made)
         return made
 
     return run

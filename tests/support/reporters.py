@@ -1,7 +1,9 @@
 """Reporters for tests."""
 
 from collections.abc import Callable
+from typing import Any
 
+from ionmodel.training.events import TrainingReporter
 from ionstore.reporter import Reporter
 
 
@@ -21,3 +23,13 @@ class ProgressList(ProgressTo):
     def __init__(self) -> None:
         self.shown: list[tuple[int, int]] = []
         super().__init__(lambda done, total: self.shown.append((done, total)))
+
+
+def telling(**methods: Any) -> TrainingReporter:
+    """Return a reporter that calls these functions in place of its methods."""
+    reporter = TrainingReporter()
+    for name, method in methods.items():
+        if not hasattr(reporter, name):
+            raise TypeError(f"TrainingReporter has no method {name}")
+        setattr(reporter, name, method)
+    return reporter

@@ -13,12 +13,13 @@ from ionmodel.runs.folder import RunFolder
 from ionmodel.runs.splits import fit_to_mesh, split_cells
 from ionmodel.training.data import open_training_data
 from ionmodel.training.events import Plan
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.cube.mesh import Mesh
 from ionstore.loading.loaders import NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import fit_normalization
 from tests.ionmodel.conftest import ConfigMaker
+from tests.support.reporters import telling
 from tests.support.stores import cubes_at, write_store
 from tests.support.tiny_tiles import tiny
 
@@ -137,12 +138,12 @@ def test_a_random_split_says_that_it_leaks(
     plans: list[Plan] = []
     config = tiny_config(split="random", random_cells=100, epochs=1, validation_samples=None)
     run = RunFolder(tmp_path / "run")
-    result = train(config, [store], run, on_plan=plans.append)
+    result = train_run(config, [store], run, reporter=telling(plan=plans.append))
     (plan,) = plans
     assert result.leaks == "neighborhoods"
     (line,) = run.log.read_text().splitlines()
     assert json.loads(line)["leaks"] == "neighborhoods"
-    again = train(config, [store], run)
+    again = train_run(config, [store], run)
     assert (again.leaks, again.was_finished) == ("neighborhoods", True)
     assert plan.n_validation_cells == 2 * 20
     assert plan.n_training_cells == 160

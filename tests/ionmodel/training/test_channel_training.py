@@ -18,12 +18,13 @@ from ionmodel.runs.network import network_of
 from ionmodel.runs.splits import fit_to_mesh
 from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
 from tests.ionmodel.training.test_training import assert_same_numbers
+from tests.support.reporters import telling
 from tests.support.stores import cubes_at, write_store
 
 CHANNELS: dict[str, Any] = {
@@ -59,13 +60,20 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
     # Ten channels are computed first, five at each redshift; an epoch has five batches.
     config = tiny_config(**CHANNELS, num_workers=n_workers)
     undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(config, [store], undisturbed)
+    train_run(config, [store], undisturbed)
     asked = itertools.count(1)
     with pytest.raises(Interrupted):
-        train(config, [store], stopped, should_stop=lambda: next(asked) >= stop_after)
+        train_run(
+            config,
+            [store],
+            stopped,
+            reporter=telling(should_stop=lambda: next(asked) >= stop_after),
+        )
     assert make_config(read_toml(stopped.config)) == config
     computed: list[tuple[int, int]] = []
-    train(config, [store], stopped, on_channels=lambda *counts: computed.append(counts))
+    train_run(
+        config, [store], stopped, reporter=telling(progress=lambda *counts: computed.append(counts))
+    )
     assert computed == [(done, 10) for done in range(min(stop_after - 1, 10), 11)]
     assert_same_numbers(undisturbed, stopped)
 
@@ -99,18 +107,18 @@ def test_a_run_does_not_go_on_with_other_channels(
     if before:
         edit_store(path, **before)  # type: ignore[arg-type]
     run, config = RunFolder(tmp_path / "run"), pointwise(**channels, epochs=1)
-    train(config, [CubeStore.open(path)], run)
+    train_run(config, [CubeStore.open(path)], run)
     held = sorted(run.channels.iterdir())
     edit_store(path, **after)  # type: ignore[arg-type]
     more = config.model_copy(update={"epochs": 2})
     with pytest.raises(RunFolderError, match=told):
-        train(more, [CubeStore.open(path)], run)
+        train_run(more, [CubeStore.open(path)], run)
     assert sorted(run.channels.iterdir()) == held
     without_channels = RunFolder(tmp_path / "other")
     plain = pointwise(epochs=1)
-    train(plain, [CubeStore.open(path)], without_channels)
+    train_run(plain, [CubeStore.open(path)], without_channels)
     edit_store(path, box_length_cmpc=200.0)
-    train(plain.model_copy(update={"epochs": 2}), [CubeStore.open(path)], without_channels)
+    train_run(plain.model_copy(update={"epochs": 2}), [CubeStore.open(path)], without_channels)
 
 
 def test_channels_larger_than_the_memory_budget_train_region_by_region(
@@ -123,8 +131,8 @@ def test_channels_larger_than_the_memory_budget_train_region_by_region(
         (batch, *_) = data.train
         assert batch.inputs.shape[1] == 7
     one, other = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(config, [store], one)
-    train(config, [store], other)
+    train_run(config, [store], one)
+    train_run(config, [store], other)
     assert_same_numbers(one, other)
 
 
@@ -134,9 +142,9 @@ def test_the_surroundings_are_learned_from_averages(tmp_path: Path) -> None:
     cubes["xhii"][0] = 1 / (1 + np.exp(-8 * (around - around.mean())))
     store = write_store(tmp_path / "cubes.zarr", cubes, (8.0,), box_length_cmpc=48.0)
     config = pointwise(epochs=20, scales=[6.0])
-    assert train(config, [store], RunFolder(tmp_path / "with")).best_r2 > 0.97
+    assert train_run(config, [store], RunFolder(tmp_path / "with")).best_r2 > 0.97
     config = pointwise(epochs=5)
-    assert train(config, [store], RunFolder(tmp_path / "without")).best_r2 < 0.3
+    assert train_run(config, [store], RunFolder(tmp_path / "without")).best_r2 < 0.3
 
 
 def test_the_redshift_is_learned_from(tmp_path: Path) -> None:
@@ -147,8 +155,8 @@ def test_the_redshift_is_learned_from(tmp_path: Path) -> None:
     store = write_store(tmp_path / "cubes.zarr", cubes, redshifts)
     config = pointwise(epochs=20, redshift_input=True)
     run = RunFolder(tmp_path / "with")
-    assert train(config, [store], run).best_r2 > 0.99
-    assert train(pointwise(epochs=3), [store], RunFolder(tmp_path / "without")).best_r2 < 0.05
+    assert train_run(config, [store], run).best_r2 > 0.99
+    assert train_run(pointwise(epochs=3), [store], RunFolder(tmp_path / "without")).best_r2 < 0.05
     with open_training_data(config, [store]) as data:
         of_tiles = {"regions": [split.validation for split in data.splits]}
         with pytest.raises(ValueError, match="x must have"):
@@ -203,7 +211,7 @@ def test_what_does_not_fit_leaves_nothing(
     empty.path.mkdir()
     for folder in (run, empty):
         with pytest.raises(error, match=told):
-            train(pointwise(**changes), [store], folder)
+            train_run(pointwise(**changes), [store], folder)
     assert not run.path.exists()
     assert list(empty.path.iterdir()) == []
 
@@ -239,7 +247,7 @@ def test_boxes_of_unknown_length_are_averaged_in_cells(tmp_path: Path) -> None:
         assert data.trained["cell_sizes_cmpc"] == [0.0]
     known = write_store(tmp_path / "known.zarr", cubes, (8.0,))
     with pytest.raises(ConfigError, match="must mean the same in all boxes"):
-        train(pointwise(scales=[3.0]), [unknown, known], RunFolder(tmp_path / "run"))
+        train_run(pointwise(scales=[3.0]), [unknown, known], RunFolder(tmp_path / "run"))
 
 
 def test_the_multiscale_preset_trains_on_a_box_of_32_cells(tmp_path: Path) -> None:
@@ -247,7 +255,7 @@ def test_the_multiscale_preset_trains_on_a_box_of_32_cells(tmp_path: Path) -> No
     keys = {**read_preset("multiscale"), "epochs": 1, "device": "cpu"}
     config = fit_to_mesh(make_config(keys), [store])
     assert config.scales == (2.4, 3.4, 4.8, 6.8, 9.6, 13.6)
-    result = train(config, [store], RunFolder(tmp_path / "run"))
+    result = train_run(config, [store], RunFolder(tmp_path / "run"))
     assert result.n_validation_cells > 0
     transforms = {f"n_igm_top_hat_{scale:g}": "log1p" for scale in (2.4, 54.4)}
     fitted = fit_to_mesh(make_config({**keys, "transforms": transforms}), [store])

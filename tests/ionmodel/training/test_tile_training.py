@@ -13,9 +13,10 @@ from ionmodel.errors import ConfigError, Interrupted
 from ionmodel.networks.base import build_network
 from ionmodel.runs.folder import RunFolder
 from ionmodel.training.data import open_training_data
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.training.test_training import assert_same_numbers
+from tests.support.reporters import telling
 from tests.support.tiny_tiles import TINY, tiny
 
 
@@ -42,13 +43,13 @@ def test_a_tile_trains_as_its_cells_would(store: CubeStore) -> None:
 def test_a_run_on_tiles_learns_and_resumes_bit_for_bit(store: CubeStore, tmp_path: Path) -> None:
     config = tiny(epochs=3, learning_rate=0.01)
     whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
-    result = train(config, [store], whole)
+    result = train_run(config, [store], whole)
     losses = [entry["train_loss"] for entry in result.history]
     assert losses[-1] < losses[0]
     asked = itertools.chain([False] * 7, itertools.repeat(True))
     with pytest.raises(Interrupted):
-        train(config, [store], stopped, should_stop=lambda: next(asked))
-    train(config, [store], stopped)
+        train_run(config, [store], stopped, reporter=telling(should_stop=lambda: next(asked)))
+    train_run(config, [store], stopped)
     assert_same_numbers(stopped, whole)
 
 
@@ -79,7 +80,7 @@ def test_the_network_of_2021_trains_on_tiles_where_it_does_not_pad(
     keys = {**TINY, **options, "network": "two_branch", "radius": 2, "feature_dropout": 0.0}
     del keys["width"]
     config = make_config(over_preset(read_preset("dense"), {**keys, "learning_rate": 0.02}))
-    result = train(config, [store], RunFolder(tmp_path / "run"))
+    result = train_run(config, [store], RunFolder(tmp_path / "run"))
     losses = [entry["train_loss"] for entry in result.history]
     assert losses[-1] < losses[0]
     with pytest.raises(ConfigError, match="recompute is for neighborhoods, got a tile too"):

@@ -24,10 +24,11 @@ from ionmodel.training.data import TrainingData, open_training_data
 from ionmodel.training.evaluation import predict_cells
 from ionmodel.training.events import Plan, TrainingProgress
 from ionmodel.training.losses import make_loss
-from ionmodel.training.training import train
+from ionmodel.training.training import train_run
 from ionstore.errors import MemoryBudgetError, UserError
 from ionstore.store.cube_store import CubeStore
 from tests.ionmodel.conftest import ConfigMaker
+from tests.support.reporters import telling
 from tests.support.stores import cubes_at, write_store
 
 PNG = b"\x89PNG"
@@ -68,7 +69,7 @@ def test_a_run_folder_holds_everything(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run, config = RunFolder(tmp_path / "run"), tiny_config()
-    result = train(config, [store], run)
+    result = train_run(config, [store], run)
     assert {path.name for path in run.path.iterdir()} == {
         "config.toml", "log.jsonl", "last.pt", "best.pt", "loss.png", "predicted_vs_true.png",
     }  # fmt: skip
@@ -90,7 +91,7 @@ def test_the_predictions_of_the_best_checkpoint_are_its_own(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     config, run = tiny_config(), RunFolder(tmp_path / "run")
-    result = train(config, [store], run)
+    result = train_run(config, [store], run)
     network = build_network("two_branch", radius=1, channels=2, seed=0, **config.network_options())
     network.load_state_dict(load_checkpoint(run.best)["model"])
     with open_training_data(config, [store]) as data:
@@ -105,7 +106,7 @@ def test_it_learns(store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path) -
     config = tiny_config(
         epochs=6, samples_per_epoch=3200, channels=[16], head_dropout=0.0, learning_rate=0.01
     )
-    result = train(config, [store], RunFolder(tmp_path / "run"))
+    result = train_run(config, [store], RunFolder(tmp_path / "run"))
     assert result.best_r2 > 0.6
 
 
@@ -114,7 +115,7 @@ def test_equal_seeds_give_equal_numbers_and_others_do_not(
 ) -> None:
     runs = [RunFolder(tmp_path / name) for name in "abc"]
     for run, seed in zip(runs, (1, 1, 2**63 - 1), strict=True):
-        train(tiny_config(seed=seed), [store], run)
+        train_run(tiny_config(seed=seed), [store], run)
     assert_same_numbers(runs[0], runs[1])
     assert runs[0].log.read_text() != runs[2].log.read_text()
 
@@ -125,7 +126,7 @@ def test_training_leaves_the_global_random_state_alone(
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002 - the global state is what must not change
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    train(tiny_config(epochs=1), [store], RunFolder(tmp_path / "run"))
+    train_run(tiny_config(epochs=1), [store], RunFolder(tmp_path / "run"))
     assert torch.equal(before[0], torch.get_rng_state())
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
@@ -141,11 +142,16 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
 ) -> None:
     config = tiny_config(num_workers=n_workers, scheduler_patience=0)  # 5 batches an epoch
     undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(config, [store], undisturbed)
+    train_run(config, [store], undisturbed)
     asked = itertools.count(1)
     with pytest.raises(Interrupted):
-        train(config, [store], stopped, should_stop=lambda: next(asked) >= stop_after)
-    train(config, [store], stopped)
+        train_run(
+            config,
+            [store],
+            stopped,
+            reporter=telling(should_stop=lambda: next(asked) >= stop_after),
+        )
+    train_run(config, [store], stopped)
     assert_same_numbers(undisturbed, stopped)
 
 
@@ -158,11 +164,11 @@ def test_fields_larger_than_the_memory_budget_train_region_by_region(
     with open_training_data(config, [store]) as data:
         assert data.train.stats.mode == data.validation.stats.mode == "regions"
     undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(config, [store], undisturbed)
+    train_run(config, [store], undisturbed)
     asked = itertools.count(1)
     with pytest.raises(Interrupted):
-        train(config, [store], stopped, should_stop=lambda: next(asked) >= 7)
-    train(config, [store], stopped)
+        train_run(config, [store], stopped, reporter=telling(should_stop=lambda: next(asked) >= 7))
+    train_run(config, [store], stopped)
     assert_same_numbers(undisturbed, stopped)
 
 
@@ -170,10 +176,10 @@ def test_more_epochs_continue_a_finished_run(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     long, extended = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(tiny_config(epochs=3), [store], long)
-    train(tiny_config(epochs=1), [store], extended)
+    train_run(tiny_config(epochs=3), [store], long)
+    train_run(tiny_config(epochs=1), [store], extended)
     figure = extended.prediction_figure.read_bytes()
-    train(resumed_config(extended, tiny_config(epochs=1), {"epochs": 3}), [store], extended)
+    train_run(resumed_config(extended, tiny_config(epochs=1), {"epochs": 3}), [store], extended)
     assert_same_numbers(long, extended)
     assert extended.prediction_figure.read_bytes() != figure
 
@@ -182,9 +188,9 @@ def test_a_finished_run_is_left_as_it_is(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    first = train(tiny_config(), [store], run)
+    first = train_run(tiny_config(), [store], run)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.iterdir()}
-    again = train(tiny_config(), [store], run)
+    again = train_run(tiny_config(), [store], run)
     assert again.best_r2 == first.best_r2
     assert before == {
         path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.path.iterdir()
@@ -195,8 +201,8 @@ def test_a_run_whose_epochs_count_from_0_is_read_and_goes_on_from_1(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
-    train(tiny_config(epochs=3), [store], whole)
-    train(tiny_config(), [store], run)
+    train_run(tiny_config(epochs=3), [store], whole)
+    train_run(tiny_config(), [store], run)
     for path in (run.last, run.best):
         old = torch.load(path, weights_only=True)
         old["format_version"] = 1
@@ -206,10 +212,10 @@ def test_a_run_whose_epochs_count_from_0_is_read_and_goes_on_from_1(
             entry["samples"] = entry.pop("cells")
             del entry["leaks"]
         torch.save(old, path)
-    finished = train(tiny_config(), [store], run)
+    finished = train_run(tiny_config(), [store], run)
     assert [entry["epoch"] for entry in finished.history] == [1, 2]
     assert finished.history[finished.best_epoch - 1]["validation_r2"] == finished.best_r2
-    train(tiny_config(epochs=3), [store], run)
+    train_run(tiny_config(epochs=3), [store], run)
     assert_same_numbers(run, whole)
 
 
@@ -223,7 +229,7 @@ def test_a_checkpoint_is_written_within_a_long_epoch(
         if progress.stage == "training" and run.last.exists():
             positions.append(load_checkpoint(run.last)["state"]["position"])
 
-    train(tiny_config(epochs=1), [store], run, on_progress=look)
+    train_run(tiny_config(epochs=1), [store], run, reporter=telling(batch=look))
     assert positions == [1, 2, 3, 4]
 
 
@@ -231,10 +237,10 @@ def test_another_store_is_refused_on_resuming(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    train(tiny_config(epochs=1), [store], run)
+    train_run(tiny_config(epochs=1), [store], run)
     other = write_store(tmp_path / "other.zarr", cubes_at(16, (9.0, 7.5)), (9.0, 7.5))
     with pytest.raises(RunFolderError, match=r"was trained on .*cubes.zarr, got .*other.zarr"):
-        train(tiny_config(epochs=2), [other], run)
+        train_run(tiny_config(epochs=2), [other], run)
 
 
 def test_resuming_with_another_value_is_refused(tiny_config: ConfigMaker, tmp_path: Path) -> None:
@@ -248,13 +254,13 @@ def test_the_checkpoint_decides_what_may_be_resumed(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    train(tiny_config(epochs=1), [store], run)
+    train_run(tiny_config(epochs=1), [store], run)
     with pytest.raises(RunFolderError, match="begun with batch_size = 32, got 64"):
-        train(tiny_config(batch_size=64, epochs=2), [store], run)
+        train_run(tiny_config(batch_size=64, epochs=2), [store], run)
     run.write_config(tiny_config(batch_size=64, epochs=1))  # edited by hand
     for batch_size in (32, 64):
         with pytest.raises(RunFolderError, match=r"got batch_size = 64 \(was 32\); undo that"):
-            train(tiny_config(batch_size=batch_size, epochs=2), [store], run)
+            train_run(tiny_config(batch_size=batch_size, epochs=2), [store], run)
 
 
 def test_a_run_goes_on_with_other_processes_to_the_same_numbers(
@@ -262,12 +268,12 @@ def test_a_run_goes_on_with_other_processes_to_the_same_numbers(
 ) -> None:
     config = tiny_config()
     undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train(config, [store], undisturbed)
+    train_run(config, [store], undisturbed)
     asked = itertools.count(1)
     with pytest.raises(Interrupted):
-        train(config, [store], stopped, should_stop=lambda: next(asked) >= 3)
+        train_run(config, [store], stopped, reporter=telling(should_stop=lambda: next(asked) >= 3))
     other = resumed_config(stopped, config, {"num_workers": 1})
-    train(other, [store], stopped)
+    train_run(other, [store], stopped)
     assert_same_numbers(undisturbed, stopped)
     assert "num_workers = 1\n" in stopped.config.read_text()
 
@@ -276,11 +282,11 @@ def test_a_run_whose_checkpoint_is_gone_is_left_as_it_is(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    train(tiny_config(epochs=1), [store], run)
+    train_run(tiny_config(epochs=1), [store], run)
     run.last.unlink()
     before = {path: path.read_bytes() for path in run.path.iterdir()}
     with pytest.raises(RunFolderError, match=r"best.pt and log.jsonl of a run, but not last.pt"):
-        train(tiny_config(), [store], run)
+        train_run(tiny_config(), [store], run)
     assert before == {path: path.read_bytes() for path in run.path.iterdir()}
 
 
@@ -288,13 +294,13 @@ def test_what_a_first_epoch_leaves_can_always_be_resumed(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
-    train(tiny_config(), [store], whole)
+    train_run(tiny_config(), [store], whole)
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write_log", lambda run, history: 1 / 0)  # best.pt is there
         with pytest.raises(ZeroDivisionError):
-            train(tiny_config(), [store], killed)
+            train_run(tiny_config(), [store], killed)
     assert killed.best.exists()
-    train(tiny_config(), [store], killed)
+    train_run(tiny_config(), [store], killed)
     assert_same_numbers(whole, killed)
 
 
@@ -305,7 +311,7 @@ def test_the_file_decides_where_there_is_no_checkpoint(
     run.write_config(tiny_config())
     before = run.config.read_bytes()
     with pytest.raises(RunFolderError, match="begun with seed = 2021, got 1"):
-        train(tiny_config(seed=1), [store], run)
+        train_run(tiny_config(seed=1), [store], run)
     assert run.config.read_bytes() == before
 
 
@@ -315,16 +321,18 @@ def test_fewer_epochs_than_are_trained_are_refused(
     run = RunFolder(tmp_path / "run")
     done: list[dict[str, Any]] = []
     with pytest.raises(Interrupted, match="stopped in epoch 3, after batch 1"):
-        train(
-            tiny_config(epochs=9), [store], run,
-            on_epoch=done.append, should_stop=lambda: len(done) == 2,
-        )  # fmt: skip
+        train_run(
+            tiny_config(epochs=9),
+            [store],
+            run,
+            reporter=telling(epoch=done.append, should_stop=lambda: len(done) == 2),
+        )
     with pytest.raises(RunFolderError, match=r"epochs must be at least 2, .* got 1; leave"):
-        train(tiny_config(epochs=1), [store], run)
+        train_run(tiny_config(epochs=1), [store], run)
     plans: list[Plan] = []
-    result = train(tiny_config(epochs=2), [store], run, on_plan=plans.append)
+    result = train_run(tiny_config(epochs=2), [store], run, reporter=telling(plan=plans.append))
     assert (len(result.history), result.was_finished, plans[0].epochs_left) == (2, False, 0)
-    assert train(tiny_config(epochs=2), [store], run).was_finished
+    assert train_run(tiny_config(epochs=2), [store], run).was_finished
 
 
 @pytest.mark.parametrize(
@@ -343,7 +351,12 @@ def test_what_does_not_fit_is_noticed_before_fields_are_read(
 ) -> None:
     stages: list[str] = []
     with pytest.raises(UserError):
-        train(tiny_config(**changes), [store], RunFolder(tmp_path / "run"), on_stage=stages.append)
+        train_run(
+            tiny_config(**changes),
+            [store],
+            RunFolder(tmp_path / "run"),
+            reporter=telling(stage=stages.append),
+        )
     assert stages == []
 
 
@@ -353,9 +366,9 @@ def test_a_second_training_in_one_folder_is_refused(
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     with run.locked(), pytest.raises(RunFolderError, match="another process"):
-        train(tiny_config(), [store], run)
+        train_run(tiny_config(), [store], run)
     assert not any(run.path.iterdir())
-    train(tiny_config(epochs=1), [store], run)
+    train_run(tiny_config(epochs=1), [store], run)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +403,7 @@ def test_a_folder_that_another_process_begins_meanwhile_is_left_to_it(
 
         monkeypatch.setattr(training, "open_training_data", open_slowly)
         with pytest.raises(UserError, match=refused):
-            train(tiny_config(), [store], run)
+            train_run(tiny_config(), [store], run)
     assert [path.name for path in run.path.iterdir()] == ["config.toml"]
     assert run.config.read_text() == tiny_config(seed=7).to_toml()
 
@@ -402,7 +415,7 @@ def test_a_validation_region_without_variance_is_no_error(
     cubes["xhii"][:] = 0
     store = write_store(tmp_path / "cubes.zarr", cubes, (8.0,))
     run = RunFolder(tmp_path / "run")
-    assert np.isnan(train(tiny_config(), [store], run).best_r2)
+    assert np.isnan(train_run(tiny_config(), [store], run).best_r2)
     log = [
         json.loads(line, parse_constant=pytest.fail) for line in run.log.read_text().splitlines()
     ]
@@ -413,12 +426,12 @@ def test_stopping_before_the_last_figure_is_resumed(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
     run = RunFolder(tmp_path / "run")
-    whole = train(tiny_config(), [store], run)
+    whole = train_run(tiny_config(), [store], run)
     figure = run.prediction_figure.read_bytes()
     run.prediction_figure.unlink()
     with pytest.raises(Interrupted, match="figure"):
-        train(tiny_config(), [store], run, should_stop=lambda: True)
-    assert train(tiny_config(), [store], run).best_r2 == whole.best_r2
+        train_run(tiny_config(), [store], run, reporter=telling(should_stop=lambda: True))
+    assert train_run(tiny_config(), [store], run).best_r2 == whole.best_r2
     assert run.prediction_figure.read_bytes() == figure
 
 
@@ -427,11 +440,11 @@ def test_several_stores_with_other_meshes_train_together(
 ) -> None:
     other = write_store(tmp_path / "other.zarr", cubes_at(19, (8.0,), seed=5), (8.0,))
     stages: list[tuple[str, int]] = []
-    result = train(
+    result = train_run(
         tiny_config(),
         [store, other],
         RunFolder(tmp_path / "run"),
-        on_progress=lambda progress: stages.append((progress.stage, progress.batch)),
+        reporter=telling(batch=lambda progress: stages.append((progress.stage, progress.batch))),
     )
     assert result.n_validation_cells == 3 * 67  # 200 shared by three cubes, rounded up
     assert stages[:6] == [("training", batch) for batch in range(1, 6)] + [("validation", 1)]
@@ -442,15 +455,20 @@ def test_what_is_remarked_on_is_told_before_fields_are_read(
 ) -> None:
     other = write_store(tmp_path / "other.zarr", cubes_at(19, (8.0,)), (8.0,))
     told: list[str] = []
-    train(
-        tiny_config(epochs=1), [store, other], RunFolder(tmp_path / "run"),
-        on_note=told.append, on_stage=told.append,
-    )  # fmt: skip
+    train_run(
+        tiny_config(epochs=1),
+        [store, other],
+        RunFolder(tmp_path / "run"),
+        reporter=telling(note=told.append, stage=told.append),
+    )
     assert told[0].startswith("cells differ in size (1.25 cMpc in ")
     assert told[1].startswith("reading ")
     with pytest.raises(ConfigError, match="num_workers must be at most"):
-        train(
-            tiny_config(num_workers=999), [store], RunFolder(tmp_path / "no"), on_note=told.append
+        train_run(
+            tiny_config(num_workers=999),
+            [store],
+            RunFolder(tmp_path / "no"),
+            reporter=telling(note=told.append),
         )
     assert not (tmp_path / "no").exists()
 
@@ -461,7 +479,7 @@ def test_a_diverging_loss_stops_with_a_sentence(
     config = tiny_config(final_activation=False, loss="mse")
     config = config.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(TrainingDivergedError, match="lower learning_rate"):
-        train(config, [store], RunFolder(tmp_path / "run"))
+        train_run(config, [store], RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("name", [DEFAULT_PRESET, "small"])
@@ -471,7 +489,7 @@ def test_a_preset_fits_a_box_of_32_cells_with_one_redshift(tmp_path: Path, name:
     config = fit_to_mesh(preset, [store]).model_copy(
         update={"epochs": 1, "samples_per_epoch": 512, "validation_samples": 100}
     )
-    result = train(config, [store], RunFolder(tmp_path / "run"))
+    result = train_run(config, [store], RunFolder(tmp_path / "run"))
     assert np.isfinite(result.best_r2)
 
 
@@ -493,7 +511,7 @@ def test_a_batch_that_does_not_fit_the_device_is_one_sentence(
 
     monkeypatch.setattr(TwoBranch, "forward", of_a_full_device)
     with pytest.raises(MemoryBudgetError, match=r"got 32 neighborhoods a step, .*er batch_size$"):
-        train(tiny_config(), [store], RunFolder(tmp_path / "run"))
+        train_run(tiny_config(), [store], RunFolder(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:0", "none"])
@@ -508,7 +526,7 @@ def test_a_run_begun_on_another_device_goes_on_and_predicts_here(
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
     run, config = RunFolder(tmp_path / "run"), tiny_config(epochs=1)
-    train(config, [store], run)
+    train_run(config, [store], run)
     elsewhere = config.model_copy(update={"device": "cuda"})
     run.write_config(elsewhere)
     keys = elsewhere.model_dump(mode="json", exclude_none=True)
@@ -517,9 +535,9 @@ def test_a_run_begun_on_another_device_goes_on_and_predicts_here(
     assert load(run).device.type == "cpu"
     longer = resumed_config(run, elsewhere, {"epochs": 2})
     with pytest.raises(ConfigError, match="device 'cuda' is not there on this machine"):
-        train(longer, [store], run)
+        train_run(longer, [store], run)
     here = resumed_config(run, elsewhere, {"epochs": 2, "device": "cpu"})
-    assert len(train(here, [store], run).history) == 2
+    assert len(train_run(here, [store], run).history) == 2
 
 
 def test_an_absent_device_is_refused() -> None:
