@@ -75,8 +75,8 @@ def test_only_the_beginning_is_inspected(tmp_path: Path) -> None:
         b"\x40\x00\x00\x00" * 3 + bytes(64),
         b"\x89HDF\r\n\x1a\n" + bytes(64),
         b"\x1f\x8bno gzip",
-        gzip.compress(b"\x40\x00\x00\x00" * 3),
-        gzip.compress(b"text"),
+        gzip.compress(b"\x40\x00\x00\x00" * 3, mtime=0),
+        gzip.compress(b"text", mtime=0),
     ],
 )
 def test_other_files_are_not_claimed(tmp_path: Path, content: bytes) -> None:
@@ -97,7 +97,7 @@ def test_real_lists_are_all_numbers_in_rows(shared_data: Path, tmp_path: Path, n
     path = shared_data / "dev" / "c2ray_container" / name
     rows = np.array(path.read_text().split()[1:], float).reshape(4700, 7)
     packed = tmp_path / f"{name}.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
+    packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     for file in (path, packed):
         found = the_field(inspected(C2RaySources(), file))
         assert (found.field, found.redshift) == ("n_src", 8.7)
