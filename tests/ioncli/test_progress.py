@@ -84,3 +84,19 @@ with progress_bars("First", "Never", "Later") as (first, never, later):
     assert "First" in output
     assert "Later" in output
     assert "Never" not in output
+
+
+def test_a_later_stage_has_a_bar_once_there_is_progress() -> None:
+    code = """
+from ioncli.progress import progress_bar
+with progress_bar("First") as reporter:
+    reporter.progress(1, 1)
+    reporter.stage("Never")
+    reporter.stage("Later")
+    for done in range(3):
+        reporter.progress(done, 2)
+"""
+    output = run_in_terminal(code)
+    assert "First" in output
+    assert "Later" in output
+    assert "Never" not in output
