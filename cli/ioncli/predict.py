@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ioncli import options
-from ioncli.progress import progress_bars
+from ioncli.progress import BarReporter, progress_bar
+from ionmodel.prediction.reporter import PREDICTING_STAGE, PredictionReporter
 
 if TYPE_CHECKING:
     from ionmodel.prediction.plan import PredictionPlan
@@ -98,20 +99,10 @@ def predict(
 
         cubes, predictor = CubeStore.open(store), load(run_path, device=device)
         began = time.monotonic()
-        unlike: list[str] = []
-        plans: list[PredictionPlan] = []
-
-        def on_plan(plan: "PredictionPlan") -> None:
-            plans.append(plan)
-            _announce(plan, device=predictor.device.type)
-
-        def on_unlike(line: str) -> None:
-            options.echo_note(line)
-            unlike.append(line)
-
         try:
-            bars = progress_bars("Predicting", "Derived channels", quiet=not is_first_process())
-            with PeakMemory() as peak, bars as (report, report_channels):
+            bars = progress_bar(PREDICTING_STAGE, quiet=not is_first_process())
+            with PeakMemory() as peak, bars as bar:
+                display = _Display(bar, device=predictor.device.type)
                 inventory = predict_store(
                     predictor,
                     cubes,
@@ -120,11 +111,7 @@ def predict(
                     memory_bytes=memory,
                     overwrite=overwrite,
                     command_line=shlex.join(["ionmodel", *sys.argv[1:]]),
-                    on_note=options.echo_note,
-                    on_unlike=on_unlike,
-                    on_plan=on_plan,
-                    on_channels=report_channels,
-                    on_progress=report,
+                    reporter=display,
                 )
         except KeyboardInterrupt:
             click.echo("Stopped; run the same command again to go on from here.", err=True)
@@ -135,18 +122,50 @@ def predict(
     statistics = inventory.fields["xhii_predicted"].statistics
     for redshift, found in zip(inventory.redshifts, statistics, strict=True):
         click.echo(f"redshift {redshift:g}: mean predicted xHII by volume {found.mean:.4f}")
+    plan = display.plans[0]
     click.echo(
-        f"{_cells_in_words(plans[0])} in {options.seconds_in_words(seconds)}"
-        f"{_pace_in_words(seconds, plans[0].n_cells_left)}; peak memory "
+        f"{_cells_in_words(plan)} in {options.seconds_in_words(seconds)}"
+        f"{_pace_in_words(seconds, plan.n_cells_left)}; peak memory "
         f"{options.bytes_in_words(peak.peak_bytes)} (PSS), Python and torch included"
     )
-    if unlike:
-        click.echo("Beware, for a network knows only what it was trained on:")
-        for line in unlike:
-            click.echo(f"  {line}")
+    if display.sentences:
+        click.echo("Outside the training range:")
+        for sentence in display.sentences:
+            click.echo(f"  {sentence}")
     click.echo(f"Wrote {out}")
     one = f" --redshift {inventory.redshifts[0]:g}" if len(inventory.redshifts) > 1 else ""
     click.echo(f"Next: ionstore view {out} --field xhii_predicted{one}")
+
+
+class _Display(PredictionReporter):
+    """Shows a prediction while it runs, and keeps what the summary repeats."""
+
+    def __init__(self, bar: BarReporter, *, device: str) -> None:
+        self._bar, self._device = bar, device
+        self.plans: list[PredictionPlan] = []
+        self.sentences: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        """Print a sentence above the bars."""
+        self._bar.note(sentence)
+
+    def stage(self, name: str) -> None:
+        """Move the bar of this stage from now on."""
+        self._bar.stage(name)
+
+    def progress(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.progress(done, total)
+
+    def unlike(self, sentence: str) -> None:
+        """Print a sentence before the work, so that a user may stop it."""
+        options.echo_note(sentence)
+        self.sentences.append(sentence)
+
+    def plan(self, plan: "PredictionPlan") -> None:
+        """Announce what will be done."""
+        self.plans.append(plan)
+        _announce(plan, device=self._device)
 
 
 def _cells_in_words(plan: "PredictionPlan") -> str:
@@ -164,7 +183,7 @@ def _pace_in_words(seconds: float, n_cells: int) -> str:
 def _announce(plan: "PredictionPlan", *, device: str) -> None:
     cells = _cells_in_words(plan) + " left" * (plan.left != plan.parts)
     how = (
-        "cell by cell, for the network pads inside of its neighborhoods"
+        "cell by cell, because the network pads its neighborhoods"
         if plan.by_patches
         else f"in tiles of {plan.tile}³ cells"
     )

@@ -24,6 +24,7 @@ class BarReporter(Reporter):
 
     def __init__(self, new_bar: Callable[[str], Report], title: str) -> None:
         self._new_bar = new_bar
+        self._bars: dict[str, Report] = {}
         self.stage(title)
 
     def note(self, sentence: str) -> None:
@@ -31,8 +32,10 @@ class BarReporter(Reporter):
         options.echo_note(sentence)
 
     def stage(self, name: str) -> None:
-        """Begin another bar, shown once there is progress."""
-        self._bar = self._new_bar(name)
+        """Begin another bar, shown once there is progress, or go on with the one of that name."""
+        if name not in self._bars:
+            self._bars[name] = self._new_bar(name)
+        self._bar = self._bars[name]
 
     def progress(self, done: int, total: int) -> None:
         """Move the bar."""
@@ -62,13 +65,6 @@ def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
             return _bar(bars, bars.add_task(name, total=None, visible=name == title))
 
         yield BarReporter(new_bar, title)
-
-
-@contextmanager
-def progress_bars(*titles: str, quiet: bool = False) -> Iterator[list[Report]]:
-    """Show several bars as `progress_bar` does, the later ones once they are reported to."""
-    with progress_bar(titles[0], quiet=quiet) as reporter:
-        yield [reporter.progress, *map(reporter._new_bar, titles[1:])]
 
 
 def _bar(bars: Progress, task: TaskID) -> Report:

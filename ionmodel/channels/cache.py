@@ -3,8 +3,11 @@
 import json
 import math
 import re
+import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,9 @@ from ionstore.build.folder import StoreBuild
 from ionstore.build.parts import merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField, StoreWriter, create_store
-from ionstore.cube.mesh import Fields, Mesh
+from ionstore.cube.mesh import REDSHIFT_TOLERANCE, Fields, Mesh
 from ionstore.errors import MemoryBudgetError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import start_digest
 from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.store.cube_store import CubeStore, JoinedStore
@@ -25,23 +29,26 @@ ALGORITHM = 1
 """Raised whenever channels come out as other numbers: older ones are then not reused."""
 
 CACHE_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
-"""Names that `cache_path` gives, and of what is not finished: uuid of the store, and a digest."""
+"""Names that `cache_path` gives (uuid of the store, a digest), and those of unfinished builds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundChannels:
+    """Derived channels that need not be computed: `with_channels` takes both as they are."""
+
+    folder: Path
+    redshifts: tuple[float, ...]
 
 
 def cache_path(
     store: CubeStore, channels: Sequence[DerivedChannel], boxes: Sequence[Box], folder: Path
 ) -> Path:
-    """Return where the channels of a store are kept: named by what decides their values.
-
-    Raises
-    ------
-    ConfigError
-        If a channel cannot be computed of a box.
-    """
+    """Return where the channels of a store are kept: named by everything that decides them."""
     recipe = {
         "algorithm": ALGORITHM,
         "store": store.uuid,
         "redshifts": [box.redshift for box in boxes],
+        # Radii in cells, not in cMpc: an edited box length or cosmology then gives another name.
         "channels": {
             channel.name: [channel.parent, *(channel.radius_cells(box) for box in boxes)]
             for channel in channels
@@ -57,6 +64,26 @@ def smoothing_bytes(mesh: Mesh) -> int:
     return FIELDS_AT_ONCE * 4 * mesh.n_cells
 
 
+def find_channels(
+    store: CubeStore,
+    channels: Sequence[DerivedChannel],
+    redshifts: Sequence[float],
+    folders: Mapping[Path, Sequence[float]],
+) -> FoundChannels | None:
+    """Return a finished cache that covers the redshifts, None if channels must be computed.
+
+    `folders` are looked into in their order, each with the redshifts that were computed there.
+    """
+    for folder, computed in folders.items():
+        # A cache is named by all of its redshifts: either these alone, or all computed there.
+        for held in (redshifts, computed):
+            if _lacks(held, redshifts) or _lacks(store.redshifts, held):
+                continue
+            if cache_path(store, channels, boxes_of(store, held), folder).exists():
+                return FoundChannels(folder, tuple(held))
+    return None
+
+
 def with_channels(
     store: CubeStore,
     channels: Sequence[DerivedChannel],
@@ -64,74 +91,53 @@ def with_channels(
     *,
     redshifts: Sequence[float] | None = None,
     memory_bytes: int | None = None,
-    on_note: Callable[[str], None] = lambda line: None,
-    on_channels: Callable[[int, int], None] = lambda done, total: None,
+    reporter: Reporter = SILENT,
 ) -> CubeStore:
-    """Return a store with its derived channels beside its fields, computed where they are not yet.
+    """Return a store with its derived channels beside its fields, computed where missing.
 
-    Parameters
-    ----------
-    store : CubeStore
-        Store with the parents of the channels.
-    channels : sequence of DerivedChannel
-        The channels; without any, the store comes back as it is.
-    folder : Path
-        Where the stores of channels lie.
-    redshifts : sequence of float, optional
-        Redshifts to compute; all by default.
-    memory_bytes : int, optional
-        Bound on the memory of the computation.
-    on_note : callable
-        Told what the computation takes, if there is one.
-    on_channels : callable
-        Told how many channels are done and how many there are, over all redshifts: before each one
-        that is computed, and at the end.
-
-    Raises
-    ------
-    ConfigError
-        If a channel cannot be computed of a box.
-    MemoryBudgetError
-        If a box does not fit the memory.
-    NotInStoreError
-        If the store does not hold a redshift.
-    StoreExistsError
-        If another process computes the same channels.
-    StoreDamageError
-        If the store is damaged, or what was written reads back otherwise.
-    DiskSpaceError
-        If the disk is full.
-    OSError
-        If something cannot be read or written.
-
-    Notes
-    -----
-    Every channel takes about ``4 * n**3`` bytes a redshift on the disk, a third less for some.
-    Memory: about `FIELDS_AT_ONCE` times a field in float32, for any number of channels. What was
-    interrupted goes on with the channel it was at.
+    Progress counts channels over all redshifts. What was interrupted goes on with the channel it
+    was at.
     """
     if not channels:
         return store
     boxes = boxes_of(store, redshifts)
     check_channels(channels, boxes)
     path = cache_path(store, channels, boxes, folder)
+    n_all = len(channels) * len(boxes)
     if not path.exists():
-        needed = smoothing_bytes(store.mesh)
+        needed = smoothing_bytes(store.mesh)  # of one box, however many channels it has
         if memory_bytes is not None and needed > memory_bytes:
             raise MemoryBudgetError(
                 f"smoothing a box of {store.mesh.cells_per_side} cells a side takes about "
                 f"{needed / 1e6:.3g} MB, got {memory_bytes / 1e6:.3g} MB; raise memory_budget "
                 "(--memory of a prediction), or leave out scales and mean_free_path"
             )
-        on_disk = 4 * math.prod(store.mesh.shape) * len(channels) * len(boxes)
-        on_note(
+        on_disk = 4 * math.prod(store.mesh.shape) * n_all
+        reporter.note(
             f"computing {len(channels)} derived channel{'s' * (len(channels) > 1)} at "
             f"{len(boxes)} redshift{'s' * (len(boxes) > 1)}: about "
             f"{on_disk / 1e6:,.0f} MB below {folder}, {needed / 1e6:,.0f} MB of memory"
         )
-        _build(store, channels, boxes, path, on_channels)
-    on_channels(len(channels) * len(boxes), len(channels) * len(boxes))
+        _build(store, channels, boxes, path, reporter)
+    reporter.progress(n_all, n_all)
     return JoinedStore(store, CubeStore.open(path))
+
+
+def remove_channels(folder: Path) -> None:
+    """Remove the caches in a folder, which need not exist, and nothing else."""
+    if not folder.exists():
+        return
+    for path in folder.iterdir():
+        # By name, so that files of the user survive; unfinished caches of stopped runs go too.
+        if CACHE_NAME.fullmatch(path.name):
+            shutil.rmtree(path)
+    with suppress(OSError):  # not empty: something else lies there
+        folder.rmdir()
+
+
+def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
+    """Return whether some of the wanted redshifts are not there."""
+    return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
 
 
 def _build(
@@ -139,7 +145,7 @@ def _build(
     channels: Sequence[DerivedChannel],
     boxes: Sequence[Box],
     path: Path,
-    on_channels: Callable[[int, int], None],
+    reporter: Reporter,
 ) -> None:
     parts = plan_parts([channel.name for channel in channels], len(boxes), store.layout)
     with StoreBuild(path) as build, full_disk_as_message(build.folder):
@@ -149,6 +155,7 @@ def _build(
         done = 0
         for index, box in enumerate(boxes):
             assert box.redshift is not None
+            # Parent by parent: only one field of the box is in memory, transformed once.
             for parent in dict.fromkeys(channel.parent for channel in channels):
                 todo = {
                     channel: [
@@ -163,7 +170,8 @@ def _build(
                 field = None
                 for channel, missing in todo.items():
                     if missing:
-                        on_channels(done, len(channels) * len(boxes))
+                        # Before the channel, so that a resumed run starts at what is done.
+                        reporter.progress(done, len(channels) * len(boxes))
                         field = field or PeriodicField(store.read_field(parent, box.redshift))
                         _write(writer.shards, build, missing, channel.compute(field, box))
                     done += 1

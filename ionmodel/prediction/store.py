@@ -1,4 +1,4 @@
-"""`predict_store`: whole boxes, block by block, from one store into another."""
+"""`predict_store`: whole boxes, shard by shard, from one store into another."""
 
 import os
 import uuid
@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ionmodel.channels.cache import remove_channels
 from ionmodel.errors import ConfigError, RunFolderError
-from ionmodel.prediction.channels import find_channels, remove_channels, with_channels_of_run
+from ionmodel.prediction.channels import found_channels, with_derived_channels
 from ionmodel.prediction.plan import (
     DEFAULT_MEMORY_BYTES,
     PredictionPlan,
@@ -20,6 +21,7 @@ from ionmodel.prediction.plan import (
     plan_prediction,
 )
 from ionmodel.prediction.predictor import Predictor, check_numbers
+from ionmodel.prediction.reporter import PREDICTING_STAGE, SILENT, PredictionReporter
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.runs.compatibility import check_store
 from ionstore.build.bucket import ObjectBuild, start_build
@@ -34,7 +36,7 @@ from ionstore.info import Inventory, take_inventory
 from ionstore.sampling.regions import pieces_on_mesh
 from ionstore.storage.digest import in_words, start_digest
 from ionstore.storage.disk_space import full_disk_as_message
-from ionstore.storage.paths import StorePath, absolute
+from ionstore.storage.paths import StorePath, absolute, parse_place
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Part
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, read_root_metadata
@@ -42,7 +44,7 @@ from ionstore.store.metadata import ROOT_METADATA, SourceFile, read_root_metadat
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is predicted, with which network, and how."""
+    """A network, the store that it predicts, and the plan."""
 
     predictor: Predictor
     store: CubeStore
@@ -50,7 +52,8 @@ class _Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what decides the values, so that two builds can be compared."""
+        """Return everything that decides the values, so that two builds can be compared."""
+        # Not the uuid alone: `ionstore edit` changes lengths and units but keeps it.
         store = self.store
         return {
             "network": self.predictor.digest,
@@ -62,7 +65,7 @@ class _Task:
         }
 
     def sources(self) -> list[SourceFile]:
-        """Return the files that it is made from: the network, and the root of the store."""
+        """Return the files that decide a prediction: the network, and the root of the store."""
         network, root = self.predictor, (self.store.path / ROOT_METADATA).read_bytes()
         digest = start_digest()
         digest.update(root)
@@ -84,7 +87,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Where what is predicted goes; the same for all processes."""
+    """Where predicted shards go; the same for all processes."""
 
     writer: ShardWriter
     books: PartBooks | ObjectBooks
@@ -93,55 +96,45 @@ class _Work:
 def predict_store(
     predictor: Predictor,
     store: CubeStore,
-    target: Path,
+    target: str | os.PathLike[str],
     *,
     redshifts: Sequence[float] = (),
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
     command_line: str | None = None,
-    on_note: Callable[[str], None] = lambda line: None,
-    on_unlike: Callable[[str], None] = lambda line: None,
-    on_plan: Callable[[PredictionPlan], None] = lambda plan: None,
-    on_channels: Callable[[int, int], None] = lambda done, total: None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    reporter: PredictionReporter = SILENT,
 ) -> Inventory | None:
     """Predict the boxes of a store into a new store, with the field `xhii_predicted`.
 
     Parameters
     ----------
     predictor : Predictor
-        The network.
+        The network, from `load`.
     store : CubeStore
         Store with its inputs.
-    target : Path
+    target : str or Path
         Where the predicted store goes: a folder, or ``s3://bucket/key``.
-    redshifts, memory_bytes
-        As in `plan_prediction`.
+    redshifts : sequence of float
+        Redshifts to predict, in any order; all by default.
+    memory_bytes : int
+        Bound on the memory of a process, beside Python and torch themselves.
     overwrite : bool
         Whether a prediction at `target` may be replaced.
     command_line : str, optional
         Recorded in the store.
-    on_note : callable
-        Told what is made beside the predicted store.
-    on_unlike : callable
-        Told what is unlike training, in a sentence with the numbers for each thing.
-    on_plan : callable
-        Told what will be done, and what of it is left.
-    on_channels : callable
-        Told how many derived channels are done and how many there are, while they are computed.
-    on_progress : callable
-        Told the cells that are done and all there are, those of this process.
+    reporter : PredictionReporter
+        Told what is done; silent by default.
 
     Returns
     -------
     Inventory or None
-        What was stored; None in processes other than the first.
+        Contents of the new store; None in processes other than the first.
 
     Raises
     ------
     ConfigError
-        If the store does not fit the network, the network predicts what is no number, or
-        processes on several machines cannot share the derived channels.
+        If the store does not fit the network, a predicted value is not finite, or processes on
+        several machines cannot share the derived channels.
     MemoryBudgetError
         If the memory is too small, or that of the device.
     NotInStoreError
@@ -151,8 +144,10 @@ def predict_store(
     StoreExistsError
         If there is something at `target` (other than a prediction, where that may be replaced), or
         another build of it runs or was not finished.
+    StoreFormatError
+        If `target` is an address other than that of a key in a bucket.
     StoreDamageError
-        If the store is damaged, or what was written reads back otherwise.
+        If the store is damaged, or a written shard reads back with other values.
     DiskSpaceError
         If the disk is full.
     OSError
@@ -163,84 +158,85 @@ def predict_store(
     Shards are predicted one after the other, written, read back and recorded: a prediction that
     was stopped goes on with the shard it was at. Under torchrun, processes share out the shards.
 
-    Derived channels are computed first, into a folder beside `target`, which goes when the
-    prediction is done; those of the run are taken where it was trained on the same store.
+    Derived channels are computed first, into a folder beside `target`, which is removed when the
+    prediction is done. Those of the run are reused where it was trained on the same store.
     """
+    place = parse_place(target)
     with joined_ranks() as ranks, ExitStack() as held:
-        if ranks.from_first(lambda: predictor.digest) != predictor.digest:
-            raise RunFolderError(
-                f"{predictor.path}: all processes must predict with the same network, got several, "
-                "for a training replaced it while they were started; run the same command again"
-            )
+        _check_same_network(predictor, ranks)
         taken = chosen_redshifts(store, redshifts)
         unlike = check_store(predictor.config, predictor.trained, store, taken)
-        if _lies_in(target, store.path):
-            raise StoreExistsError(
-                f"{target}: this is, or lies in, the store that is predicted from; choose another "
-                "place with --out"
-            )
-        if overwrite:
-            _check_replaced(target)
-        build = start_build(target, overwrite=overwrite, on_note=on_note)
-        folder = None
-        if isinstance(build, StoreBuild):
-            folder = build.place.with_name(f"{build.place.name}.channels")
+        _check_target(place, store, overwrite=overwrite)
+        build = start_build(place, overwrite=overwrite, on_note=reporter.note)
+        folder = _channels_folder(build)
         plan = plan_prediction(
             predictor,
             store,
             redshifts=taken,
             memory_bytes=memory_bytes,
             n_processes=ranks.world,
-            computes_channels=find_channels(predictor, store, taken, folder) is None,
+            computes_channels=found_channels(predictor, store, taken, folder) is None,
         )
-        task = _Task(predictor, store, plan)
 
         def enter() -> PredictionPlan:
             held.enter_context(build)
-            # A refusal does not wait for channels.
-            rest = replace(plan, left=_parts_left(build, task))
+            # Before the channels, so that nobody waits for them only to be refused.
+            left = _parts_left(build, _Task(predictor, store, plan))
             held.enter_context(full_disk_as_message(build.folder))
-            for line in unlike:
-                on_unlike(line)
-            on_plan(rest)
-            return rest
+            for sentence in unlike:
+                reporter.unlike(sentence)
+            reporter.plan(replace(plan, left=left))
+            return replace(plan, left=left)
 
         plan = ranks.from_first(enter)
         if folder is None:
-            if ranks.n_machines > 1 and predictor.config.derived_channels:
-                raise ConfigError(
-                    f"{target}: derived channels are kept in a temporary folder of one machine "
-                    f"while a bucket is written, got processes on {ranks.n_machines}; predict into "
-                    "a folder that all of them see, or on one machine"
-                )
-            folder = Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
+            folder = _temporary_folder(place, predictor, ranks, held)
         with_inputs = ranks.from_first(
-            lambda: with_channels_of_run(
+            lambda: with_derived_channels(
                 predictor,
                 store,
                 plan.redshifts,
                 folder,
                 memory_bytes=memory_bytes,
-                on_note=on_note,
-                on_channels=on_channels,
+                reporter=reporter,
             )
         )
         task = _Task(predictor, with_inputs, plan)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
-        _write_parts(task, work, ranks, on_progress)
-        ranks.wait_for_all()
+        _write_parts(task, work, ranks, reporter)
+        ranks.wait_for_all()  # the first process finishes the store, with the shards of all
         if not ranks.is_first:
             return None
         merged = merge_parts(build.books, plan.parts)[PREDICTED.name]
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        remove_channels(folder)
+        remove_channels(folder)  # after the store is in place: until then, a stop needs them again
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
 
+def _check_same_network(predictor: Predictor, ranks: Ranks) -> None:
+    """Refuse to mix networks: a training may replace the checkpoint while processes start."""
+    if ranks.from_first(lambda: predictor.digest) != predictor.digest:
+        raise RunFolderError(
+            f"{predictor.path}: all processes must predict with the same network, got several, "
+            "because a training replaced it while they started; run the same command again"
+        )
+
+
+def _check_target(target: StorePath, store: CubeStore, *, overwrite: bool) -> None:
+    """Refuse a target that would harm the store that is read, or replace other than predictions."""
+    if _lies_in(target, store.path):
+        raise StoreExistsError(
+            f"{target}: this is, or lies in, the store that is predicted from; choose another "
+            "place with --out"
+        )
+    if overwrite:
+        _check_replaced(target)
+
+
 def _lies_in(target: StorePath, store: StorePath) -> bool:
-    """Whether a target is a store, or something below it."""
+    """Return whether a target is a store, or something below it."""
     if isinstance(target, Path) and isinstance(store, Path):
         return Path(os.path.realpath(target)).is_relative_to(os.path.realpath(store))
     return f"{target}/".startswith(f"{store}/")
@@ -251,7 +247,7 @@ def _check_replaced(target: StorePath) -> None:
     try:
         read_root_metadata(target)
     except StoreFormatError:
-        return  # there is no store: the build says if something else is in the way
+        return  # no store is there; the build says so if something else is in the way
     try:
         fields = CubeStore.open(target).field_names
     except UserError as error:
@@ -264,6 +260,26 @@ def _check_replaced(target: StorePath) -> None:
             f"{target}: --overwrite replaces predictions, this store holds {', '.join(fields)}; "
             "choose another place with --out"
         )
+
+
+def _channels_folder(build: StoreBuild | ObjectBuild) -> Path | None:
+    """Return where channels are computed, beside the target; None where that is in a bucket."""
+    if isinstance(build, StoreBuild):
+        return build.place.with_name(f"{build.place.name}.channels")
+    return None
+
+
+def _temporary_folder(
+    target: StorePath, predictor: Predictor, ranks: Ranks, held: ExitStack
+) -> Path:
+    """Return a folder for channels that goes with the process; other machines do not see it."""
+    if ranks.n_machines > 1 and predictor.config.derived_channels:
+        raise ConfigError(
+            f"{target}: derived channels are kept in a temporary folder of one machine "
+            f"while a bucket is written, got processes on {ranks.n_machines}; predict into "
+            "a folder that all of them see, or on one machine"
+        )
+    return Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
 
 
 def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
@@ -291,7 +307,7 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
 
 
 def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...]:
-    """Return the parts that are not done: all where this prediction was not begun before."""
+    """Return the parts that are not done; refuse to mix two predictions in one store."""
     parts, before = task.plan.parts, build.plan()
     if before is None:
         return parts
@@ -311,18 +327,18 @@ def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...
     )
 
 
-def _write_parts(
-    task: _Task, work: _Work, ranks: Ranks, on_progress: Callable[[int, int], None]
-) -> None:
+def _write_parts(task: _Task, work: _Work, ranks: Ranks, reporter: PredictionReporter) -> None:
+    """Predict and write the shards of this process."""
     plan = task.plan
     mine = plan.left[ranks.rank :: ranks.world]
     done = plan.n_cells - plan.n_cells_left
     total = done + sum(map(plan.cells_of, mine))
-    on_progress(done, total)
+    reporter.stage(PREDICTING_STAGE)
+    reporter.progress(done, total)
     for part in mine:
-
+        # `before` is bound now: `done` moves on with each part.
         def report(n_cells: int, before: int = done) -> None:
-            on_progress(before + n_cells, total)
+            reporter.progress(before + n_cells, total)
 
         _write_part(task, work, part, report)
         done += plan.cells_of(part)
@@ -342,34 +358,11 @@ def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], 
 def read_inputs(
     predictor: Predictor, store: CubeStore, redshift: float, start: Corner, shape: Corner
 ) -> Fields:
-    """Read the normalized inputs of a block and of the cells around it, across the faces.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        Says which inputs, and how far around.
-    store : CubeStore
-        Store that holds them, derived channels included.
-    redshift : float
-        Redshift of the cube.
-    start, shape : tuple of three int
-        First cell of the block, and its cells along each axis.
-
-    Returns
-    -------
-    ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
-        Normalized while it is decoded; the redshift last where the network sees it.
-
-    Raises
-    ------
-    StoreDamageError
-        If a chunk is damaged.
-    OSError
-        If a file cannot be read.
-    """
+    """Read the normalized inputs of a block and its halo, across the faces; the redshift last."""
     r = predictor.radius
     first = np.array(start, np.int64) - r
     widths = np.array(shape, np.int64) + 2 * r
+    # Normalized while it is decoded, straight into place: no second copy of a shard in memory.
     block = np.empty((predictor.config.n_channels, *widths), np.float32)
     predictor.fill_redshift(block, redshift)
     for channel, name in enumerate(predictor.config.channel_names):

@@ -18,6 +18,7 @@ from ionmodel.runs.splits import split_cells
 from ionmodel.tiles import first_new_cells
 from ionstore.cube.mesh import Cells, Region
 from ionstore.loading.loaders import LoaderOptions, NeighborhoodLoader, TileLoader
+from ionstore.reporter import Reporter
 from ionstore.sampling.samples import tile_starts
 from ionstore.sampling.settings import SettingsOptions
 from ionstore.sampling.split import Split
@@ -159,8 +160,17 @@ def open_training_data(
         per_box = len(config.derived_channels)
         counts = [per_box * len(boxes_of(store, config.redshifts)) for store in stores]
 
-        def after(n: int) -> Callable[[int, int], None]:
-            return lambda done, _: on_channels(n + done, sum(counts))
+        class After(Reporter):
+            """Counts over all stores, after those before."""
+
+            def __init__(self, n_before: int) -> None:
+                self.n_before = n_before
+
+            def note(self, sentence: str) -> None:
+                on_note(sentence)
+
+            def progress(self, done: int, total: int) -> None:
+                on_channels(self.n_before + done, sum(counts))
 
         stores = [
             with_channels(
@@ -169,8 +179,7 @@ def open_training_data(
                 channels_folder,
                 redshifts=config.redshifts,
                 memory_bytes=config.memory_budget,
-                on_note=on_note,
-                on_channels=after(sum(counts[:place])),
+                reporter=After(sum(counts[:place])),
             )
             for place, store in enumerate(stores)
         ]

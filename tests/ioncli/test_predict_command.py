@@ -147,7 +147,7 @@ def test_what_is_unlike_training_is_said_before_and_after(run: Path, tmp_path: P
     assert result.exit_code == 0, result.output
     line = "redshift 12 is far from those of the training, 7.5 to 9"
     assert f"Note: {line}" in result.stderr
-    assert f"  {line}\n" in result.stdout.split("Beware")[1]
+    assert f"  {line}\n" in result.stdout.split("Outside the training range:\n")[1]
 
 
 def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Runs of every family, and their networks applied cell by cell."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 
 from ionmodel.channels.cache import with_channels
 from ionmodel.channels.redshift import with_redshift
+from ionmodel.prediction.plan import PredictionPlan
 from ionmodel.prediction.predictor import Predictor
+from ionmodel.prediction.reporter import CHANNELS_STAGE, PredictionReporter
 from ionmodel.runs.folder import RunFolder
 from ionstore.loading.loaders import NeighborhoodLoader
 from ionstore.store.cube_store import CubeStore
@@ -52,6 +55,44 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "samples_per_epoch": 512,
     },
 }
+
+
+class Told(PredictionReporter):
+    """Keeps what a prediction tells; calls a function with progress, which may stop it."""
+
+    def __init__(
+        self,
+        *,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        on_channels: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.notes: list[str] = []
+        self.unlikes: list[str] = []
+        self.plans: list[PredictionPlan] = []
+        self.stages: list[str] = []
+        self.done: list[tuple[int, int]] = []
+        self.channels_done: list[tuple[int, int]] = []
+        self._on_progress, self._on_channels = on_progress, on_channels
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def unlike(self, sentence: str) -> None:
+        self.unlikes.append(sentence)
+
+    def plan(self, plan: PredictionPlan) -> None:
+        self.plans.append(plan)
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def progress(self, done: int, total: int) -> None:
+        if self.stages[-1] == CHANNELS_STAGE:
+            self.channels_done.append((done, total))
+            self._on_channels(done, total)
+        else:
+            self.done.append((done, total))
+            self._on_progress(done, total)
 
 
 def lively(predictor: Predictor) -> Predictor:

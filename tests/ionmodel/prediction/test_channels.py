@@ -4,13 +4,11 @@ import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ionmodel.errors import ConfigError
-from ionmodel.prediction.plan import PredictionPlan
 from ionmodel.prediction.predictor import load
 from ionmodel.prediction.store import predict_store
 from ionmodel.runs.compatibility import check_store
@@ -18,7 +16,7 @@ from ionmodel.runs.folder import RunFolder
 from ionstore.errors import MemoryBudgetError, StoreExistsError
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
-from tests.support.predicted_runs import REDSHIFTS, lively
+from tests.support.predicted_runs import REDSHIFTS, Told, lively
 from tests.support.stores import cubes_at, write_store
 
 
@@ -46,9 +44,10 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
     runs: Callable[[str], RunFolder], odd_store: CubeStore, tmp_path: Path
 ) -> None:
     predictor = lively(load(runs("multiscale"), device="cpu"))
-    notes: list[str] = []
-    predict_store(predictor, odd_store, tmp_path / "own.zarr", on_note=notes.append)
-    assert not any("averages" in note for note in notes)  # the run has them
+    told = Told()
+    predict_store(predictor, odd_store, tmp_path / "own.zarr", reporter=told)
+    assert told.notes == []  # the run has them
+    assert told.stages == ["Predicting"]
     same = copied(odd_store, tmp_path / "same.zarr")
     target = tmp_path / "predicted.zarr"
 
@@ -57,18 +56,13 @@ def test_averages_of_another_store_lie_beside_the_prediction_until_it_is_done(
             assert (tmp_path / "predicted.zarr.channels").is_dir()
             raise KeyboardInterrupt
 
-    averaged: list[tuple[int, int]] = []
+    told = Told(on_progress=stop)
     with pytest.raises(KeyboardInterrupt):
-        predict_store(
-            predictor,
-            same,
-            target,
-            on_progress=stop,
-            on_note=notes.append,
-            on_channels=lambda *done: averaged.append(done),
-        )
-    assert averaged == [(done, 2 * 5) for done in range(11)]
-    assert any("5 derived channels, means within balls, are computed" in note for note in notes)
+        predict_store(predictor, same, target, reporter=told)
+    assert told.stages == ["Derived channels", "Predicting"]
+    assert told.channels_done == [(done, 2 * 5) for done in range(11)]
+    (note,) = told.notes
+    assert "5 derived channels, means within balls, are computed" in note
     predict_store(predictor, same, target)
     assert not (tmp_path / "predicted.zarr.channels").exists()
     for redshift in REDSHIFTS:
@@ -97,10 +91,10 @@ def test_averages_go_on_being_counted_where_they_were_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_store(predictor, same, target, on_channels=stop)
-    averaged: list[tuple[int, int]] = []
-    predict_store(predictor, same, target, on_channels=lambda *done: averaged.append(done))
-    assert averaged == [(done, 2 * 5) for done in range(7, 11)]
+        predict_store(predictor, same, target, reporter=Told(on_channels=stop))
+    told = Told()
+    predict_store(predictor, same, target, reporter=told)
+    assert told.channels_done == [(done, 2 * 5) for done in range(7, 11)]
 
 
 def test_only_averages_that_are_computed_take_memory(
@@ -113,17 +107,15 @@ def test_only_averages_that_are_computed_take_memory(
     monkeypatch.setattr("ionmodel.prediction.plan.smoothing_bytes", lambda mesh: smoothing)
     predictor = load(runs("multiscale"), device="cpu")
     same = copied(odd_store, tmp_path / "same.zarr")
-    plans: list[PredictionPlan] = []
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
+    told = Told(on_progress=stop)
     for store, target in ((odd_store, "own.zarr"), (same, "one.zarr"), (same, "one.zarr")):
         with pytest.raises(KeyboardInterrupt):
-            predict_store(
-                predictor, store, tmp_path / target, on_plan=plans.append, on_progress=stop
-            )
-    of_run, first, again = (plan.memory_bytes for plan in plans)
+            predict_store(predictor, store, tmp_path / target, reporter=told)
+    of_run, first, again = (plan.memory_bytes for plan in told.plans)
     assert first == smoothing
     assert of_run == again < smoothing  # what was stopped has left its averages
 
@@ -141,23 +133,17 @@ def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
 
     for number, redshifts in enumerate(([9.0], [9.0, 7.5])):
         same = copied(odd_store, tmp_path / f"{number}.zarr")
-        stopped: dict[str, Any] = {"on_progress" if number else "on_channels": stop}
+        stopped = Told(on_progress=stop) if number else Told(on_channels=stop)
         with pytest.raises(KeyboardInterrupt):
-            predict_store(predictor, same, target, redshifts=redshifts, **stopped)
+            predict_store(predictor, same, target, redshifts=redshifts, reporter=stopped)
     assert sorted(path.suffix for path in folder.iterdir()) == [".partial", ".zarr"]
     mine = folder / "mine-01234567.zarr"
     mine.mkdir()
-    averaged: list[tuple[int, int]] = []
+    told = Told()
     predictor = load(runs(last), device="cpu")
     with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
-        predict_store(
-            predictor,
-            same,
-            target,
-            redshifts=[7.5],
-            on_channels=lambda *done: averaged.append(done),
-        )
-    assert not averaged
+        predict_store(predictor, same, target, redshifts=[7.5], reporter=told)
+    assert not told.channels_done
     predict_store(predictor, same, target, redshifts=[7.5], overwrite=True)
     assert list(folder.iterdir()) == [mine]
 

@@ -13,7 +13,6 @@ import pytest
 from xxhash import xxh3_128
 
 from ionmodel.errors import RunFolderError
-from ionmodel.prediction.plan import PredictionPlan
 from ionmodel.prediction.predictor import load
 from ionmodel.prediction.store import predict_store
 from ionmodel.ranks import Ranks
@@ -24,7 +23,7 @@ from ionstore.storage.s3 import ObjectPath
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
 from tests.support.object_server import upload
-from tests.support.predicted_runs import FAMILIES, REDSHIFTS, cell_by_cell, lively
+from tests.support.predicted_runs import FAMILIES, REDSHIFTS, Told, cell_by_cell, lively
 from tests.support.stores import cubes_at, write_store
 
 
@@ -34,8 +33,9 @@ def test_a_predicted_store_holds_what_each_cell_would_be_alone(
 ) -> None:
     predictor = lively(load(runs(family), device="cpu"))
     target = tmp_path / "predicted.zarr"
-    seen: list[tuple[int, int]] = []
-    predict_store(predictor, odd_store, target, on_progress=lambda *done: seen.append(done))
+    told = Told()
+    predict_store(predictor, odd_store, str(target), reporter=told)
+    seen = told.done
     predicted = CubeStore.open(target)
     assert predicted.field_names == ("xhii_predicted",)
     assert (predicted.redshifts, predicted.mesh) == (odd_store.redshifts, odd_store.mesh)
@@ -111,22 +111,16 @@ def test_a_stopped_prediction_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_store(predictor, odd_store, target, on_progress=stop)
+        predict_store(predictor, odd_store, target, reporter=Told(on_progress=stop))
     assert not target.exists()
     other = load(runs("pointwise"), device="cpu")
     with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
         predict_store(other, odd_store, target)
-    seen: list[int] = []
-    plans: list[PredictionPlan] = []
-    predict_store(
-        predictor,
-        odd_store,
-        target,
-        on_plan=plans.append,
-        on_progress=lambda done, _: seen.append(done),
-    )
-    assert 0 < seen[0] < 2 * 19**3
-    assert (plans[0].n_cells, plans[0].n_cells_left) == (2 * 19**3, 2 * 19**3 - seen[0])
+    told = Told()
+    predict_store(predictor, odd_store, target, reporter=told)
+    first_done, (plan,) = told.done[0][0], told.plans
+    assert 0 < first_done < 2 * 19**3
+    assert (plan.n_cells, plan.n_cells_left) == (2 * 19**3, 2 * 19**3 - first_done)
     for redshift in REDSHIFTS:
         np.testing.assert_array_equal(
             CubeStore.open(target).read_field("xhii_predicted", redshift),
@@ -153,7 +147,7 @@ def test_a_network_that_is_replaced_meanwhile_is_neither_recorded_nor_gone_on_wi
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_store(predictor, odd_store, target, on_progress=stop)
+        predict_store(predictor, odd_store, target, reporter=Told(on_progress=stop))
     with pytest.raises(StoreExistsError, match="was not finished, of another network"):
         predict_store(load(run, device="cpu"), odd_store, target)
     predict_store(predictor, odd_store, target)
@@ -228,7 +222,7 @@ def test_a_prediction_does_not_go_on_after_the_box_was_edited(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_store(predictor, CubeStore.open(path), target, on_progress=stop)
+        predict_store(predictor, CubeStore.open(path), target, reporter=Told(on_progress=stop))
     edit_store(path, box_length_cmpc=30.0)
     edited = CubeStore.open(path)
     assert edited.uuid == odd_store.uuid
