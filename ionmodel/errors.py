@@ -1,10 +1,10 @@
-"""Errors of training that a user can mend."""
+"""Errors of training and prediction that a user can fix."""
 
 from ionstore.errors import UserError
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration that names or holds something it cannot."""
+    """A configuration, or an argument like one, with a value that does not fit."""
 
 
 class RunFolderError(UserError, ValueError):
@@ -16,8 +16,8 @@ class TrainingDivergedError(UserError, ArithmeticError):
 
 
 class UnlikeTrainingWarning(UserWarning):
-    """A box is predicted that is unlike those of the training."""
+    """A box is predicted that lies outside the training range."""
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """Training was asked to stop; the run folder holds where it got to."""
+    """Training was asked to stop; the run folder holds a checkpoint to go on from."""

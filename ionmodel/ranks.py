@@ -13,47 +13,32 @@ from ionstore.errors import UserError
 
 Result = TypeVar("Result")
 
-_LONGEST_WAIT = timedelta(days=30)  # for the last of the others, which may predict for hours
+# The last of the others may predict for hours after this process has finished.
+_LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which process this is among those that work together.
+    """Number of one process among those that work together."""
 
-    Parameters
-    ----------
-    rank : int
-        Its number, from 0.
-    world : int
-        How many there are.
-    n_machines : int
-        How many machines they run on.
-    """
-
-    rank: int = 0
-    world: int = 1
-    n_machines: int = 1
+    rank: int = 0  # its number, from 0
+    world: int = 1  # number of processes
+    n_machines: int = 1  # that they run on
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that does what only one may do."""
+        """Return whether this process does the work that only one may do."""
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """Return what the first process makes, in all of them.
-
-        Raises
-        ------
-        UserError
-            If the first process raises it, in all of them.
-        """
+        """Return the result of the first process in all of them; a UserError is raised in all."""
         if self.world == 1:
             return make()
         made: list[object] = [None, None]
         if self.is_first:
             try:
                 made = [make(), None]
-            except UserError as error:
+            except UserError as error:  # sent on: the others would wait in vain
                 made = [None, error]
         dist.broadcast_object_list(made, src=0)
         result, refused = made
@@ -62,7 +47,7 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def wait_for_all(self) -> None:
-        """Return once all processes have come here."""
+        """Return once all processes have reached this call."""
         if self.world > 1:
             dist.barrier()
 
@@ -73,23 +58,18 @@ def n_processes() -> int:
 
 
 def is_first_process() -> bool:
-    """Return whether this is the one that speaks for those that torchrun started with it."""
+    """Return whether this process prints for all that torchrun started."""
     return n_processes() == 1 or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the processes that torchrun started with this one; without it, there is only this one.
-
-    Yields
-    ------
-    Ranks
-        They talk over gloo, whatever device each computes on.
-    """
+    """Join the processes that torchrun started, this one among them."""
     world = n_processes()
     if world == 1:
         yield Ranks()
         return
+    # gloo, whatever device each computes on: only small Python objects are exchanged.
     dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), world, int(os.environ["GROUP_WORLD_SIZE"]))

@@ -9,14 +9,7 @@ from ionstore.cube.mesh import Cells, Corner, Fields, Region
 
 
 def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
-    """Return first cell and cells along each axis of the tiles of a block, in C order.
-
-    Parameters
-    ----------
-    shape : tuple of three int
-        Cells of the block along each axis.
-    tile : int
-        Cells along a side of a tile, at least 1; the last ones may be smaller.
+    """Return first cell and shape of the tiles of a block, in C order; the last may be smaller.
 
     Examples
     --------
@@ -31,23 +24,7 @@ def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
 
 
 def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
-    """Return where in each tile those cells begin that no tile before it covers.
-
-    Parameters
-    ----------
-    starts : ndarray of int64, shape (n, 3)
-        First cells of tiles, of those that `ionstore.sampling.samples.tile_starts` covers the
-        region with: the last ones overlap those before.
-    region : Region
-        The region.
-    tile : int
-        Cells along a side of the tiles.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 3)
-        Cells of a tile count from here on along every axis: those of all tiles together are each
-        cell of the region once.
+    """Return the first cell of each tile that no tile before it covers, along each axis.
 
     Examples
     --------
@@ -55,27 +32,13 @@ def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
     [[0, 0, 0], [1, 0, 0]]
     """
     offsets = starts - np.array(region.start)
-    new: Cells = -offsets % tile  # of the last one, which was moved back to end with the region
+    # The last tile was moved back to end with the region, and overlaps the one before.
+    new: Cells = -offsets % tile
     return new
 
 
 def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:
-    """Cut a block with the cells around it out of periodic fields.
-
-    Parameters
-    ----------
-    fields : ndarray, shape (channel, n, n, n)
-        The fields.
-    start, shape : tuple of three int
-        First cell of the block, and its cells along each axis.
-    radius : int
-        Cells around it.
-
-    Returns
-    -------
-    ndarray of the same dtype, shape (channel, a + 2 radius, b + 2 radius, c + 2 radius)
-        New array.
-    """
+    """Cut a block and `radius` cells around it out of periodic fields, as a new array."""
     n = fields.shape[1]
     x, y, z = (
         np.arange(first - radius, first + length + radius) % n
@@ -86,7 +49,7 @@ def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields
 
 
 def slices_of(start: Corner, shape: Corner) -> tuple[slice, ...]:
-    """Return what cuts so many cells from the first one on out of an array."""
+    """Return the slices of a block in an array."""
     return tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
 
 

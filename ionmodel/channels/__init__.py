@@ -1,8 +1,8 @@
-"""Derived channels: input fields that are computed of a whole periodic box.
+"""Derived channels: input fields that are computed from a whole periodic box.
 
-``base`` is the contract; every kind is one file. The table below names the class of each, as
-``module:class``, so that reading it imports nothing. ``periodic_field`` computes what they have in
-common, ``cache`` keeps the results in a store.
+``base`` is the contract; every kind is one file and one row in the table below, which names its
+class as ``module:class`` so that reading it imports nothing. ``periodic_field`` smooths fields,
+``cache`` keeps the results in a store.
 """
 
 CHANNELS: dict[str, str] = {

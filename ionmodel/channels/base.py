@@ -1,4 +1,4 @@
-"""What every derived channel promises, and which ones a configuration asks for."""
+"""The contract of derived channels, and those that a configuration asks for."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -7,31 +7,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from ionmodel.channels import CHANNELS
-from ionmodel.channels.periodic_field import PeriodicField
 from ionmodel.errors import ConfigError
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.mesh import Fields, Mesh
 from ionstore.store.cube_store import CubeStore
 
-if TYPE_CHECKING:  # it needs torch
+if TYPE_CHECKING:  # it needs torch, which configurations must not wait for
     from ionmodel.channels.periodic_field import PeriodicField
 
 LARGEST_SHARE = 0.25
-"""Largest radius of a ball relative to the box: of a larger one, the box holds too few."""
+"""Largest radius of a ball relative to the box; the box holds too few larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """What a channel must know of a coeval cube, beside its fields.
+    """A coeval cube as channels see it, without its fields.
 
     Parameters
     ----------
     mesh : Mesh
         Its mesh.
     redshift : float, optional
-        Its redshift, None where it is not told.
+        Its redshift, None where it is not given.
     cosmology : Cosmology, optional
-        Its cosmology, None where it is not known.
+        Its cosmology, None where it is unknown.
     """
 
     mesh: Mesh
@@ -41,12 +40,12 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class DerivedChannel(ABC):
-    """A field that is computed of another one, the whole periodic box at once.
+    """A field that is computed from another one, the whole periodic box at once.
 
     Parameters
     ----------
     parent : str
-        Field that it is computed of. It has the same unit and is normalized in the same way.
+        Field that it is computed from, with the same unit and normalization.
     """
 
     parent: str
@@ -67,12 +66,12 @@ class DerivedChannel(ABC):
 
     @abstractmethod
     def radius_cells(self, box: Box) -> float:
-        """Return how far it looks in cells of a box, which decides all of its values.
+        """Return the radius of its ball in cells of a box, which decides all of its values.
 
         Raises
         ------
         ConfigError
-            If the box does not tell what that depends on, or is too small.
+            If the box is too small, or lacks a length, redshift or cosmology that this needs.
         """
 
     def compute(self, field: "PeriodicField", box: Box) -> Fields:
@@ -99,13 +98,7 @@ class DerivedChannel(ABC):
 
 
 def channels_asked_for(keys: Mapping[str, Any]) -> tuple[DerivedChannel, ...]:
-    """Return the derived channels that the keys of a configuration ask for, in their order.
-
-    Parameters
-    ----------
-    keys : mapping
-        ``inputs`` and the keys of each kind, None where they are not given.
-    """
+    """Return the derived channels that the keys of a configuration ask for, in their order."""
     found: list[DerivedChannel] = []
     for place in CHANNELS.values():
         module, _, attribute = place.partition(":")
@@ -115,16 +108,10 @@ def channels_asked_for(keys: Mapping[str, Any]) -> tuple[DerivedChannel, ...]:
 
 
 def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> None:
-    """Check that channels can be computed of boxes, and mean the same in all of them.
-
-    Raises
-    ------
-    ConfigError
-        If a box is too small for a channel or does not tell what it depends on, or the size of
-        some boxes is known and that of others is not.
-    """
+    """Check that channels can be computed of boxes, and mean the same in all of them."""
     if not channels:
         return
+    # A radius given in cMpc is taken in cells where the length is unknown: never mix the two.
     known = {box.mesh.box_length_cmpc is not None for box in boxes}
     if len(known) > 1:
         raise ConfigError(
@@ -137,27 +124,13 @@ def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> 
 
 
 def fits(radius: float, length: float) -> bool:
-    """Whether a box of some length has room for a ball, its radius in the same unit."""
+    """Return whether a box has room for a ball, radius and length in the same unit."""
+    # The tolerance lets a radius of exactly a quarter pass after conversions to cells.
     return radius <= LARGEST_SHARE * length * (1 + 1e-9)
 
 
 def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
-    """Return the radius of a ball if the box has room for it.
-
-    Parameters
-    ----------
-    radius_cells : float
-        Radius in cells.
-    what : str
-        What has the radius, in words.
-    mesh : Mesh
-        Mesh of the box.
-
-    Raises
-    ------
-    ConfigError
-        If it is above a quarter of the box.
-    """
+    """Return the radius of a ball if the box has room for it."""
     if fits(radius_cells, mesh.cells_per_side):
         return radius_cells
     largest = LARGEST_SHARE * mesh.cells_per_side
@@ -169,24 +142,6 @@ def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
 
 
 def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
-    """Return the cubes of a store as channels see them.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store.
-    redshifts : sequence of float, optional
-        Redshifts to take, in any order; all by default.
-
-    Returns
-    -------
-    list of Box
-        In the order of the store.
-
-    Raises
-    ------
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
+    """Return the cubes of a store as channels see them."""
     taken = {store.redshift_index(redshift) for redshift in redshifts or store.redshifts}
     return [Box(store.mesh, store.redshifts[index], store.cosmology) for index in sorted(taken)]

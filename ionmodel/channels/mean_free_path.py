@@ -13,7 +13,7 @@ from ionstore.cube.mesh import Mesh
 Law = Literal["constant", "choudhury2009", "worseck2014"]
 
 SOURCES = ("n_src", "src_mass")
-"""Fields that are sources."""
+"""Fields that hold sources of ionizing photons."""
 
 _LIGHT_KM_S = 299792.458
 
@@ -91,17 +91,7 @@ def worseck2014(redshift: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class MeanFreePath(DerivedChannel):
-    """The mean of sources within the mean free path.
-
-    Parameters
-    ----------
-    parent : str
-        The sources, one of `SOURCES`.
-    law : {"constant", "choudhury2009", "worseck2014"}
-        How the mean free path depends on redshift.
-    length_cmpc : float, optional
-        The mean free path in cMpc where it is constant; None elsewhere.
-    """
+    """The mean of sources within the mean free path."""
 
     law: Law
     length_cmpc: float | None = None
@@ -131,14 +121,7 @@ class MeanFreePath(DerivedChannel):
         return f"{self.parent}, mean within the mean free path ({length})"
 
     def radius_cells(self, box: Box) -> float:
-        """Return the mean free path in cells of a box.
-
-        Raises
-        ------
-        ConfigError
-            If the box length is unknown, the redshift or the cosmology where the law needs it, or
-            the mean free path is above a quarter of the box.
-        """
+        """Return the mean free path in cells of a box."""
         if box.mesh.cell_size_cmpc is None:
             raise ConfigError(
                 "mean_free_path needs the length of the box, which is unknown; supply it (a "

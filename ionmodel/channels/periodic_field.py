@@ -7,69 +7,36 @@ from numpy.typing import NDArray
 from ionstore.cube.mesh import Array, Fields
 
 FIELDS_AT_ONCE = 5
-"""About how many times a field in float32 the smoothing of one takes, the field included."""
+"""Memory of smoothing a field, in fields of float32, that field included."""
 
 
 class PeriodicField:
-    """A field of a periodic box, transformed once for any number of balls.
-
-    Parameters
-    ----------
-    values : ndarray of any real dtype, shape (n, n, n)
-        The field, in any unit.
-
-    Raises
-    ------
-    ValueError
-        If it is no cube.
-
-    Notes
-    -----
-    Kept is the Fourier transform in complex64, about ``4 * n**3`` bytes. The mean is taken out
-    first, in float64: what float32 loses is then relative to the scatter of the field.
-    """
+    """A field of a periodic box, transformed once for any number of balls."""
 
     def __init__(self, values: Array) -> None:
         if values.ndim != 3 or len(set(values.shape)) != 1:
             raise ValueError(f"values must be a cube, got shape {values.shape}")
         self.cells_per_side = values.shape[0]
+        # The mean is taken out first, in float64: what float32 loses is then relative to the
+        # scatter of the field, not to its mean.
         self._mean = float(values.mean(dtype=np.float64))
         self._range = float(values.min()), float(values.max())
-        # Any other unit would do as well; that of the largest value is never near the limits.
+        # Scaled by the largest value, so that no unit comes near the limits of float32.
         self._unit = max(map(abs, self._range)) or 1.0
         about_mean = np.empty(values.shape, np.float32)
+        # Plane by plane: a float64 copy of the whole box would take twice the field.
         for plane, out in zip(values, about_mean, strict=True):
             out[...] = (plane.astype(np.float64) - self._mean) / self._unit
         self._spectrum = torch.fft.rfftn(torch.from_numpy(about_mean))
 
     def smoothed(self, radius_cells: float) -> Fields:
-        """Return the mean of the field within a ball around every cell, across the faces.
-
-        Parameters
-        ----------
-        radius_cells : float
-            Radius of the ball in cells, at least 0 and at most a quarter of the mesh.
-
-        Returns
-        -------
-        ndarray of float32, shape (n, n, n)
-            In the unit of the field, never outside of the range of its values.
-
-        Raises
-        ------
-        ValueError
-            If the radius is out of its range.
-
-        Notes
-        -----
-        The convolution with `ball_weights`, by Fourier transforms in float32: about four times
-        ``4 * n**3`` bytes beside the result, and the time of two transforms.
-        """
+        """Return the mean of the field within a ball around every cell, across the faces."""
         n = self.cells_per_side
+        # In float32 this holds about four fields beside the result: FIELDS_AT_ONCE counts them.
         product = torch.fft.rfftn(torch.from_numpy(ball_weights(n, radius_cells)))
         product *= self._spectrum
         out: Fields = torch.fft.irfftn(product, s=(n, n, n)).numpy()
-        del product
+        del product  # as large as the field, and not needed while the result is scaled
         for plane in out:
             plane[...] = np.clip(plane * self._unit + self._mean, *self._range)
         return out
@@ -77,31 +44,6 @@ class PeriodicField:
 
 def ball_weights(cells_per_side: int, radius_cells: float) -> NDArray[np.float32]:
     """Return the weight of every cell in the mean over a ball around cell (0, 0, 0).
-
-    Parameters
-    ----------
-    cells_per_side : int
-        Cells along a side of the periodic mesh.
-    radius_cells : float
-        Radius of the ball in cells, at least 0 and at most a quarter of the mesh.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, n, n)
-        Dimensionless, 0 to 1, of sum 1.
-
-    Raises
-    ------
-    ValueError
-        If the radius is out of its range.
-
-    Notes
-    -----
-    Proportional to ``min(1, max(0, R + 1/2 - d))`` with the distance d from center to center,
-    about the share of a cell that lies in the ball. The weights change smoothly with the radius, so
-    that a mean free path does not jump from one redshift to the next. A ball in real space rather
-    than its analytic transform ``3 (sin x - x cos x) / x**3``: cut off at the mesh's own frequency,
-    that one rings, and the mean of sources becomes negative beside the bright ones.
 
     Examples
     --------
@@ -113,6 +55,10 @@ def ball_weights(cells_per_side: int, radius_cells: float) -> NDArray[np.float32
         raise ValueError(
             f"radius_cells must be from 0 to a quarter of {cells_per_side}, got {radius_cells}"
         )
+    # About the share of each cell in the ball: min(1, max(0, R + 1/2 - d)), with the distance d
+    # from center to center. It changes smoothly with R, so that a mean free path does not jump from
+    # one redshift to the next. The analytic transform 3 (sin x - x cos x) / x**3 would ring, cut
+    # off at the frequency of the mesh, and make means of sources negative beside bright ones.
     along = np.arange(cells_per_side)
     squared = np.minimum(along, cells_per_side - along).astype(np.float64) ** 2
     weights = np.zeros((cells_per_side,) * 3, np.float32)

@@ -3,22 +3,13 @@
 import numpy as np
 import torch
 
-_MIDDLE = 8.0  # of 1 + z, in the midst of reionization
+# The 1 + z of the midst of reionization, so that the input is about zero there. The logarithm is
+# that of the scale factor (negative), and of cosmic time but for a factor of 3/2.
+_MIDDLE = 8.0
 
 
 def redshift_value(redshift: float) -> float:
     """Return what a network sees of a redshift.
-
-    Parameters
-    ----------
-    redshift : float
-        Redshift, above -1.
-
-    Returns
-    -------
-    float
-        ``log((1 + z) / 8)``: minus the logarithm of the scale factor, and of cosmic time but for
-        a factor of 3/2, about zero in the midst of reionization.
 
     Examples
     --------
@@ -29,20 +20,7 @@ def redshift_value(redshift: float) -> float:
 
 
 def with_redshift(inputs: torch.Tensor, redshift: torch.Tensor) -> torch.Tensor:
-    """Return a batch with the redshift of each sample as its last channel.
-
-    Parameters
-    ----------
-    inputs : tensor of float32, shape (B, C, i, j, k)
-        The batch.
-    redshift : tensor, shape (B,)
-        Redshift of each sample.
-
-    Returns
-    -------
-    tensor of float32, shape (B, C + 1, i, j, k)
-        A copy.
-    """
+    """Return a batch with the redshift of each sample as its last channel."""
     values = torch.log((1 + redshift.double()) / _MIDDLE).to(inputs)
     channel = values.view(-1, 1, 1, 1, 1).expand(-1, 1, *inputs.shape[2:])
     return torch.cat([inputs, channel], dim=1)

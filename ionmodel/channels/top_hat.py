@@ -10,15 +10,7 @@ from ionstore.cube.mesh import Mesh
 
 @dataclass(frozen=True, slots=True)
 class TopHat(DerivedChannel):
-    """The mean of a field within a ball.
-
-    Parameters
-    ----------
-    parent : str
-        The field.
-    radius_cmpc : float
-        Radius of the ball in cMpc; in cells of a box whose length is unknown.
-    """
+    """The mean of a field within a ball."""
 
     radius_cmpc: float
 
@@ -53,11 +45,6 @@ class TopHat(DerivedChannel):
 
     def radius_cells(self, box: Box) -> float:
         """Return the radius in cells of a box.
-
-        Raises
-        ------
-        ConfigError
-            If it is above a quarter of the box.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Keys of a configuration: out of presets, TOML files and options, sizes in words, and back."""
+"""Read keys of a configuration from presets, TOML files and options, and write them."""
 
 import json
 import re
@@ -34,7 +34,7 @@ _EXAMPLES: dict[str, Any] = {
     "core": 64,
     "samples_per_opening": 1024,
 }
-"""Values of keys that the default preset may leave out, or that do not fit every box there."""
+"""Examples for keys that the default preset leaves out, or whose value there fits few boxes."""
 
 _SAMPLE_KEYS = ("batch_size", "samples_per_epoch", "validation_samples")
 """Keys that count samples, which are tiles or cells."""
@@ -43,13 +43,7 @@ _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**
 
 
 def parse_size(value: Any) -> Any:
-    """Return the number of bytes of a size in words such as 800MB or 2GiB; others as they are.
-
-    Raises
-    ------
-    ValueError
-        If a word is no size.
-    """
+    """Return the bytes of a size such as 800MB or 2GiB; other types pass, for pydantic to check."""
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
@@ -59,22 +53,15 @@ def parse_size(value: Any) -> Any:
 
 
 def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a preset with those that are given in their place.
-
-    Parameters
-    ----------
-    preset : mapping
-        Keys from `read_preset`.
-    given : mapping
-        Keys that a user gives. Another network than the preset's leaves behind what the preset
-        says of its own, tiles among it where the other one does not predict any. Where there are
-        tiles no more, the preset ``small`` says how many cells take the place of so many tiles.
-    """
+    """Return the keys of a preset, overridden by those that a user gives."""
     network = given.get("network", preset["network"])
+    # Another network than the preset's leaves behind the keys of that network, and tiles where it
+    # predicts none.
     left: set[str] = set()
     if network != preset["network"]:
         left = set(NETWORK_KEYS) | ({"tile"} if network not in PREDICTS_TILES else set())
     keys = {key: value for key, value in preset.items() if key not in left} | dict(given)
+    # Samples then count cells in place of tiles: as many as the preset for single cells takes.
     if "tile" in preset and keys.get("tile", "none") == "none":
         cells = read_preset("small")
         keys |= {key: cells[key] for key in _SAMPLE_KEYS if key not in given}
@@ -88,13 +75,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Return the keys of a preset.
-
-    Raises
-    ------
-    ConfigError
-        If there is no preset of that name.
-    """
+    """Return the keys of a preset."""
     if name not in preset_names():
         raise ConfigError(f"preset must be one of {', '.join(preset_names())}, got {name!r}")
     text = (resources.files("ionmodel.config") / "presets" / f"{name}.toml").read_text(
@@ -104,18 +85,14 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the keys of a TOML file.
-
-    Raises
-    ------
-    ConfigError
-        If it is not TOML.
-    """
+    """Return the keys of a TOML file."""
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected text in UTF-8, got other bytes; mend it") from error
+        raise ConfigError(
+            f"{path}: expected text in UTF-8, got other bytes; fix the file"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         lines = text.rstrip().splitlines() or [text]
         at = re.search(r"line (\d+)", str(error))
@@ -123,17 +100,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         got = lines[number - 1].strip()
         raise ConfigError(
             f"{path}: expected lines of TOML such as {example('epochs', ' = ')} or "
-            f"{example('inputs', ' = ')}, each key once, got {got!r} in line {number}; mend it"
+            f"{example('inputs', ' = ')}, each key once, got {got!r} in line {number}; fix the line"
         ) from error
 
 
 def parse_options(options: Iterable[str]) -> dict[str, Any]:
     """Return the keys of ``key=value`` options; a value is TOML, or else a plain string.
-
-    Raises
-    ------
-    ConfigError
-        If an option has no equals sign, or a key is given twice.
 
     Examples
     --------

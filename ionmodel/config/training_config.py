@@ -16,7 +16,8 @@ from pydantic import (
 
 from ionmodel.channels.base import DerivedChannel, channels_asked_for
 from ionmodel.channels.mean_free_path import SOURCES, Law
-from ionmodel.config.keys import example, parse_size, toml_value
+from ionmodel.config.keys import parse_size, toml_value
+from ionmodel.config.messages import message_of
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionstore.sampling.symmetry import Symmetries
@@ -31,24 +32,7 @@ Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
 Leak = Literal["neighborhoods", "large scales"]
-"""What training cells see of the cells that validate: their neighborhoods, or averages of them."""
-
-_REQUIRED = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
-    "too_short": "a list of at least one value",
-    "literal_error": "{expected}",
-    "tuple": "a list",
-    "dict": "a table",
-    "string": "a word",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "finite_number": "a finite number",
-}
-"""What a value must be, by the type of pydantic's error or the first word of it."""
+"""Parts of the validation cells that training sees: their neighborhoods, or averages of them."""
 
 _WITHOUT = {
     "tile": "single cells are trained on",
@@ -61,7 +45,7 @@ _WITHOUT = {
     "core": "chosen by the memory budget",
     "samples_per_opening": "a region's share of an epoch",
 }
-"""What it means to leave out a key that every network heeds."""
+"""Meaning of leaving out a key that every network has."""
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 
@@ -73,7 +57,7 @@ def _known_network(name: str) -> str:
 
 
 class TrainingConfig(BaseModel):
-    """Everything that decides what a run computes.
+    """All keys that decide the result of a run.
 
     Parameters
     ----------
@@ -227,6 +211,7 @@ class TrainingConfig(BaseModel):
             values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must differ from each other, got {list(values)}")
+        # Names of channels hold six digits of a scale, so two scales may still give one name.
         if len(set(self.channel_names)) < len(self.channel_names):
             raise ValueError(
                 f"scales must differ within six digits, got {list(self.scales or ())}; leave out "
@@ -250,11 +235,11 @@ class TrainingConfig(BaseModel):
             )
         if self.device == "mps" and self.recompute:
             raise ValueError("recompute needs float64, which device 'mps' lacks; use device 'cpu'")
-        unheeded = [key for key in self._given_network_keys() if key not in self._heeded]
-        if unheeded:
+        unknown = [key for key in self._given_network_keys() if key not in self._network_keys]
+        if unknown:
             raise ValueError(
-                f"network {self.network!r} has no {unheeded[0]}; leave it out, or choose another "
-                f"network ({', '.join(name for name in OPTIONS if unheeded[0] in OPTIONS[name])})"
+                f"network {self.network!r} has no {unknown[0]}; leave it out, or choose another "
+                f"network ({', '.join(name for name in OPTIONS if unknown[0] in OPTIONS[name])})"
             )
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
@@ -284,7 +269,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def derived_channels(self) -> tuple[DerivedChannel, ...]:
-        """The inputs that are averages of others."""
+        """Inputs that are averages of others."""
         return channels_asked_for(dict(self))
 
     @property
@@ -310,18 +295,16 @@ class TrainingConfig(BaseModel):
 
     @property
     def leaks(self) -> Leak | None:
-        """What leaks from training cells into the validation score; None if nothing does.
-
-        Random cells lie in each other's neighborhoods. Balls reach across the guards of blocks,
-        but not from one store into another.
-        """
+        """Kind of leak from training cells into the validation score, if there is one."""
+        # Random cells lie in each other's neighborhoods. Balls reach across the guards of blocks,
+        # but not from one store into another.
         if self.split == "random":
             return "neighborhoods"
         return "large scales" if self.split == "blocks" and self.derived_channels else None
 
     def network_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's family, those left out excepted."""
-        arguments = self._heeded.items()
+        arguments = self._network_keys.items()
         given = {
             argument: getattr(self, key)
             for key, argument in arguments
@@ -337,12 +320,13 @@ class TrainingConfig(BaseModel):
                 lines.append(f"{key} = {toml_value(value)}\n")
             elif key not in NETWORK_KEYS:
                 lines.append(f"# {key} is not set: {_WITHOUT[key]}\n")
-            elif key in self._heeded:
+            elif key in self._network_keys:
                 lines.append(f"# {key} is not set: the default of {self.network}\n")
         return "".join(lines)
 
     @property
-    def _heeded(self) -> dict[str, str]:
+    def _network_keys(self) -> dict[str, str]:
+        """Arguments of the family of networks, by key."""
         return OPTIONS[self.network]
 
     def _given_network_keys(self) -> list[str]:
@@ -368,6 +352,7 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
             nearest = difflib.get_close_matches(key, TrainingConfig.model_fields, n=1)
             way_on = f"the nearest is {nearest[0]!r}" if nearest else "see `ionmodel train --help`"
             raise ConfigError(f"{key!r} is no key of the configuration; {way_on}")
+    # TOML has no null: the word "none" unsets a key of a preset.
     left_out = {
         key: None
         for key, value in keys.items()
@@ -376,25 +361,4 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate({**keys, **left_out})
     except ValidationError as error:
-        raise ConfigError(_in_words(error)) from error
-
-
-def _in_words(error: ValidationError) -> str:
-    """Return what was required, what came, and an example, of the first error."""
-    first = error.errors()[0]
-    if first["type"] == "value_error":
-        told = str(first["ctx"]["error"])
-        return f"{first['loc'][0]} {told}, got {first['input']!r}" if first["loc"] else told
-    key, *inside = first["loc"]
-    way_on = f"give for example -o {example(str(key), shell=True)}"
-    if first["type"] == "missing":
-        return f"{key} must be given; {way_on}"
-    where = str(key) + "".join(f"[{part!r}]" for part in inside)
-    kind = first["type"]
-    context = {
-        name: f"{bound:g}" if isinstance(bound, float) else bound
-        for name, bound in first.get("ctx", {}).items()
-    }
-    required = _REQUIRED.get(kind) or _REQUIRED.get(kind.partition("_")[0])
-    required = required.format(**context) if required else f"otherwise ({first['msg']})"
-    return f"{where} must be {required}, got {first['input']!r}; {way_on}"
+        raise ConfigError(message_of(error)) from error

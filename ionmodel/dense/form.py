@@ -7,37 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ionmodel.dense.layers import WithOutputAxis, cells3
-from ionmodel.dense.rules import (
-    ZERO,
-    Patch,
-    chain,
-    convert,
-    in_words,
-    refuse_changes,
-    runs_as,
-    twin,
-    unfold,
-)
+from ionmodel.dense.patch import ZERO, Patch, in_words
+from ionmodel.dense.refusals import refuse_changes
+from ionmodel.dense.rules import chain, convert, runs_as, twin, unfold
 from ionmodel.networks.base import Cells3, DenseNetwork, PatchNetwork
 from ionmodel.networks.two_branch import TwoBranch
 
 
 class DenseForm(nn.Module):
-    """The dense form of a patch network; made by `dense_form`.
-
-    Parameters
-    ----------
-    layers : Sequential
-        Layers of stride 1 that map tiles to the values of their cells.
-    receptive_field : int
-        Width in cells of the neighborhoods that the patch network takes.
-    channels : int or None
-        Input channels; None where no layer tells.
-    unused : tuple of int
-        Cells at the end of each axis of a neighborhood that change no output.
-    final_activation : bool
-        Whether predictions are the sigmoid of the logits.
-    """
+    """A patch network as layers of stride 1; made by `dense_form`."""
 
     def __init__(
         self,
@@ -51,8 +29,8 @@ class DenseForm(nn.Module):
         super().__init__()
         self.layers = layers
         self.receptive_field = receptive_field
-        self.channels = channels
-        self.unused = unused
+        self.channels = channels  # None where no layer tells
+        self.unused = unused  # cells at the end of each axis of a patch that change no output
         self.final_activation = final_activation
 
     def forward(self, x: Tensor, *, activate: bool = True) -> Tensor:
@@ -69,13 +47,8 @@ class DenseForm(nn.Module):
         Returns
         -------
         Tensor of the same dtype, shape (batch, out, T, T, T)
-            Position (i, j, k) is what the patch network makes of the neighborhood that starts
+            Position (i, j, k) is the value of the patch network for the neighborhood that starts
             there, ``x[:, :, i:i + 2r + 1, j:j + 2r + 1, k:k + 2r + 1]``.
-
-        Raises
-        ------
-        ValueError
-            If `x` has another number of axes or channels, or is narrower than a neighborhood.
         """
         z = self.logits(x)
         return torch.sigmoid(z) if activate and self.final_activation else z
@@ -89,14 +62,14 @@ class DenseForm(nn.Module):
                 f"x must have shape (batch, {channels}, i, j, k) with at least {least} cells along "
                 f"i, j and k, got {tuple(x.shape)}"
             )
-        # Cells that the last strides drop are not read at all: every length then comes out even.
+        # Cells that the last strides drop are cut off first: then no length has to be rounded.
         for axis, cells in enumerate(self.unused, start=2):
             x = x.narrow(axis, 0, x.shape[axis] - cells)
         z: Tensor = self.layers(x)
         return z
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for: nothing else is exact."""
+        """Stay in evaluation mode, the only one that is exact."""
         return super().train(False)
 
 
@@ -126,7 +99,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     TypeError
         If the network is no Module.
     ValueError
-        If the network has no exact dense form that is known here (the message names the layer),
+        If no exact dense form of the network is known (the message names the layer),
         the receptive field does not fit its layers, or it is missing.
 
     Notes
@@ -182,6 +155,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     final_activation = False
     if isinstance(network, PatchNetwork):
         channels, final_activation = network.channels, network.final_activation
+    # A family that predicts tiles needs no conversion, unless a subclass changed how it is called.
     if isinstance(network, DenseNetwork) and runs_as(network, PatchNetwork):
         for path, layer in network.named_modules():
             refuse_changes(layer, path)

@@ -1,4 +1,4 @@
-"""Layers of dense forms: they look at every cell, however far apart a patch network looks."""
+"""Layers of dense forms: they look around every cell, at the spacing of the patch network."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ionmodel.networks.base import Cells3, DenseNetwork
 
-Normalization = nn.BatchNorm1d | nn.BatchNorm3d
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm3d
 
 
 class DilatedConvolution(nn.Module):
@@ -23,25 +23,26 @@ class DilatedConvolution(nn.Module):
         self.shape, self.dilation, self.groups = shape, dilation, groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes."""
+        # At each call: a reshaped copy would not follow the weights while the network trains.
         weight = self.weight.reshape(self.shape)  # of a Linear: (out, channel * width**3)
         return functional.conv3d(x, weight, self.bias, dilation=self.dilation, groups=self.groups)
 
 
-class FixedNormalization(nn.Module):
+class FixedBatchNorm(nn.Module):
     """Batch normalization by running statistics, in any mode."""
 
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, layer: Normalization) -> None:
+    def __init__(self, layer: BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
         self.register_buffer("mean", layer.running_mean)
         self.register_buffer("variance", layer.running_var)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes."""
         return functional.batch_norm(
             x, self.mean, self.variance, self.weight, self.bias, training=False, eps=self.eps
         )
@@ -55,7 +56,7 @@ class Unfold(nn.Module):
         self.width, self.spacing = width, spacing
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes."""
         for axis, width, spacing in zip((2, 3, 4), self.width, self.spacing, strict=True):
             x = x.unfold(axis, (width - 1) * spacing + 1, 1)[..., ::spacing]
         x = x.permute(0, 1, 5, 6, 7, 2, 3, 4)  # (batch, channel, places in the patch, i, j, k)
@@ -70,7 +71,7 @@ class DenseBranches(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes."""
         return torch.cat([branch(x[:, c : c + 1]) for c, branch in enumerate(self.branches)], dim=1)
 
 
@@ -82,12 +83,12 @@ class WithOutputAxis(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes."""
         return self.network.logits(x).unsqueeze(1)
 
 
 def triple(cells: Any) -> Cells3:
-    """Return what a layer says once for all axes, or for each."""
+    """Return a setting of a layer along each axis; it may be given once for all."""
     return (cells, cells, cells) if isinstance(cells, int) else cells3(cells)
 
 

@@ -3,10 +3,9 @@
 ``base`` is the contract and builds a network by name; every other family is one file. The table
 below names the class of each, as ``module:class``, so that reading it imports no torch.
 
-Scales, the mean free path and the redshift are inputs of any family (`ionmodel.channels`,
-`ionmodel.channels.redshift`). There is no family for them: ``pointwise`` with ``scales``, the
-preset
-``multiscale``, is a fully connected network on the averages around each cell.
+Scales, the mean free path and the redshift are inputs of any family (`ionmodel.channels`), not
+families of their own: the preset ``multiscale`` is ``pointwise`` with ``scales``, a fully connected
+network on the averages around each cell.
 """
 
 NETWORKS: dict[str, str] = {
@@ -31,10 +30,10 @@ OPTIONS: dict[str, dict[str, str]] = {
         "recompute": "recompute",
     },
 }
-"""For each family, which argument each key of a configuration is."""
+"""For each family, the argument that each key of a configuration sets."""
 
 NETWORK_KEYS = {key for keys in OPTIONS.values() for key in keys}
-"""Keys that only some families of networks heed."""
+"""Keys that only some families have."""
 
 PREDICTS_TILES = frozenset({"pointwise", "residual"})
-"""Families that always predict all cells of a tile at once; others do without padding."""
+"""Families that always predict whole tiles; other families do so without padding."""

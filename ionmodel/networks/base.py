@@ -1,4 +1,4 @@
-"""What every network promises, how one is built by name, and what one costs."""
+"""The contract of networks, building one by name, and counting its operations."""
 
 import copy
 import importlib
@@ -22,7 +22,9 @@ class SlidingPooling(nn.Module):
         self.kernel, self.dilation, self.divisor = kernel, dilation, divisor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return shape (batch, features, i, j, k), of such."""
+        """Map (batch, features, i, j, k) to the same axes, shorter by the window."""
+        # Separable, axis by axis over shifted views: several times faster than AvgPool3d, MaxPool3d
+        # or a depthwise convolution, at stride 1.
         combine = torch.maximum if self.divisor is None else torch.add
         for axis, kernel, dilation in zip((2, 3, 4), self.kernel, self.dilation, strict=True):
             length = x.shape[axis] - (kernel - 1) * dilation

@@ -1,4 +1,4 @@
-"""How much memory a network takes to predict, and what it predicts at once within a memory."""
+"""Memory that a network takes to predict, and the largest tile that fits a memory."""
 
 from torch import nn
 
@@ -8,48 +8,29 @@ from ionmodel.networks.two_branch import TwoBranch
 TILE_CELLS = 64
 """Cells along a side of what a dense network predicts at once: larger tiles gain little."""
 SMALLEST_TILE = 8
-"""Cells along a side of the least that is worth it."""
+"""Cells along a side of the smallest tile that is worth it."""
 
 _PATCHES = 256
-_PATCHES_BYTES = 2**28  # that the layers of neighborhoods predicted at once may take
-_LAYERS_AT_ONCE = 4  # input and output of a layer, what is added, a copy in the order of oneDNN
+_PATCHES_BYTES = 2**28  # bound on the layers of the neighborhoods that are predicted together
+# The input of a layer, its output, the shortcut that is added, and a copy in the order of oneDNN.
+_LAYERS_AT_ONCE = 4
 _HEAP_BYTES = 2**25  # an array up to here may lie in the heap of glibc, a larger one never does
 
 
 def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
-    """Return the side of the largest tiles that fit a memory; None if none do.
-
-    Parameters
-    ----------
-    network : PatchNetwork
-        The network.
-    memory_bytes : int
-        Bytes that its layers may take.
-
-    Returns
-    -------
-    int or None
-        At most `TILE_CELLS`.
-    """
+    """Return the side of the largest tiles that fit a memory; None if none do."""
     sides = range(TILE_CELLS, SMALLEST_TILE - 1, -8)
     return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
 
 
 def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return about how many bytes the layers of a network take for what is predicted at once.
-
-    Notes
-    -----
-    Its widest layer, four times: its input, its output, what is added to that, and a copy in the
-    order of oneDNN; of one tile, or of the neighborhoods that are predicted together where there is
-    no dense form. Of branches also the features of all fields. Half as much again where arrays lie
-    in the heap, which keeps holes among them: up to 0.45 of what is counted was measured. Somewhat
-    more than is measured, for ``--memory`` is a bound.
-    """
+    """Return about how many bytes the layers of a network take for what is predicted at once."""
     if not network.has_dense_form:
         return patches_at_once(network) * layer_bytes(network, network.receptive_field)
     widest = _widest(network)
     cells = (tile + network.receptive_field - 1) ** 3
+    # The heap keeps holes among arrays: up to 0.45 of what is counted was measured, so half as much
+    # again is added there. Better too much than too little, because --memory is a bound.
     in_heap = min(cells, _HEAP_BYTES // (4 * widest))
     # The larger of the two, so that a larger tile never takes less than a smaller one.
     return 4 * _features_at_once(network) * max(cells, 3 * in_heap // 2)

@@ -60,6 +60,7 @@ class Pointwise(DenseNetwork):
         for n_out in widths:
             layers += [nn.Conv3d(n_in, n_out, 1), nn.LeakyReLU(negative_slope)]
             n_in = n_out
+        # 1³ convolutions in place of linear layers predict a whole tile at once.
         self.layers = nn.Sequential(*layers, nn.Conv3d(n_in, 1, 1))
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Convolution, batch normalization and pooling that remember their input alone.
+"""Convolution, batch normalization and pooling that keep only their input for the backward pass.
 
 A convolution output is as large as the mesh times its channels, and the stock modules keep it, its
 normalized and its activated form until the backward pass. Here all three are computed again
@@ -36,47 +36,15 @@ def recomputed_block(
 ) -> Tensor:
     """Compute ``tail(norm(conv(x)))`` keeping only `x` for the backward pass.
 
-    Parameters
-    ----------
-    x : Tensor of float32 or float64, shape (batch, channel, width, width, width)
-        Input, in the dtype of the weights.
-    conv : Conv3d
-        Stride 1, dilation 1, one group; zero padding in cells or none.
-    norm : BatchNorm3d
-        Affine, with running statistics; its mode decides which statistics are used.
-    tail : callable
-        Differentiable, without parameters, randomness or coupling between samples.
-    slice_bytes : int
-        Bytes of convolution output handled at once, positive.
-
-    Returns
-    -------
-    Tensor of the same dtype, shape (batch, ...)
-        As the tail shapes it.
-
-    Raises
-    ------
-    ValueError
-        If a training batch has fewer than two values per channel.
-
-    Notes
-    -----
-    In training, forward and backward each hold one convolution output of the whole batch and
-    about six of a slice; between them only `x` stays. One more convolution a step is the
-    price. Running statistics are updated once, as BatchNorm3d does. Not for second derivatives;
-    autocast is switched off inside. In evaluation nothing couples the samples, and every
-    slice is finished before the next.
+    The convolution has stride 1, dilation 1 and one group, the normalization is affine with running
+    statistics, and the tail has no parameters, randomness or coupling between samples. Forward and
+    backward each hold one convolution output of the batch and about six of a slice.
 
     With :math:`\\hat y = (y - \\mu)/\\sigma` over the :math:`m` values of a channel and
-    :math:`g` the gradient at :math:`\\gamma \\hat y + \\beta`,
+    :math:`g` the gradient at :math:`\\gamma \\hat y + \\beta` (Ioffe, Szegedy 2015, section 3),
 
     .. math:: \\partial y = \\frac{\\gamma}{\\sigma}
         \\Bigl(g - \\frac{1}{m}\\sum g - \\hat y \\frac{1}{m}\\sum g \\hat y\\Bigr).
-
-    References
-    ----------
-    Ioffe, Szegedy 2015, Batch normalization, section 3 (the gradients, simplified above).
-    Chen et al. 2016, Training deep nets with sublinear memory cost.
     """
     assert not isinstance(conv.padding, str)
     n_cells = math.prod(_output_widths(x, conv.weight, conv.padding))
@@ -85,7 +53,7 @@ def recomputed_block(
     with _full_precision(x.device.type):
         if not norm.training:
             return _evaluate(x, conv, norm, tail, step)
-        count = len(x) * n_cells
+        count = len(x) * n_cells  # values of a channel; their variance needs two
         if count < 2:
             raise ValueError(f"x must have at least 2 values per channel in training, got {count}")
         out, mean, variance = _RecomputedBlock.apply(  # type: ignore[no-untyped-call]
@@ -178,6 +146,7 @@ class _RecomputedBlock(torch.autograd.Function):
 
         def grad_normalized(rows: slice) -> tuple[Tensor, Tensor]:
             """Return the gradient before the tail, and the standardized values, of a slice."""
+            # The tail is run again on a leaf of its own, for its gradient alone.
             z = _normalize(y[rows], mean, variance, gamma, beta, eps=ctx.eps).requires_grad_()
             with torch.enable_grad():
                 out = ctx.tail(z)
@@ -188,7 +157,7 @@ class _RecomputedBlock(torch.autograd.Function):
         sum_product = torch.zeros_like(sum_grad)
         for rows in rows_of_batch:
             grad, standardized = grad_normalized(rows)
-            # float64 across samples: the sums are over millions of values of either sign
+            # float64 across samples: the sums are over millions of values of either sign.
             sum_grad += grad.sum((2, 3, 4)).double().sum(0)
             sum_product += standardized.mul_(grad).sum((2, 3, 4)).double().sum(0)
             del grad, standardized
@@ -197,6 +166,7 @@ class _RecomputedBlock(torch.autograd.Function):
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
+        # A second pass over the slices: the gradient of each needs the sums over all of them.
         if needs_x or needs_weight or needs_bias:
             count = y[:, 0].numel()
             mean_grad = _per_channel((sum_grad / count).to(y.dtype))
@@ -237,7 +207,8 @@ def _output_widths(x: Tensor, weight: Tensor, padding: tuple[int, ...]) -> list[
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], step: int
 ) -> Tensor:
-    """Convolve slice by slice into one tensor: the backend's reordered copies stay small."""
+    """Convolve slice by slice into one tensor."""
+    # In slices, so that the reordered copies that the backend makes stay small.
     y = x.new_empty((len(x), len(weight), *_output_widths(x, weight, padding)))
     for rows in _slices(len(x), step):
         y[rows] = functional.conv3d(x[rows], weight, bias, padding=padding)
@@ -269,11 +240,9 @@ def _convolution_backward(
 
 
 def _batch_statistics(y: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance per channel, merged over slices in float64.
-
-    Two passes within a slice and the pairwise update between slices (Chan, Golub, LeVeque 1979,
-    equation 2.1): no difference of large squares.
-    """
+    """Return mean and biased variance per channel, merged over slices in float64."""
+    # Two passes within a slice and the pairwise update between slices (Chan, Golub, LeVeque 1979,
+    # equation 2.1), because a difference of large squares would lose the variance.
     count = 0
     mean = y.new_zeros(y.shape[1], dtype=torch.float64)
     m2 = torch.zeros_like(mean)

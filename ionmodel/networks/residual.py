@@ -98,6 +98,7 @@ class Residual(DenseNetwork):
         self._initialize()
 
     def _initialize(self) -> None:
+        # Zeros in the added layers: an untrained network is as shallow as its first layer.
         for name, weights in self.named_parameters():
             if name.endswith("bias") or name.startswith("layers"):
                 nn.init.zeros_(weights)
@@ -108,6 +109,7 @@ class Residual(DenseNetwork):
         x = self.stem(x)
         for step, convolution in zip(self.dilations[1:], self.layers, strict=True):
             inner = slice(step, -step)
+            # Cropped, not padded: no cell outside the tile is made up.
             x = x[:, :, inner, inner, inner] + convolution(self._activate(x))
         for linear in self.head:
             x = linear(self._activate(x))
@@ -118,18 +120,7 @@ class Residual(DenseNetwork):
 
 
 def dilations_of(radius: int) -> tuple[int, ...]:
-    """Return dilations that add up to a radius: powers of three and what is left, sorted.
-
-    Parameters
-    ----------
-    radius : int
-        Neighborhood radius in cells, at least 0.
-
-    Returns
-    -------
-    tuple of int
-        As few as see every cell of the neighborhood: each is at most one above twice the sum of
-        those before.
+    """Return the fewest dilations that add up to a radius and see every cell, sorted.
 
     Examples
     --------
@@ -139,6 +130,7 @@ def dilations_of(radius: int) -> tuple[int, ...]:
     steps: list[int] = []
     left = radius
     while left > 0:
+        # At most one above twice the sum of those before: a larger step would skip cells.
         steps.append(min(left, 2 * sum(steps) + 1))
         left -= steps[-1]
     return tuple(sorted(steps))

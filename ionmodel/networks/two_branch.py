@@ -1,13 +1,13 @@
 """The 2021 network: one convolutional branch for each input field, one head for all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ionmodel.networks.base import PatchNetwork, SlidingPooling
-from ionmodel.networks.recompute import SLICE_BYTES, recomputed_block
+from ionmodel.networks.base import PatchNetwork
+from ionmodel.networks.branches import ConvolutionBlock, FieldBranches
 
 
 class TwoBranch(PatchNetwork):
@@ -175,24 +175,7 @@ class TwoBranch(PatchNetwork):
         )
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logits of the central cells; without padding, also those of whole tiles.
-
-        Parameters
-        ----------
-        x : Tensor of float32, shape (batch, channels, width, width, width)
-            Normalized neighborhoods, or tiles with their halo, ``T + receptive_field - 1`` wide.
-
-        Returns
-        -------
-        Tensor of float32, shape (batch,); of wider tiles (batch, T, T, T)
-            In evaluation the same numbers either way. In training, batch normalization takes the
-            statistics of the tiles, and a dropped feature is missing to all cells that share it.
-
-        Raises
-        ------
-        ValueError
-            If `x` has another number of channels, or is narrower than the receptive field.
-        """
+        """Return the logits of the central cells; without padding, also those of whole tiles."""
         widths = x.shape[2:]
         fits = x.ndim == 5 and x.shape[1] == self.channels and min(widths) >= self.receptive_field
         if self.has_dense_form and fits and max(widths) > self.receptive_field:
@@ -203,16 +186,17 @@ class TwoBranch(PatchNetwork):
         z: Tensor = self.head(self.branches(x).flatten(1))
         return z.squeeze(1)  # (batch, 1) → (batch,)
 
-    # Not by the rules of `ionmodel.dense.rules`, which drop dropout and fix the statistics, as only
-    # prediction may, and import this family. In evaluation both give the same, by test.
     def _logits_of_tiles(self, x: Tensor) -> Tensor:
+        # `ionmodel.dense.rules` cannot serve here: they drop dropout and fix the statistics, which
+        # only prediction may. In evaluation both give the same numbers, by test.
         # Each pooling keeps all cells, and what follows looks at every second one of those before.
-        spacing, reach = 1, 1
+        spacing, reach = 1, 1  # in cells of the tile
         for block in self.branches.blocks_of(0):
             reach += block.conv.kernel_size[0] * spacing  # less one cell, and one of the pooling
             spacing *= 2
         reach += (self.pooled - 1) * spacing
-        for axis in (2, 3, 4):  # cells that pooling drops at odd widths
+        # Pooling drops the last cells of a patch at odd widths: cut them off the tile, too.
+        for axis in (2, 3, 4):
             x = x.narrow(axis, 0, x.shape[axis] - (self.receptive_field - reach))
         fields = (
             self._features_of_tiles(channel, x[:, channel : channel + 1])
@@ -221,6 +205,7 @@ class TwoBranch(PatchNetwork):
         dropout, first, *others = self.head
         z: Tensor = dropout(torch.cat(list(fields), dim=1))
         assert isinstance(first, nn.Linear)
+        # A linear layer on all cells of a patch is a convolution as wide as what is left of it.
         cubes = first.weight.reshape(first.out_features, -1, *3 * (self.pooled,))
         z = functional.conv3d(z, cubes, first.bias, dilation=spacing)
         for layer in others:
@@ -236,91 +221,6 @@ class TwoBranch(PatchNetwork):
             x = block.over_tiles(x, spacing)
             spacing *= 2
         return x
-
-
-class FieldBranches(nn.ModuleList):
-    """Pass each field through a branch of its own, or all through the same one.
-
-    Parameters
-    ----------
-    channels : int
-        Input fields, at least 1.
-    branches : iterable of Module
-        As many as fields, or one for all; each takes one channel.
-    """
-
-    def __init__(self, channels: int, branches: Iterable[nn.Module]) -> None:
-        super().__init__(branches)
-        self.channels = channels
-
-    def branch_of(self, channel: int) -> nn.Module:
-        """Return the branch that reads a field."""
-        return self[channel % len(self)]
-
-    def blocks_of(self, channel: int) -> "Iterator[ConvolutionBlock]":
-        """Yield the blocks of that branch."""
-        for block in self.branch_of(channel).children():
-            assert isinstance(block, ConvolutionBlock)
-            yield block
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Concatenate what the branches make of (batch, channels, i, j, k), by channels."""
-        return torch.cat([self.branch_of(c)(x[:, c : c + 1]) for c in range(self.channels)], dim=1)
-
-
-class ConvolutionBlock(nn.Module):
-    """Convolution, batch normalization, activation and pooling by two.
-
-    Parameters
-    ----------
-    n_in, n_out : int
-        Channels that enter and leave.
-    kernel : int
-        Kernel width in cells, odd.
-    padding : bool
-        Whether zeros keep the width of the convolution.
-    bias : bool
-        Whether the convolution adds one.
-    negative_slope : float
-        Slope of the LeakyReLU below 0.
-    recompute : bool
-        Keep the input alone for the backward pass.
-    """
-
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        kernel: int,
-        padding: bool,
-        bias: bool,
-        negative_slope: float,
-        recompute: bool,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(n_in, n_out, kernel, padding=kernel // 2 if padding else 0, bias=bias)
-        self.norm = nn.BatchNorm3d(n_out)
-        self.tail = nn.Sequential(nn.LeakyReLU(negative_slope), nn.AvgPool3d(2))
-        self.recompute = recompute
-        self.slice_bytes = SLICE_BYTES
-
-    def over_tiles(self, x: Tensor, spacing: int) -> Tensor:
-        """Do the same around every cell, where cells of a patch are so many cells apart."""
-        activation, _ = self.tail
-        x = functional.conv3d(x, self.conv.weight, self.conv.bias, dilation=spacing)
-        pooling = SlidingPooling((2, 2, 2), (spacing, spacing, spacing), divisor=8)
-        out: Tensor = pooling(activation(self.norm(x)))
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, n_in, width, width, width) to (batch, n_out, and half the width)."""
-        if self.recompute:
-            return recomputed_block(
-                x, self.conv, self.norm, self.tail, slice_bytes=self.slice_bytes
-            )
-        out: Tensor = self.tail(self.norm(self.conv(x)))
-        return out
 
 
 def _head_layers(

@@ -1,4 +1,4 @@
-"""Cubes that a user gives by their names, as arrays: what they must be to be predicted from."""
+"""Check arrays that a user gives, by their names, to predict from."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,26 +10,7 @@ from ionstore.cube.mesh import Array
 
 
 def given_cubes(fields: Mapping[str, ArrayLike], inputs: Sequence[str]) -> dict[str, Array]:
-    """Return the inputs of a network as cubes of one mesh.
-
-    Parameters
-    ----------
-    fields : mapping of str to ndarray, shape (n, n, n)
-        Anything that numpy makes such arrays of; others than the inputs are left alone.
-    inputs : sequence of str
-        Names of the inputs, at least one.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (n, n, n)
-        Finite real numbers in the byte order of this machine, in the order of the inputs.
-
-    Raises
-    ------
-    ConfigError
-        If they are not given by name, one is missing, they are no cubes of one mesh, or hold what
-        is no finite real number.
-    """
+    """Return the inputs of a network as finite cubes of one mesh; other fields are left alone."""
     if not isinstance(fields, Mapping):
         raise ConfigError(
             f"fields must be cubes by their names, got {type(fields).__name__}; give "
@@ -70,5 +51,6 @@ def _as_array(name: str, values: ArrayLike) -> Array:
         )
     if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
         return array.astype(np.float64)
+    # Files of other machines come in another byte order, which torch does not take.
     native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return native

@@ -1,4 +1,4 @@
-"""How the boxes of a store are predicted within a memory."""
+"""Plan how the boxes of a store are predicted within a memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,39 +17,17 @@ DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class PredictionPlan:
-    """What a prediction is about to do.
+    """Shards that a prediction writes, and their cost."""
 
-    Parameters
-    ----------
-    redshifts : tuple of float
-        Redshifts, descending.
-    layout : Layout
-        Layout of the predicted field.
-    parts : tuple of Part
-        Its shards.
-    left : tuple of Part
-        Those of them that are not predicted yet.
-    tile : int
-        Cells along a side that the network predicts at once.
-    memory_bytes : int
-        About what a process takes, beside Python and torch themselves.
-    by_patches : bool
-        Whether every cell is predicted from a neighborhood of its own, for want of a dense form.
-    seconds_per_cell : float
-        Seconds that the network takes, as timed.
-    n_processes : int
-        Processes that share out the shards.
-    """
-
-    redshifts: tuple[float, ...]
-    layout: Layout
-    parts: tuple[Part, ...]
-    left: tuple[Part, ...]
-    tile: int
-    memory_bytes: int
-    by_patches: bool
-    seconds_per_cell: float
-    n_processes: int
+    redshifts: tuple[float, ...]  # descending
+    layout: Layout  # of the predicted field
+    parts: tuple[Part, ...]  # its shards
+    left: tuple[Part, ...]  # those of them that are not predicted yet
+    tile: int  # cells along a side that the network predicts at once
+    memory_bytes: int  # about what a process takes, beside Python and torch themselves
+    by_patches: bool  # cell by cell, because the network has no dense form
+    seconds_per_cell: float  # of the network alone, as timed
+    n_processes: int  # they share out the shards
 
     @property
     def n_cells(self) -> int:
@@ -64,6 +42,7 @@ class PredictionPlan:
     @property
     def seconds(self) -> float:
         """Estimated duration of what is left, without derived channels, decoding and encoding."""
+        # Whole shards are shared out: the process with the most of them decides.
         of_busiest = -(-len(self.left) // self.n_processes) / max(1, len(self.left))
         return of_busiest * self.n_cells_left * self.seconds_per_cell
 
@@ -74,13 +53,7 @@ class PredictionPlan:
 
 
 def chosen_redshifts(store: CubeStore, redshifts: Sequence[float]) -> tuple[float, ...]:
-    """Return redshifts as a store holds them, descending; all where none are given.
-
-    Raises
-    ------
-    NotInStoreError
-        If the store does not hold one.
-    """
+    """Return redshifts as a store holds them, descending; all where none are given."""
     chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
     return tuple(sorted(chosen or store.redshifts, reverse=True))
 
@@ -94,35 +67,7 @@ def plan_prediction(
     n_processes: int = 1,
     computes_channels: bool = True,
 ) -> PredictionPlan:
-    """Decide how a store is predicted within a memory.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        The network.
-    store : CubeStore
-        Store with its inputs.
-    redshifts : sequence of float
-        Redshifts to predict, in any order; all by default.
-    memory_bytes : int
-        Bound on the memory of a process, beside Python and torch themselves.
-    n_processes : int
-        Processes that share out the shards.
-    computes_channels : bool
-        Whether derived channels, where the network sees any, have to be computed first.
-
-    Returns
-    -------
-    PredictionPlan
-        All shards are left.
-
-    Raises
-    ------
-    MemoryBudgetError
-        If not even the smallest tiles fit, or the device has no memory for a tile.
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
+    """Choose the largest tile that fits a memory, and time it; all shards are left."""
     layout = store.layout
     taken = chosen_redshifts(store, redshifts)
     shard = min(layout.shard_cells, layout.mesh_cells)
@@ -137,7 +82,7 @@ def plan_prediction(
             "MB; raise the memory"
         )
     parts = plan_parts([PREDICTED.name], len(taken), layout)
-    tile = min(tile, shard)
+    tile = min(tile, shard)  # a tile never spans shards
     is_smoothed = computes_channels and predictor.config.derived_channels
     return PredictionPlan(
         taken,
@@ -145,6 +90,7 @@ def plan_prediction(
         parts,
         left=parts,
         tile=tile,
+        # Not added up: channels are finished before the first shard is read.
         memory_bytes=max(
             block + tile_bytes(predictor.network, tile),
             smoothing_bytes(store.mesh) if is_smoothed else 0,

@@ -6,15 +6,14 @@ In three lines of a notebook::
     predict = load("runs/first")
     xhii = predict({"n_igm": n_igm, "n_src": n_src}, redshift=8.0, box_length_cmpc=714.0)
 
-Networks that see neither the redshift nor means within balls need not be told them; a warning then
-says that the size of a cell is unknown.
+The redshift and the length of the box may be left out where the network depends on neither; a
+warning then says that the size of a cell is unknown.
 """
 
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from numbers import Real
@@ -35,6 +34,7 @@ from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.memory import TILE_CELLS, patches_at_once
 from ionmodel.prediction.arrays import given_cubes
+from ionmodel.prediction.device import full_device_as_message, full_float32
 from ionmodel.runs.checkpoint import load_checkpoint
 from ionmodel.runs.compatibility import (
     SeenBox,
@@ -50,38 +50,37 @@ from ionmodel.tiles import slices_of, tiles_of, wrapped
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.mesh import Array, Corner, Fields, Mesh, Region
 from ionstore.cube.statistics import FieldStatistics
-from ionstore.errors import MemoryBudgetError
 from ionstore.loading.gather import gather_neighborhoods
 from ionstore.storage.digest import in_words, start_digest
 from ionstore.store.normalization import Normalization
 
-_FEW_PATCHES = 8  # that tell whether all that are predicted together can be timed
-_LONGEST_TIMING_S = 5.0  # that these may take, by what the few take
+_FEW_PATCHES = 8  # timed first, to find out how long a full set of patches would take
+_LONGEST_TIMING_S = 5.0  # a full set is timed if it takes no longer than this
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A trained network with all that it needs to predict a box.
+    """A trained network that predicts boxes.
 
     Parameters
     ----------
     config : TrainingConfig
         Configuration of the run.
     normalization : Normalization
-        Of its inputs.
+        How its inputs are normalized.
     network : PatchNetwork
         With the weights of the best checkpoint, in evaluation mode, on its device.
     device : torch.device
-        That device.
+        Where it computes.
     path : Path
         The checkpoint.
     size_bytes : int
         Its size when it was read.
     digest : str
-        Digest of its bytes then: a training that still runs may put a better one in its place.
+        Digest of its bytes when it was read. A running training may replace the file since.
     trained : dict, optional
-        What it was trained on, as `ionmodel.runs.compatibility` describes it; None where the
-        checkpoint does not say.
+        Description of its training data, as `ionmodel.runs.compatibility` makes it; None where
+        the checkpoint has none.
     """
 
     config: TrainingConfig = field(repr=False)
@@ -133,18 +132,18 @@ class Predictor:
         Raises
         ------
         ConfigError
-            If they are not given by name, an input is missing, they are no cubes of one mesh, hold
-            what is no finite real number, are negative where that cannot be, or the box is empty
-            where overdensities are asked for; if what the network must be told of the box is not
-            given or cannot be, or the box is too small for its averages; or if the network
-            predicts what is no number.
+            If `fields` is no mapping, an input is missing, is no cube of the common mesh, has
+            values that are not finite real numbers or are negative where that cannot be, or is 0
+            on average where the network takes overdensities; if a needed redshift, box length or
+            cosmology is missing or does not fit; if the box is too small for its averages; or if
+            a predicted value is not finite.
         MemoryBudgetError
             If the device has no memory for the network and a tile.
 
         Warns
         -----
         UnlikeTrainingWarning
-            For each thing that is far from the training, with the numbers: size of a cell,
+            For each of these that is far from the training, with the numbers: size of a cell,
             redshift, mean and scatter of the inputs.
 
         Notes
@@ -165,6 +164,7 @@ class Predictor:
         inputs = self._normalized(cubes, box, statistics)
         n = inputs.shape[1]
         out = np.empty((n, n, n), np.float32)
+        # Tile by tile, so that the layers take the memory of one tile however large the box is.
         tile = min(TILE_CELLS, n)
         done = 0
         for start, shape in tiles_of((n, n, n), tile):
@@ -182,7 +182,7 @@ class Predictor:
         box_length_cmpc: float | None,
         cosmology: Cosmology | None,
     ) -> Box:
-        """Return what derived channels must know of the box."""
+        """Return the box as derived channels see it, or say what is missing."""
         if redshift is not None and not (_is_number(redshift) and 0 <= redshift < np.inf):
             raise ConfigError(f"redshift must be one number from 0 on, got {redshift!r}")
         if redshift is None and self.config.redshift_input:
@@ -221,7 +221,7 @@ class Predictor:
                 )
             if found.mean == 0 and needs_mean(self.config, name):
                 raise ConfigError(
-                    f"{name} must not be 0 on average, for the network sees it relative to its "
+                    f"{name} must not be 0 on average, because the network sees it relative to its "
                     "mean; give a box with gas"
                 )
 
@@ -233,6 +233,7 @@ class Predictor:
         for name, cube in cubes.items():
             mean = statistics[name].mean
             place[name][...] = self.normalization.fields[name].apply(cube, mean)
+            # Raw values are smoothed, then normalized like their parent: its mean is theirs.
             children = [one for one in self.config.derived_channels if one.parent == name]
             whole = PeriodicField(cube) if children else None
             for channel in children:
@@ -255,28 +256,7 @@ class Predictor:
         tile: int = TILE_CELLS,
         on_cells: Callable[[int], None] = lambda done: None,
     ) -> NDArray[np.float32]:
-        """Predict a block from its normalized inputs.
-
-        Parameters
-        ----------
-        block : ndarray of float32, shape (channel, a + 2 r, b + 2 r, c + 2 r)
-            Normalized inputs of the block and of the r cells around it, and the redshift after them
-            where the network sees it.
-        tile : int
-            Cells along a side that are predicted at once.
-        on_cells : callable
-            Told how many cells are done.
-
-        Returns
-        -------
-        ndarray of float32, shape (a, b, c)
-            Predicted xHII.
-
-        Raises
-        ------
-        MemoryBudgetError
-            If the device has no memory for the network and a tile.
-        """
+        """Predict a block from its normalized inputs."""
         r = self.radius
         a, b, c = (length - 2 * r for length in block.shape[1:])
         if not self.network.has_dense_form:
@@ -294,34 +274,22 @@ class Predictor:
         return out
 
     def seconds_per_cell(self, tile: int) -> float:
-        """Return the seconds that a cell takes, from the better of two timed predictions of zeros.
-
-        Parameters
-        ----------
-        tile : int
-            Cells along a side that are predicted at once; where there is no dense form, as many
-            neighborhoods are timed as are predicted together.
-
-        Raises
-        ------
-        MemoryBudgetError
-            If the device has no memory for the network and a tile.
-        """
+        """Return the seconds that a cell takes, by the faster of two predictions of zeros."""
         if self.network.has_dense_form:
             return self._timed((tile, tile, tile))
         together = patches_at_once(self.network)
         few = min(_FEW_PATCHES, together)
         per_cell = self._timed((few, 1, 1))
         if few < together and per_cell * together <= _LONGEST_TIMING_S:
-            per_cell = self._timed((together, 1, 1))  # faster a cell than few are
+            per_cell = self._timed((together, 1, 1))  # a cell takes less time in a full set
         return per_cell
 
     def _timed(self, shape: Corner) -> float:
-        """Return the seconds a cell that a block takes which is predicted at once."""
+        """Return the seconds per cell of a block that is predicted at once."""
         widths = (length + 2 * self.radius for length in shape)
         zeros = np.zeros((self.network.channels, *widths), np.float32)
         seconds = []
-        for _ in range(2):
+        for _ in range(2):  # the first one may compile and allocate
             began = time.perf_counter()
             self.predict_block(zeros, tile=max(shape))
             seconds.append(time.perf_counter() - began)
@@ -341,7 +309,7 @@ class Predictor:
         return out.reshape(shape)
 
     def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
-        with torch.inference_mode(), _full_float32(), _full_device_in_words(self.device):
+        with torch.inference_mode(), full_float32(), full_device_as_message(self.device):
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
@@ -351,37 +319,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Convolve without TensorFloat-32, cuDNN's default: it rounds tiles unlike single cells."""
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolution.fp32_precision = before
-
-
-@contextmanager
-def _full_device_in_words(device: torch.device) -> Iterator[None]:
-    """Say what an accelerator has no memory for."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryBudgetError(
-            "the network and what it predicts at once must fit the free memory of device "
-            f"{device.type}, which is too small; end what else runs there, lower the memory of a "
-            "predicted store (--memory), or predict on the CPU (device cpu)"
-        ) from error
-
-
 def check_numbers(predicted: NDArray[np.float32], where: str) -> None:
-    """Raise ConfigError where a network predicted what is no number."""
+    """Raise ConfigError if a predicted value is not finite."""
     if not np.isfinite(predicted).all():
         raise ConfigError(
-            f"the network predicts what is no number {where}; the fields are far from those of its "
-            "training, or the training diverged"
+            f"the network must predict finite numbers, got others {where}; the fields are far from "
+            "those of its training, or the training diverged"
         )
 
 
@@ -420,6 +363,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
         )
     digest, size_bytes = start_digest(), 0
 
+    # Of the bytes that are loaded, in the same pass: the file may be replaced at any time.
     def take(piece: bytes) -> None:
         nonlocal size_bytes
         digest.update(piece)
@@ -437,7 +381,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
             f"{folder.best}: expected the weights and the normalization of a network as its "
             "configuration describes it, got others; train it anew"
         ) from error
-    with _full_device_in_words(where):
+    with full_device_as_message(where):
         network = network.to(where)
     return Predictor(
         config,

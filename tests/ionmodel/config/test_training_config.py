@@ -3,6 +3,8 @@
 import importlib
 import inspect
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +222,7 @@ def test_a_line_that_is_no_toml_is_shown(tmp_path: Path, text: str, got: str) ->
         read_toml(broken)
     assert str(refused.value) == (
         f"{broken}: expected lines of TOML such as epochs = 20 or "
-        f'inputs = ["n_igm", "n_src"], each key once, got {got}; mend it'
+        f'inputs = ["n_igm", "n_src"], each key once, got {got}; fix the line'
     )
 
 
@@ -266,3 +268,12 @@ def test_samples_are_counted_as_cells_where_there_are_no_tiles(given: dict[str, 
     assert config.tile is None
     assert (config.batch_size, config.samples_per_epoch) == (256, small.samples_per_epoch)
     assert config.validation_samples == 7
+
+
+def test_a_configuration_needs_no_torch() -> None:
+    code = (
+        "import sys; from ionmodel.config import make_config; "
+        "from ionmodel.config.keys import read_preset; make_config(read_preset('multiscale')); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

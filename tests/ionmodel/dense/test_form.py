@@ -670,7 +670,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "channels": (
         lambda: ended(nn.Conv3d(1, 4, 3), nn.Conv3d(3, 1, 3)),
-        r"^0\.1 \(Conv3d\) takes 3 channels, but 4 come to it; mend the network$",
+        r"^0\.1 \(Conv3d\) takes 3 channels, but 4 come to it; fix the network$",
     ),
     "channels of a norm": (
         lambda: ended(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(3)),

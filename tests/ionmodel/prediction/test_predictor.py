@@ -323,7 +323,7 @@ def test_predictions_that_are_no_numbers_are_refused(
     with torch.no_grad():
         next(predict.network.parameters()).fill_(np.nan)
     fields = {name: odd_store.read_field(name, 7.5) for name in ("n_igm", "n_src")}
-    with pytest.raises(ConfigError, match="predicts what is no number in this box; the fields are"):
+    with pytest.raises(ConfigError, match="finite numbers, got others in this box; the fields are"):
         predict(fields, **TOLD)
 
 
