@@ -115,7 +115,7 @@ def predict(
                 )
         except KeyboardInterrupt:
             click.echo("Stopped; run the same command again to go on from here.", err=True)
-            raise click.exceptions.Exit(130) from None
+            raise click.exceptions.Exit(130) from None  # 128 + SIGINT, as shells expect
     if inventory is None:
         return
     seconds = time.monotonic() - began

@@ -95,6 +95,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         lines = text.rstrip().splitlines() or [text]
+        # Python 3.11 tells the line only in the text of the error, and none at the end of the file.
         at = re.search(r"line (\d+)", str(error))
         number = min(int(at[1]), len(lines)) if at else len(lines)
         got = lines[number - 1].strip()
@@ -120,6 +121,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"an option must read key=value, got {option!r}")
         if key in keys:
             raise ConfigError(f"{key} is given twice; give it once")
+        # Bare words such as device=cpu are no TOML, and quotes would have to survive the shell.
         try:
             keys[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -149,4 +151,4 @@ def toml_value(value: Any) -> str:
     if isinstance(value, dict):
         entries = (f"{json.dumps(key)} = {toml_value(entry)}" for key, entry in value.items())
         return "{" + ", ".join(entries) + "}"
-    return json.dumps(value)
+    return json.dumps(value)  # of words, numbers, booleans and lists, JSON is TOML

@@ -158,6 +158,7 @@ class TrainingConfig(BaseModel):
         Samples taken from a region before the next one takes its place.
     """
 
+    # A misspelled key must not be ignored in silence.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str
@@ -205,6 +206,7 @@ class TrainingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Self:
+        # The network would see the values that it is to predict.
         if TARGET in self.inputs:
             raise ValueError(f"inputs cannot hold the target {TARGET!r}; take it out")
         for key in ("inputs", "redshifts", "scales"):
@@ -227,6 +229,7 @@ class TrainingConfig(BaseModel):
                 f"mean_free_path needs sources ({' or '.join(SOURCES)}) among the inputs, got "
                 f"{list(self.inputs)}; add them or leave mean_free_path out"
             )
+        # A misspelled field would otherwise keep its default transform unnoticed.
         unseen = [name for name in self.transforms if name not in self.channel_names]
         if unseen:
             raise ValueError(
@@ -280,6 +283,7 @@ class TrainingConfig(BaseModel):
     @property
     def channel_transforms(self) -> dict[str, Transform]:
         """Transform of every one of these fields that does not have a default of its own."""
+        # Averages are transformed like their field, unless they have a transform of their own.
         known = {**DEFAULT_TRANSFORMS, **self.transforms}
         derived = {
             channel.name: known[channel.parent]
@@ -304,6 +308,7 @@ class TrainingConfig(BaseModel):
 
     def network_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the network's family, those left out excepted."""
+        # Keys that are left out are not passed on, so that the defaults of the family apply.
         arguments = self._network_keys.items()
         given = {
             argument: getattr(self, key)
@@ -318,6 +323,7 @@ class TrainingConfig(BaseModel):
         for key, value in self.model_dump(mode="json").items():
             if value is not None:
                 lines.append(f"{key} = {toml_value(value)}\n")
+            # Keys that are left out come as comments: config.toml then shows every decision.
             elif key not in NETWORK_KEYS:
                 lines.append(f"# {key} is not set: {_WITHOUT[key]}\n")
             elif key in self._network_keys:

@@ -38,6 +38,7 @@ class FixedBatchNorm(nn.Module):
     def __init__(self, layer: BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        # The tensors of the network itself: statistics that training updates count here, too.
         self.register_buffer("mean", layer.running_mean)
         self.register_buffer("variance", layer.running_var)
 
@@ -59,6 +60,7 @@ class Unfold(nn.Module):
         """Map (batch, features, i, j, k) to the same axes."""
         for axis, width, spacing in zip((2, 3, 4), self.width, self.spacing, strict=True):
             x = x.unfold(axis, (width - 1) * spacing + 1, 1)[..., ::spacing]
+        # Channel first, then places: the weights of a Linear after Flatten expect that order.
         x = x.permute(0, 1, 5, 6, 7, 2, 3, 4)  # (batch, channel, places in the patch, i, j, k)
         return x.flatten(1, 4)
 

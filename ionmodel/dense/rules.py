@@ -53,7 +53,9 @@ def convert(layer: nn.Module, path: str, patch: Patch) -> Converted:
     if isinstance(layer, nn.Sequential) and runs_as(layer, nn.Sequential):
         # Not named_children, which leaves out a layer that comes a second time.
         return chain(layer._modules.items(), path, patch)
+    # By the exact type: a subclass may compute something else.
     rule = _RULES.get(type(layer))
+    # Parametrizing a layer changes its class, so that no rule is found.
     if rule is None and is_parametrized(layer):
         raise refused(
             layer,
@@ -184,6 +186,7 @@ def _field_branches(layer: FieldBranches, path: str, patch: Patch) -> Converted:
         layers, end = chain([(name, layer.branch_of(channel))], path, single)
         branches.append(nn.Sequential(*layers))
         ends.append(end)
+    # Their features are put side by side, which must be those of the same cells.
     if any(replace(end, channels=0) != replace(ends[0], channels=0) for end in ends):
         raise refused(layer, path, "has branches of different strides or widths")
     assert all(end.channels is not None for end in ends)

@@ -61,7 +61,7 @@ class FieldBranches(nn.ModuleList):
 
     def branch_of(self, channel: int) -> nn.Module:
         """Return the branch that reads a field."""
-        return self[channel % len(self)]
+        return self[channel % len(self)]  # all fields share it where there is only one
 
     def blocks_of(self, channel: int) -> Iterator[ConvolutionBlock]:
         """Yield the blocks of that branch."""

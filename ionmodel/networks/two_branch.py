@@ -140,6 +140,7 @@ class TwoBranch(PatchNetwork):
                 f"radius must be at least {least} for {n_blocks} blocks that each {first}halve "
                 f"{'the width' if padding else 'it'}, got {radius}; use fewer blocks{remedy}"
             )
+        # With padding, border cells of a neighborhood see zeros that the box does not have.
         self.has_dense_form = not padding
         pooled = width
         for _ in range(n_blocks):
@@ -233,6 +234,7 @@ def _head_layers(
     n_in = n_features
     for n_out in dropout_widths:
         yield nn.Linear(n_in, n_out)
+        # In either order: dropout scales by no negative number, LeakyReLU is positively homogeneous.
         yield nn.Dropout(dropout)
         yield nn.LeakyReLU(negative_slope)
         n_in = n_out
@@ -244,6 +246,7 @@ def _head_layers(
 
 
 def _least_radius(n_blocks: int, trimmed: int) -> int:
+    # Backwards from the one cell that the last block must leave.
     width = 1
     for _ in range(n_blocks):
         width = 2 * width + trimmed

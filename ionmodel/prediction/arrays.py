@@ -45,6 +45,7 @@ def _as_array(name: str, values: ArrayLike) -> Array:
         raise ConfigError(f"{name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "iuf":
         raise ConfigError(f"{name} must hold real numbers, got {array.dtype}; convert it")
+    # np.asarray drops a mask without a word.
     if np.ma.is_masked(values):
         raise ConfigError(
             f"{name} must be given everywhere, got an array with masked cells; fill them first"

@@ -17,6 +17,7 @@ def found_channels(
 ) -> FoundChannels | None:
     """Look for finished channels in the run, then where a stopped prediction left them."""
     config = predictor.config
+    # The run first: its channels are there already where it was trained on the same store.
     folders = {RunFolder(predictor.path.parent).channels: config.redshifts or store.redshifts}
     if folder is not None:
         folders[folder] = tuple(redshifts)

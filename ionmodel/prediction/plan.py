@@ -71,6 +71,7 @@ def plan_prediction(
     layout = store.layout
     taken = chosen_redshifts(store, redshifts)
     shard = min(layout.shard_cells, layout.mesh_cells)
+    # Inputs of a shard with its halo in float32, held while its tiles are predicted.
     block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3
     block += 2 * 4 * shard**3  # the prediction, and its chunks on their way to the disk
     tile = largest_tile(predictor.network, memory_bytes - block)

@@ -160,6 +160,7 @@ class Predictor:
         cell = None if box_length_cmpc is None else box_length_cmpc / box.mesh.cells_per_side
         seen = SeenBox("this box", cell, redshift, statistics)
         for line in unlike_training(self.config, self.trained, [seen]):
+            # stacklevel 2 names the line of the caller, not this one.
             warnings.warn(line, UnlikeTrainingWarning, stacklevel=2)
         inputs = self._normalized(cubes, box, statistics)
         n = inputs.shape[1]
@@ -299,6 +300,7 @@ class Predictor:
         self, block: Fields, shape: Corner, on_cells: Callable[[int], None]
     ) -> NDArray[np.float32]:
         cells = Region((self.radius,) * 3, shape)
+        # As many at once as the memory plan counts; a whole block of neighborhoods would not fit.
         out = np.empty(cells.n_cells, np.float32)
         n = patches_at_once(self.network)
         for first in range(0, cells.n_cells, n):
@@ -316,6 +318,7 @@ class Predictor:
 
 
 def _is_number(value: object) -> bool:
+    # True is a number to Python, but a mistake here.
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

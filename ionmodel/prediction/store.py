@@ -188,6 +188,7 @@ def predict_store(
             reporter.plan(replace(plan, left=left))
             return replace(plan, left=left)
 
+        # Only the first process takes the lock of the build; a refusal reaches all of them.
         plan = ranks.from_first(enter)
         if folder is None:
             folder = _temporary_folder(place, predictor, ranks, held)
@@ -237,7 +238,7 @@ def _check_target(target: StorePath, store: CubeStore, *, overwrite: bool) -> No
 
 def _lies_in(target: StorePath, store: StorePath) -> bool:
     """Return whether a target is a store, or something below it."""
-    if isinstance(target, Path) and isinstance(store, Path):
+    if isinstance(target, Path) and isinstance(store, Path):  # links may lead into the store
         return Path(os.path.realpath(target)).is_relative_to(os.path.realpath(store))
     return f"{target}/".startswith(f"{store}/")
 
@@ -319,7 +320,7 @@ def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...
             "another place with --out"
         )
     if build.overwrite:
-        return parts
+        return parts  # all: shards of another network must not stay beside those of this one
     raise StoreExistsError(
         f"{build.target}: another prediction of this store was not finished, of another network, "
         "store or redshifts, or before the store was edited; finish it with the command that began "
@@ -330,6 +331,7 @@ def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...
 def _write_parts(task: _Task, work: _Work, ranks: Ranks, reporter: PredictionReporter) -> None:
     """Predict and write the shards of this process."""
     plan = task.plan
+    # Dealt out in turn: no process has more than one shard more than another.
     mine = plan.left[ranks.rank :: ranks.world]
     done = plan.n_cells - plan.n_cells_left
     total = done + sum(map(plan.cells_of, mine))

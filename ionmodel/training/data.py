@@ -115,6 +115,26 @@ def describe_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> list
     ]
 
 
+class _OverStores(Reporter):
+    """Counts the channels of one store among those of all."""
+
+    def __init__(
+        self,
+        on_note: Callable[[str], None],
+        on_channels: Callable[[int, int], None],
+        n_before: int,
+        n_all: int,
+    ) -> None:
+        self._on_note, self._on_channels = on_note, on_channels
+        self._n_before, self._n_all = n_before, n_all
+
+    def note(self, sentence: str) -> None:
+        self._on_note(sentence)
+
+    def progress(self, done: int, total: int) -> None:
+        self._on_channels(self._n_before + done, self._n_all)
+
+
 def open_training_data(
     config: TrainingConfig,
     stores: Sequence[CubeStore],
@@ -160,18 +180,6 @@ def open_training_data(
         per_box = len(config.derived_channels)
         counts = [per_box * len(boxes_of(store, config.redshifts)) for store in stores]
 
-        class After(Reporter):
-            """Counts over all stores, after those before."""
-
-            def __init__(self, n_before: int) -> None:
-                self.n_before = n_before
-
-            def note(self, sentence: str) -> None:
-                on_note(sentence)
-
-            def progress(self, done: int, total: int) -> None:
-                on_channels(self.n_before + done, sum(counts))
-
         stores = [
             with_channels(
                 store,
@@ -179,7 +187,7 @@ def open_training_data(
                 channels_folder,
                 redshifts=config.redshifts,
                 memory_bytes=config.memory_budget,
-                reporter=After(sum(counts[:place])),
+                reporter=_OverStores(on_note, on_channels, sum(counts[:place]), sum(counts)),
             )
             for place, store in enumerate(stores)
         ]
