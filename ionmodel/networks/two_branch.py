@@ -234,7 +234,7 @@ def _head_layers(
     n_in = n_features
     for n_out in dropout_widths:
         yield nn.Linear(n_in, n_out)
-        # In either order: dropout scales by no negative number, LeakyReLU is positively homogeneous.
+        # Either order: dropout scales by no negative number, LeakyReLU is positively homogeneous.
         yield nn.Dropout(dropout)
         yield nn.LeakyReLU(negative_slope)
         n_in = n_out
