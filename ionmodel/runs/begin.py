@@ -54,13 +54,14 @@ def begin_run(
     run = RunFolder(Path(path or default_run_folder(given.get("preset", DEFAULT_PRESET))))
     checkpoint = run.read_last()
     begun = begun_config(run, checkpoint)
-    stores = _open_stores(store, run, checkpoint)
     if begun is not None:
         anew = f"{run.path} has no checkpoint: it begins anew with its config.toml"
         config = resumed_config(run, begun, given)
+        stores = _open_stores(store, run, checkpoint)
         return BegunRun(config, stores, run, (anew,) if checkpoint is None else ())
     preset = read_preset(given.get("preset", DEFAULT_PRESET))
     config = make_config(over_preset(preset, given))
+    stores = _open_stores(store, run, checkpoint)  # after the keys, which are quick to check
     asked = {key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given}
     fitted = fit_to_mesh(config, stores).model_copy(update=asked)
     return BegunRun(fitted, stores, run, tuple(_changes(config, fitted, stores, preset)))
