@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.store_writer import write_attributes, write_cell_centers
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import check_known
@@ -97,7 +97,7 @@ def edit_store(
     # Where an edit was killed between two renames, there is a store once the build is entered.
     with (
         full_disk_as_message(place, resumes=False),
-        StoreBuild(place, overwrite=True) as build,
+        FolderBuild(place, overwrite=True) as build,
     ):
         store = CubeStore.open(place)
         on_opened(store)

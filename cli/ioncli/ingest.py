@@ -194,7 +194,7 @@ def ingest(
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
     from ioncli.inventory_text import inventory_lines
-    from ionstore.build.bucket import start_build
+    from ionstore.build.start import start_build
     from ionstore.cube.description import from_values
     from ionstore.ingest.append import known_of, select_for
     from ionstore.ingest.detect import detect

@@ -13,7 +13,7 @@ from typing import Any
 
 from ionmodel.channels.base import Box, DerivedChannel, boxes_of, check_channels
 from ionmodel.channels.periodic_field import FIELDS_AT_ONCE, PeriodicField
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.parts import merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField, StoreWriter, create_store
@@ -148,9 +148,9 @@ def _build(
     reporter: Reporter,
 ) -> None:
     parts = plan_parts([channel.name for channel in channels], len(boxes), store.layout)
-    with StoreBuild(path) as build, full_disk_as_message(build.folder):
+    with FolderBuild(path) as build, full_disk_as_message(build.folder):
         # A build that was interrupted before its first part may lack a part of its metadata.
-        begun = any(build.books.result(part) is not None for part in parts)
+        begun = any(build.records.result(part) is not None for part in parts)
         writer = StoreWriter(build.store_path) if begun else _begin(build, store, channels, boxes)
         done = 0
         for index, box in enumerate(boxes):
@@ -162,7 +162,7 @@ def _build(
                         part
                         for part in parts
                         if (part.field, part.redshift_index) == (channel.name, index)
-                        and build.books.result(part) is None
+                        and build.records.result(part) is None
                     ]
                     for channel in channels
                     if channel.parent == parent
@@ -175,7 +175,7 @@ def _build(
                         field = field or PeriodicField(store.read_field(parent, box.redshift))
                         _write(writer.shards, build, missing, channel.compute(field, box))
                     done += 1
-        merged = merge_parts(build.books, parts)
+        merged = merge_parts(build.records, parts)
         writer.finalize(
             {
                 name: [of_field[index] for index in range(len(boxes))]
@@ -186,7 +186,7 @@ def _build(
 
 
 def _begin(
-    build: StoreBuild, store: CubeStore, channels: Sequence[DerivedChannel], boxes: Sequence[Box]
+    build: FolderBuild, store: CubeStore, channels: Sequence[DerivedChannel], boxes: Sequence[Box]
 ) -> StoreWriter:
     plan: dict[str, Any] = {"uuid": str(uuid.uuid4()), "command_line": None}
     build.begin(plan)
@@ -209,8 +209,8 @@ def _begin(
     )
 
 
-def _write(shards: ShardWriter, build: StoreBuild, parts: Sequence[Part], values: Fields) -> None:
+def _write(shards: ShardWriter, build: FolderBuild, parts: Sequence[Part], values: Fields) -> None:
     for part in parts:
         start, shape = shards.layout.shard_region(part.shard)
         i, j, k = (slice(first, first + n) for first, n in zip(start, shape, strict=True))
-        write_part(part, values[i, j, k], shards, build.books)
+        write_part(part, values[i, j, k], shards, build.records)

@@ -24,10 +24,10 @@ from ionmodel.prediction.predictor import Predictor, check_numbers
 from ionmodel.prediction.reporter import PREDICTING_STAGE, SILENT, PredictionReporter
 from ionmodel.ranks import Ranks, joined_ranks
 from ionmodel.runs.compatibility import check_store
-from ionstore.build.bucket import ObjectBuild, start_build
-from ionstore.build.folder import StoreBuild
-from ionstore.build.parts import ObjectBooks, PartBooks, merge_parts, write_part
+from ionstore.build.base import Build
+from ionstore.build.parts import PartRecords, merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
+from ionstore.build.start import start_build
 from ionstore.build.store_writer import StoredField, StoreWriter, create_store
 from ionstore.cube.fields import PREDICTED
 from ionstore.cube.mesh import Corner, Fields
@@ -90,7 +90,7 @@ class _Work:
     """Where predicted shards go; the same for all processes."""
 
     writer: ShardWriter
-    books: PartBooks | ObjectBooks
+    records: PartRecords
 
 
 def predict_store(
@@ -168,7 +168,7 @@ def predict_store(
         unlike = check_store(predictor.config, predictor.trained, store, taken)
         _check_target(place, store, overwrite=overwrite)
         build = start_build(place, overwrite=overwrite, on_note=reporter.note)
-        folder = _channels_folder(build)
+        folder = build.folder_beside("channels")
         plan = plan_prediction(
             predictor,
             store,
@@ -208,7 +208,7 @@ def predict_store(
         ranks.wait_for_all()  # the first process finishes the store, with the shards of all
         if not ranks.is_first:
             return None
-        merged = merge_parts(build.books, plan.parts)[PREDICTED.name]
+        merged = merge_parts(build.records, plan.parts)[PREDICTED.name]
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
@@ -263,13 +263,6 @@ def _check_replaced(target: StorePath) -> None:
         )
 
 
-def _channels_folder(build: StoreBuild | ObjectBuild) -> Path | None:
-    """Return where channels are computed, beside the target; None where that is in a bucket."""
-    if isinstance(build, StoreBuild):
-        return build.place.with_name(f"{build.place.name}.channels")
-    return None
-
-
 def _temporary_folder(
     target: StorePath, predictor: Predictor, ranks: Ranks, held: ExitStack
 ) -> Path:
@@ -283,7 +276,7 @@ def _temporary_folder(
     return Path(held.enter_context(TemporaryDirectory(prefix="ionmodel-channels-")))
 
 
-def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | None) -> _Work:
+def _begin(build: Build, task: _Task, command_line: str | None) -> _Work:
     """Begin a store, or take up one that was not finished."""
     store, plan = task.store, task.plan
     if plan.left == plan.parts:  # killed before its first part, a build may have no store yet
@@ -303,17 +296,16 @@ def _begin(build: StoreBuild | ObjectBuild, task: _Task, command_line: str | Non
         )
     else:
         writer = StoreWriter(build.store_path)
-    shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
-    return _Work(shards, build.books)
+    return _Work(build.shard_writer(writer), build.records)
 
 
-def _parts_left(build: StoreBuild | ObjectBuild, task: _Task) -> tuple[Part, ...]:
+def _parts_left(build: Build, task: _Task) -> tuple[Part, ...]:
     """Return the parts that are not done; refuse to mix two predictions in one store."""
     parts, before = task.plan.parts, build.plan()
     if before is None:
         return parts
     if before.get("prediction") == task.identity:
-        return tuple(part for part in parts if build.books.result(part) is None)
+        return tuple(part for part in parts if build.records.result(part) is None)
     if "prediction" not in before:
         raise StoreExistsError(
             f"{build.target}: an ingest into this store was not finished; finish it, or choose "
@@ -354,7 +346,7 @@ def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], 
     block = read_inputs(predictor, store, redshift, start, shape)
     values = predictor.predict_block(block, tile=plan.tile, on_cells=on_cells)
     check_numbers(values, f"at redshift {redshift:g}")
-    write_part(part, values, work.writer, work.books)
+    write_part(part, values, work.writer, work.records)
 
 
 def read_inputs(

@@ -1,11 +1,11 @@
-"""`ObjectBuild`: a store being built below a key of an object store, where nothing is renamed.
+"""`BucketBuild`: a store built in a bucket, where nothing can be renamed.
 
-Keys are final: shards are put where they belong, and the metadata of the root, which say that the
-store is complete, are put last. Until then readers find no store. The books lie beside it, below
-``STORE.partial/``.
+Shards are put at their final keys. The metadata of the root, which say that the store is complete,
+are put last: until then readers find no store. The records lie beside it, below ``STORE.partial/``.
 
-All is put and removed under a lock, which is looked at each time before. A process that was silent
-for so long that another took over can spoil what that one makes only by what it was just at then.
+Every write and removal is made under a lock, which is checked each time before. A process that was
+silent for so long that another one took the lock can therefore spoil, of the work of that one, only
+the object that it was writing at that moment.
 """
 
 import json
@@ -17,12 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from ionstore.build.folder import StoreBuild
-from ionstore.build.parts import PARTS, ObjectBooks, read_record
+from ionstore.build.base import Build
+from ionstore.build.parts import PARTS, PartRecords, read_record
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoreWriter
 from ionstore.errors import StoreExistsError, StoreFormatError
-from ionstore.storage.paths import parse_place
 from ionstore.storage.s3 import ObjectPath
 from ionstore.storage.s3_lock import ObjectLock
 from ionstore.store.metadata import (
@@ -34,36 +33,19 @@ from ionstore.store.metadata import (
     read_root_metadata,
 )
 
-_SKELETON = "store"
+_SKELETON = "store"  # the store without its values: metadata and coordinates
 _SPOOLS = "spools"
 
 
-class ObjectBuild:
-    """The objects below ``STORE.partial/`` while a store is built, locked against other builds.
+class BucketBuild(Build):
+    """A store built below a key of a bucket.
 
-    Parameters
-    ----------
-    target : ObjectPath
-        Key of the store.
-    overwrite : bool
-        Whether a store there may be replaced.
-    on_note : callable, optional
-        Called with each line that the user should read.
-
-    Raises
-    ------
-    StoreExistsError
-        On entering: if something stands there already, or another build of it is running.
-    ObjectStoreError
-        On entering: if the object store does not answer.
-
-    Notes
-    -----
-    A store without values is made in a temporary folder of this machine, `store_path`, by the same
-    code as any other; its metadata and coordinates are what is put. Spooled values lie there too,
-    unless they are shared. Leaving keeps the books when a plan has been recorded, so that the build
-    can be resumed.
+    Its skeleton, a store without values, is made in a temporary folder of this machine by the same
+    code as a store in a folder, and put from there. Spooled values lie there too, until shared.
     """
+
+    target: ObjectPath
+    place: ObjectPath
 
     def __init__(
         self,
@@ -78,7 +60,7 @@ class ObjectBuild:
         self._partial = partial_folder(target)
         self._lock = ObjectLock(self._partial / BUILD_LOCK, target)
         self._claim = self._lock.claim
-        self.books = ObjectBooks(self._partial / PARTS, self._claim)
+        self.records = PartRecords(self._partial / PARTS, self._claim)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -103,73 +85,34 @@ class ObjectBuild:
         self._stack.close()
 
     def plan(self) -> dict[str, Any] | None:
-        """Return the recorded plan, None when there is none.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return the recorded plan, None when there is none."""
         return read_record(self._partial / PLAN)
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Start afresh with a plan: whatever was built before, and an old store, is removed.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        ObjectStoreError
-            If the object store does not do it.
-        """
-        # The plan stands before anything is removed: what a killed removal leaves is a build.
+        """Start afresh with a plan; remove whatever was built before, and an old store."""
+        # The plan first, unlike in a folder: what a killed removal leaves at the final keys is then
+        # known as an unfinished build, and not taken for objects of somebody else.
         self._put(self._partial / PLAN, json.dumps(plan).encode())
         self._remove_built()
 
     def discard(self) -> None:
-        """Remove the plan and what was built, but keep spooled values.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        ObjectStoreError
-            If the object store does not do it.
-        """
+        """Remove the plan and what was built, but keep spooled values."""
         self._remove_built()
-        (self._partial / PLAN).unlink()
+        (self._partial / PLAN).unlink()  # last, for the same reason
 
     def check(self) -> None:
-        """Make sure that the build is still that of this process.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken it over.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Raise StoreExistsError if another process has taken the build over."""
         self._lock.check()
+
+    def check_shard_space(self, estimate_bytes: Callable[[], int]) -> None:
+        """Do nothing: a bucket has no bounds that could be asked for."""
 
     def spool_path(self, field: str, redshift_index: int) -> Path:
         """Return where the values of a source that cannot be cut are kept."""
         return self.folder / f"{field}-{redshift_index}.spool"
 
     def share_spool(self, path: Path) -> ObjectPath:
-        """Move spooled values to where other machines see them, until the build is left.
-
-        Parameters
-        ----------
-        path : Path
-            One of `spool_path`, written.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        OSError
-            If the object store does not take them.
-        """
+        """Move spooled values to where other machines see them, until the build is left."""
         shared = self._partial / _SPOOLS / path.name
         self._claim.check()
         shared.upload(path)
@@ -177,35 +120,20 @@ class ObjectBuild:
         return shared
 
     def shard_writer(self, skeleton: StoreWriter) -> ShardWriter:
-        """Return what puts the shards of a store that was made at `store_path`, without values.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        ObjectStoreError
-            If the object store does not take it.
-
-        Notes
-        -----
-        The store without values is kept with the books: a resumed build goes on with the same.
-        """
+        """Put the skeleton beside the records, and return the writer of the shards."""
+        # A resumed build, perhaps on another machine, must go on with the same metadata.
         for path in _files(self.store_path):
             parts = path.relative_to(self.store_path).parts
             self._put(self._partial.joinpath(_SKELETON, *parts), path.read_bytes())
         return replace(skeleton.shards, place=self.place, claim=self._claim)
 
-    def publish(self) -> None:
-        """Put metadata and coordinates, the root last: from then on there is a store.
+    def folder_beside(self, suffix: str) -> None:
+        """Return None: a bucket holds no folders."""
 
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken the build over.
-        ObjectStoreError
-            If the object store does not take it.
-        """
+    def publish(self) -> None:
+        """Put metadata and coordinates, which makes a store of the shards, and remove the build."""
         root = self.store_path / ROOT_METADATA
+        # The root last: by it readers tell that there is a store, so the rest must be there.
         for path in _files(self.store_path):
             if path != root:
                 parts = path.relative_to(self.store_path).parts
@@ -223,15 +151,7 @@ class ObjectBuild:
         path.remove_below()
 
     def check_target(self) -> None:
-        """Check that a store may come to its place.
-
-        Raises
-        ------
-        StoreExistsError
-            If something is there that may not be replaced.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Raise StoreExistsError if something is at the target that may not be replaced."""
         root = self._complete_root()
         if root is None and (self.plan() is not None or not self.place.exists()):
             return
@@ -265,8 +185,9 @@ class ObjectBuild:
                 "an object store has no rename: the old store is removed now, and there is none "
                 "to read until the new one is complete"
             )
-        # Records go before what they tell of; the root goes first of a store.
-        self._remove_below(self.books.folder)
+        # Records go before the shards that they record: a record must never outlive its shard. The
+        # root goes before the rest of its store: readers must not find a store with holes.
+        self._remove_below(self._partial / PARTS)
         self._claim.check()
         (self.place / ROOT_METADATA).unlink()
         self._remove_below(self.place)
@@ -274,14 +195,15 @@ class ObjectBuild:
         shutil.rmtree(self.store_path, ignore_errors=True)
 
     def _is_leftover(self) -> bool:
-        """Tell whether this build had put its root when it was killed."""
+        """Return whether an earlier build had put its root when it was killed."""
         plan, root = self.plan(), self._complete_root()
         if plan is None or root is None:
             return False
         return parse_attributes(self.place, root).uuid == plan.get("uuid")
 
     def _clear(self) -> None:
-        """Remove the books, the plan last: by it a killed removal is known."""
+        """Remove the build."""
+        # The plan last: without it, what a killed removal leaves would not be known as a build.
         for name in (PARTS, _SKELETON, _SPOOLS):
             self._remove_below(self._partial / name)
         (self._partial / PLAN).unlink()
@@ -290,48 +212,12 @@ class ObjectBuild:
         try:
             self.check()
         except StoreExistsError:
-            return  # what lies there is of who has taken over
+            return  # all that lies there belongs to the process that took over
         (self._partial / "clock").unlink()
         if self.plan() is None:
             self._clear()
         else:
-            self._remove_below(self._partial / _SPOOLS)  # every run spools again
-
-
-def start_build(
-    target: Path | ObjectPath,
-    *,
-    overwrite: bool = False,
-    append: bool = False,
-    on_note: Callable[[str], None] | None = None,
-) -> StoreBuild | ObjectBuild:
-    """Return the build of a store, to be entered: in a folder, or in an object store.
-
-    Parameters
-    ----------
-    target : Path or ObjectPath
-        Where the store goes.
-    overwrite : bool
-        Whether a store there may be replaced.
-    append : bool
-        Whether redshifts are to be added to it.
-    on_note : callable, optional
-        Called with each line that the user should read.
-
-    Raises
-    ------
-    StoreFormatError
-        If the address is not that of a key, or redshifts are to be added in an object store.
-    """
-    place = parse_place(target)
-    if isinstance(place, Path):
-        return StoreBuild(place, overwrite=overwrite or append)
-    if append:
-        raise StoreFormatError(
-            f"{place}: redshifts cannot be added in an object store, which has no rename; ingest "
-            "all of them into a new store, or add them to a copy in a folder"
-        )
-    return ObjectBuild(place, overwrite=overwrite, on_note=on_note)
+            self._remove_below(self._partial / _SPOOLS)  # a resumed build spools again
 
 
 def _files(folder: Path) -> list[Path]:

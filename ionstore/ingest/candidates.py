@@ -182,7 +182,7 @@ def find_candidates(
 
 
 def file_name(path: Path, folder: Path) -> str:
-    """Return the name of a file for people and for the books of a store.
+    """Return the name of a file as people read it and as a store records it.
 
     Parameters
     ----------

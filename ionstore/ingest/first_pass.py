@@ -6,23 +6,22 @@ from dataclasses import replace
 from math import prod
 from pathlib import Path
 
-from ionstore.build.bucket import ObjectBuild
-from ionstore.build.folder import StoreBuild
+from ionstore.build.base import Build
 from ionstore.cube.fields import REQUIRED
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest.coarse_field import BlockMeans, CoarseField
 from ionstore.ingest.plausibility import find_contradictions
 from ionstore.ingest.survey import SourceSurvey, Surveys, check_unchanged, survey_source
-from ionstore.ingest.write import require_space
 from ionstore.readers.base import FieldSource, Simulation, Sources
+from ionstore.storage.disk_space import require_space
 from ionstore.threads import ProgressCounter, run_in_threads
 
 
 def survey_simulation(
     simulation: Simulation,
     names: Mapping[Path, tuple[str, str]],
-    build: StoreBuild | ObjectBuild,
+    build: Build,
     progress: ProgressCounter,
     *,
     trust: Collection[str] = (),
@@ -35,7 +34,7 @@ def survey_simulation(
         Cubes on one mesh.
     names : mapping of Path to (str, str)
         Folder and name by which each file is recorded.
-    build : StoreBuild or ObjectBuild
+    build : Build
         Where values are kept that cannot be cut in their files.
     progress : ProgressCounter
         Told of the bytes that were read.
@@ -53,7 +52,8 @@ def survey_simulation(
         If a file cannot be read.
     """
     items = _each_source(simulation)
-    require_space(build, sum(source.spool_bytes for _, _, source in items))
+    n_bytes = sum(source.spool_bytes for _, _, source in items)
+    require_space(build.folder, n_bytes, build.target)
     evidence = _Evidence(simulation, trust)
 
     def survey(item: tuple[str, float, FieldSource]) -> tuple[FieldSource, SourceSurvey]:

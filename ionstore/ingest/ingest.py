@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ionstore.build.bucket import ObjectBuild, start_build
-from ionstore.build.folder import StoreBuild
+from ionstore.build.base import Build
 from ionstore.build.parts import merge_parts
+from ionstore.build.start import start_build
 from ionstore.build.store_writer import StoreWriter, create_store
 from ionstore.cube.description import SimulationDescription
 from ionstore.cube.statistics import FieldStatistics
@@ -171,23 +171,21 @@ def ingest_cubes(
         parts = [part for part in whole.parts if whole.linked(part) is None]
         done = _parts_done(build, whole.store, parts, note, overwrite=overwrite)
         todo = [part for part in parts if part not in done]
-        if isinstance(build, StoreBuild):
-            check_disk(build, whole.store, sources, len(todo) / len(parts))
+        check_disk(build, whole.store, sources, len(todo) / len(parts))
         writer = (
             StoreWriter(build.store_path) if done else _begin(build, whole.store, command_line, old)
         )
         if old is not None:
             take_over(old, whole, writer.shards)
-        shards = writer.shards if isinstance(build, StoreBuild) else build.shard_writer(writer)
-        if scheduler is not None and isinstance(build, ObjectBuild):
+        shards = build.shard_writer(writer)
+        if scheduler is not None:
             sources = _with_shared_spools(sources, whole.store, todo, build)
-        part_writer = PartWriter(whole.store, sources, shards, build.books)
+        part_writer = PartWriter(whole.store, sources, shards, build.records)
         progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
         _write_parts(part_writer, todo, done, progress, scheduler)
-        if isinstance(build, ObjectBuild):
-            build.check()  # before its books are read
+        build.check()  # before its records are read
         check_all_unchanged(simulation, surveys)
-        _finalize(writer, whole, old, surveys, merge_parts(build.books, parts))
+        _finalize(writer, whole, old, surveys, merge_parts(build.records, parts))
         build.publish()
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
@@ -243,7 +241,7 @@ def outline_ingest(
     return outline
 
 
-def _opened(build: StoreBuild | ObjectBuild) -> CubeStore:
+def _opened(build: Build) -> CubeStore:
     try:
         return CubeStore.open(build.place)
     except StoreFormatError as error:
@@ -277,7 +275,7 @@ def _with_old_values(sources: Sources, plan: BuildPlan, old: CubeStore | None) -
 
 
 def _with_shared_spools(
-    sources: Sources, plan: IngestPlan, todo: list[Part], build: ObjectBuild
+    sources: Sources, plan: IngestPlan, todo: list[Part], build: Build
 ) -> Sources:
     """Return sources whose spooled values, where they are still needed, other machines see."""
     needed = {(part.field, plan.redshifts[part.redshift_index]) for part in todo}
@@ -287,6 +285,8 @@ def _with_shared_spools(
         if not spooled or (name, redshift) not in needed:
             return source
         place = build.share_spool(source.path)
+        if isinstance(place, Path):
+            return source
         return FlatObject(place, source.shape, source.dtype, source.fortran_order)
 
     return {
@@ -327,7 +327,7 @@ def _finalize(
 
 
 def _parts_done(
-    build: StoreBuild | ObjectBuild,
+    build: Build,
     plan: IngestPlan,
     parts: list[Part],
     note: OnNote,
@@ -341,15 +341,13 @@ def _parts_done(
         note("an unfinished build with other files or options is discarded")
         build.discard()
         return set()
-    done = {part for part in parts if build.books.result(part) is not None}
+    done = {part for part in parts if build.records.result(part) is not None}
     if done:
         note(f"resuming: {len(done)} of {len(parts)} parts are there already")
     return done
 
 
-def _check_unfinished(
-    build: StoreBuild | ObjectBuild, plan: Mapping[str, Any], *, overwrite: bool
-) -> bool:
+def _check_unfinished(build: Build, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether an unfinished build, if there is one, is of a plan, or of what is known of it.
 
     Raises
@@ -376,7 +374,7 @@ def _check_unfinished(
 
 
 def _begin(
-    build: StoreBuild | ObjectBuild,
+    build: Build,
     plan: IngestPlan,
     command_line: str | None,
     old: CubeStore | None,

@@ -1,19 +1,16 @@
 """The second pass of an ingest: shards, each converted, written, read back and recorded."""
 
-import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from ionstore.build.bucket import ObjectBuild
-from ionstore.build.folder import StoreBuild
-from ionstore.build.parts import ObjectBooks, PartBooks, write_part
+from ionstore.build.base import Build
+from ionstore.build.parts import PartRecords, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField
 from ionstore.cube.mesh import Array
-from ionstore.errors import DiskSpaceError
 from ionstore.ingest.append import BuildPlan
 from ionstore.ingest.plan import IngestPlan
 from ionstore.readers.base import Sources
@@ -39,7 +36,7 @@ class PartWriter:
         Where their values come from.
     writer : ShardWriter
         Writes their shards.
-    books : PartBooks or ObjectBooks
+    records : PartRecords
         Where finished parts are recorded.
 
     Notes
@@ -50,7 +47,7 @@ class PartWriter:
     plan: IngestPlan
     sources: Sources
     writer: ShardWriter
-    books: PartBooks | ObjectBooks
+    records: PartRecords
 
     def source_bytes(self, part: Part) -> int:
         """Return how many bytes of its source a part holds."""
@@ -73,7 +70,7 @@ class PartWriter:
         field = next(field for field in self.plan.fields if field.name == part.field)
         source = self.sources[part.field][self.plan.redshifts[part.redshift_index]]
         values = stored_values(source.read_block(start, shape), field)
-        write_part(part, values, self.writer, self.books)
+        write_part(part, values, self.writer, self.records)
 
 
 def stored_values(values: Array, field: StoredField) -> Array:
@@ -131,12 +128,12 @@ def take_over(old: CubeStore, plan: BuildPlan, writer: ShardWriter) -> None:
         sync(folder)
 
 
-def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: float) -> None:
+def check_disk(build: Build, plan: IngestPlan, sources: Sources, share: float) -> None:
     """Check that the disk holds what is still to be written.
 
     Parameters
     ----------
-    build : StoreBuild
+    build : Build
         Names the disk.
     plan : IngestPlan
         How the fields are stored.
@@ -150,24 +147,9 @@ def check_disk(build: StoreBuild, plan: IngestPlan, sources: Sources, share: flo
     DiskSpaceError
         If it does not, going by the compression of a few chunks and a margin of 10 %.
     """
-    needed = int(_DISK_MARGIN * share * estimate_bytes(plan, sources)) + _METADATA_BYTES
-    require_space(build, needed)
-
-
-def require_space(build: StoreBuild | ObjectBuild, needed_bytes: int) -> None:
-    """Check that a number of bytes is free where a store is built.
-
-    Raises
-    ------
-    DiskSpaceError
-        If it is not.
-    """
-    free = shutil.disk_usage(build.folder).free
-    if free < needed_bytes:
-        raise DiskSpaceError(
-            f"{build.target}: about {needed_bytes / 1e6:,.1f} MB are needed, "
-            f"{free / 1e6:,.1f} MB are free; free some space or choose another store"
-        )
+    build.check_shard_space(
+        lambda: int(_DISK_MARGIN * share * estimate_bytes(plan, sources)) + _METADATA_BYTES
+    )
 
 
 def estimate_bytes(plan: IngestPlan, sources: Sources) -> int:

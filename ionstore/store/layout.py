@@ -158,7 +158,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name of this part in the books of a build, fit for a file name."""
+        """Name of this part in the records of a build, fit for a file name."""
         return "-".join([self.field, *map(str, (self.redshift_index, *self.shard))])
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.store_writer import write_attributes
 from ionstore.cube.cosmology import Cosmology, mean_gas_density
 from ionstore.cube.description import SimulationDescription
@@ -141,8 +141,8 @@ def test_a_killed_edit_leaves_the_store_as_it_was(
     before = files_of(store)
     with monkeypatch.context() as patched:
         # Nothing of an edit that dies runs: neither the swap nor the clearing away.
-        patched.setattr(StoreBuild, "publish", lambda self: 1 / 0)
-        patched.setattr(StoreBuild, "_leave", lambda self: self._lock.close())
+        patched.setattr(FolderBuild, "publish", lambda self: 1 / 0)
+        patched.setattr(FolderBuild, "_leave", lambda self: self._lock.close())
         assert isinstance(_run(store, "--box-length", "25").exception, ZeroDivisionError)
     assert files_of(store) == before
     assert (store.parent / "cubes.zarr.partial" / "store").exists()
@@ -192,7 +192,7 @@ def test_an_edit_that_was_killed_between_two_renames_is_repaired_by_the_next(
             real(source, target)
 
         patched.setattr(os, "rename", die_at_the_second)
-        patched.setattr(StoreBuild, "_leave", lambda self: self._lock.close())
+        patched.setattr(FolderBuild, "_leave", lambda self: self._lock.close())
         assert isinstance(_run(store, "--box-length", "25").exception, ZeroDivisionError)
     assert not store.exists()
     assert "n_src is stored as counts" in _run(store, "--n-src-unit", "Msun").stderr
@@ -203,15 +203,15 @@ def test_an_edit_that_was_killed_between_two_renames_is_repaired_by_the_next(
 def test_an_edit_sees_what_was_edited_while_it_waited_for_its_turn(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = StoreBuild.__enter__
+    real = FolderBuild.__enter__
 
-    def enter_late(self: StoreBuild) -> StoreBuild:
+    def enter_late(self: FolderBuild) -> FolderBuild:
         with monkeypatch.context() as patched:
-            patched.setattr(StoreBuild, "__enter__", real)
+            patched.setattr(FolderBuild, "__enter__", real)
             assert _run(store, "--h", "0.6").exit_code == 0
         return real(self)
 
-    monkeypatch.setattr(StoreBuild, "__enter__", enter_late)
+    monkeypatch.setattr(FolderBuild, "__enter__", enter_late)
     opened: list[CubeStore] = []
     edited = edit_store(store, box_length_cmpc=25.0, on_opened=opened.append)
     assert [before.mesh.box_length_cmpc for before in opened] == [None]
@@ -290,7 +290,7 @@ def test_what_is_no_store_gets_nothing_beside_it(tmp_path: Path) -> None:
     ("what", "command"), [("ingest", "ingest"), ("prediction", "`ionmodel predict`")]
 )
 def test_an_unfinished_build_is_not_thrown_away(store: Path, what: str, command: str) -> None:
-    with StoreBuild(store, overwrite=True) as build:
+    with FolderBuild(store, overwrite=True) as build:
         build.begin({"uuid": "another", what: {}})
         busy = _run(store, "--h", "0.7")
     assert "another process" in busy.stderr

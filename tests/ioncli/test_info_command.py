@@ -6,7 +6,7 @@ import numpy as np
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.store_writer import StoredField, create_store
 from ionstore.cube.description import SimulationDescription
 from ionstore.cube.mesh import Array, Mesh
@@ -110,7 +110,7 @@ def test_an_unfinished_build_says_which_command_goes_on(tmp_path: Path) -> None:
         ({"ingest": {}}, "ingest"),
         ({"prediction": {}}, "`ionmodel predict`"),
     ):
-        with StoreBuild(tmp_path / "cubes.zarr") as build:
+        with FolderBuild(tmp_path / "cubes.zarr") as build:
             build.begin({"uuid": "some", **plan})
             create_store(build.store_path, Mesh(4), [9.0], [StoredField("n_igm", "float32", "1")])
         for path in (tmp_path / "cubes.zarr", build.folder, build.store_path):

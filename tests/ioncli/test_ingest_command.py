@@ -32,7 +32,7 @@ def _stopped_after(
     commands: CommandServer, n_parts: int, *arguments: str | Path
 ) -> AbstractContextManager[Forked]:
     """Run an ingest until it stops itself, when some parts are done and others are not."""
-    when = ("ionstore.build.parts", "PartBooks", "record", str(n_parts))
+    when = ("ionstore.build.parts", "PartRecords", "record", str(n_parts))
     return stopped(commands, when, "ingest", *arguments)
 
 

@@ -8,7 +8,7 @@ import zarr
 from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from tests.support.three_file_sets import write_set
 
 OPENING = (["info"], ["view"], ["edit", "--h", "0.7"])
@@ -55,7 +55,7 @@ def test_what_is_no_store_is_named_in_one_sentence(
 def test_an_unfinished_build_is_named_under_either_name(
     tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with StoreBuild(tmp_path / "cubes.zarr") as build:
+    with FolderBuild(tmp_path / "cubes.zarr") as build:
         build.begin({"uuid": "some", "ingest": {}})
     monkeypatch.chdir(build.folder)
     for path, said in (

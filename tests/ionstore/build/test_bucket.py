@@ -21,8 +21,8 @@ import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
-from ionstore.build.bucket import ObjectBuild
-from ionstore.build.parts import ObjectBooks
+from ionstore.build.bucket import BucketBuild
+from ionstore.build.parts import PartRecords
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.cube.description import SimulationDescription
 from ionstore.errors import (
@@ -260,7 +260,7 @@ def test_a_killed_ingest_goes_on_and_ends_the_same(
         pass
     assert process.returncode == -signal.SIGKILL
     shutil.rmtree(next(Path(tempfile.gettempdir()).iterdir()))
-    if change == -8:  # all that is left to do is to clear the books away
+    if change == -8:  # all that is left to do is to clear the records away
         CubeStore.open(place)
         with pytest.raises(StoreExistsError, match="already exists"):
             ingest_cubes(sim, Path(str(place)), **SIZES)
@@ -331,11 +331,11 @@ def test_a_lock_of_another_machine_is_taken_over_when_it_is_silent(
 ) -> None:
     lock = lock_of(place, host="node 7", pid=os.getpid(), since="noon")
     said = f"process {os.getpid()} on node 7 has been building this store since noon; wait for it"
-    with pytest.raises(StoreExistsError, match=said), ObjectBuild(place):
+    with pytest.raises(StoreExistsError, match=said), BucketBuild(place):
         pass
     assert json.loads(lock.read_bytes())["host"] == "node 7"
     monkeypatch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
-    with ObjectBuild(place):
+    with BucketBuild(place):
         assert json.loads(lock.read_bytes())["host"] == socket.gethostname()
     assert not partial(place).exists()
 
@@ -344,10 +344,10 @@ def test_a_lock_that_cannot_be_read_is_waited_for(
     place: ObjectPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (partial(place) / "lock").write_bytes(b"?")
-    with pytest.raises(StoreExistsError, match="process 0 on an unknown host"), ObjectBuild(place):
+    with pytest.raises(StoreExistsError, match="process 0 on an unknown host"), BucketBuild(place):
         pass
     monkeypatch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
-    with ObjectBuild(place):
+    with BucketBuild(place):
         pass
 
 
@@ -371,13 +371,13 @@ def test_a_lock_is_kept_alive_until_another_takes_it(
 def test_who_has_lost_the_lock_makes_no_store(
     place: ObjectPath, sim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ObjectBuild.publish
+    real = BucketBuild.publish
 
-    def publish(self: ObjectBuild) -> None:
+    def publish(self: BucketBuild) -> None:
         lock_of(place, host="node 7")
         real(self)
 
-    monkeypatch.setattr(ObjectBuild, "publish", publish)
+    monkeypatch.setattr(BucketBuild, "publish", publish)
     with pytest.raises(StoreExistsError, match="another one took the store over"):
         ingest_cubes(sim, Path(str(place)), **SIZES)
     assert not (place / "zarr.json").exists()
@@ -387,12 +387,12 @@ def test_who_has_lost_the_lock_makes_no_store(
 @pytest.mark.parametrize(
     ("owner", "step"),
     [
-        (ObjectBuild, "begin"),
-        (ObjectBuild, "shard_writer"),
+        (BucketBuild, "begin"),
+        (BucketBuild, "shard_writer"),
         (ShardWriter, "write_block"),
-        (ObjectBooks, "record"),
-        (ObjectBooks, "result"),
-        (ObjectBuild, "publish"),
+        (PartRecords, "record"),
+        (PartRecords, "result"),
+        (BucketBuild, "publish"),
     ],
 )
 def test_who_was_silent_spoils_nothing_of_who_took_over(
@@ -427,7 +427,7 @@ def take_over(place: ObjectPath, sim: Path) -> dict[str, bytes]:
 
 def test_who_has_lost_the_lock_leaves_all_to_who_has_it(place: ObjectPath) -> None:
     record = partial(place) / "parts" / "one.json"
-    with ObjectBuild(place) as build:
+    with BucketBuild(place) as build:
         lock_of(place, host="node 7")
         record.write_bytes(b"{}")
         with pytest.raises(StoreExistsError, match="another one took the store over"):

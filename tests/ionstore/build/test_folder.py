@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.parts import read_record
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
@@ -55,7 +55,7 @@ def test_what_is_no_store_is_said_to_be_none_at_once(
     if kind == "full folder":
         (target / "notes").write_text("mine")
     said = r"mine: already exists and is no store of ionstore, .*; move it or choose another store$"
-    with pytest.raises(StoreExistsError, match=said), StoreBuild(target, overwrite=overwrite):
+    with pytest.raises(StoreExistsError, match=said), FolderBuild(target, overwrite=overwrite):
         pass
     assert os.listdir(tmp_path) == ["mine"]
 
@@ -65,7 +65,7 @@ def test_a_build_whose_plan_cannot_be_read_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     write_set(tmp_path / "sim")
-    with StoreBuild(tmp_path / "cubes.zarr") as build:
+    with FolderBuild(tmp_path / "cubes.zarr") as build:
         build.begin({"uuid": "some", "ingest": {}})
         (build.folder / "parts" / "one.json").write_text("{}")
     before = files_of(build.folder)
@@ -81,7 +81,7 @@ def test_a_build_whose_plan_cannot_be_read_is_kept(
 def test_a_build_whose_plan_turns_unreadable_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with StoreBuild(tmp_path / "cubes.zarr") as build, monkeypatch.context() as patch:
+    with FolderBuild(tmp_path / "cubes.zarr") as build, monkeypatch.context() as patch:
         build.begin({"uuid": "some", "ingest": {}})
         refuse_to_read(patch, PLAN)
         build.__exit__()

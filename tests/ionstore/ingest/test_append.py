@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import write_attributes
 from ionstore.cube.cosmology import Cosmology
@@ -551,7 +551,7 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
     ingest_cubes(old, target, given=BOX)
     rename = os.rename
 
-    def let_go(self: StoreBuild) -> None:  # all that is left of a process that was killed
+    def let_go(self: FolderBuild) -> None:  # all that is left of a process that was killed
         assert self._lock is not None
         self._lock.close()
 
@@ -562,7 +562,7 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
 
     with monkeypatch.context() as patched:
         patched.setattr(atomic, "_exchange", lambda *_: False)
-        patched.setattr(StoreBuild, "_leave", let_go)
+        patched.setattr(FolderBuild, "_leave", let_go)
         patched.setattr(os, "rename", stop)
         with pytest.raises(KeyboardInterrupt):
             ingest_cubes(new, target, append=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ionstore.build.folder import StoreBuild
+from ionstore.build.folder import FolderBuild
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription
@@ -335,7 +335,7 @@ def test_what_is_no_store_is_never_replaced(tmp_path: Path) -> None:
 def test_a_second_build_of_a_store_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
     with (
-        StoreBuild(tmp_path / "cubes.zarr"),
+        FolderBuild(tmp_path / "cubes.zarr"),
         pytest.raises(StoreExistsError, match="another process"),
     ):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
@@ -347,7 +347,7 @@ def test_too_small_a_disk_is_noticed_beforehand(
 ) -> None:
     write_set(tmp_path / "sim", 32)
     free = type("Usage", (), {"free": 200_000})
-    monkeypatch.setattr("ionstore.ingest.write.shutil.disk_usage", lambda path: free)
+    monkeypatch.setattr("ionstore.storage.disk_space.shutil.disk_usage", lambda path: free)
     with pytest.raises(DiskSpaceError, match=r"MB are needed, 0\.2 MB are free"):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]
@@ -498,7 +498,7 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
 
 def test_an_unfinished_prediction_is_kept_unless_overwritten(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
-    with StoreBuild(tmp_path / "cubes.zarr") as build:
+    with FolderBuild(tmp_path / "cubes.zarr") as build:
         build.begin({"uuid": "some", "prediction": {}, "command_line": "ionmodel predict"})
     with pytest.raises(StoreExistsError, match=r"a prediction was not .*\(ionmodel predict\)"):
         ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
