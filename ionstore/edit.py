@@ -1,6 +1,7 @@
 """`edit_store`: supply what was not known when a store was made."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from ionstore.cube.fields import N_IGM, N_SRC
 from ionstore.cube.mesh import Mesh
 from ionstore.cube.units import N_SRC_UNITS, KnownFrame, contradiction_to_frame
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
+from ionstore.reporter import Reporter
 from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.storage.files import link_or_copy
 from ionstore.storage.paths import parse_place
@@ -22,8 +24,18 @@ from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import ROOT_METADATA, how_to_finish, partial_folder
 
 
+class EditReporter(Reporter):
+    """Told by `edit_store` what it does; this one stays silent."""
+
+    def opened(self, store: CubeStore) -> None:
+        """Take the store as it is before the edit."""
+
+
+SILENT = EditReporter()
+
+
 def edit_store(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     box_length_cmpc: float | Callable[[float | None], float | None] | None = None,
     h: float | None = None,
@@ -31,14 +43,13 @@ def edit_store(
     omega_b: float | None = None,
     n_src_unit: str | None = None,
     density_frame: KnownFrame | None = None,
-    on_opened: Callable[[CubeStore], object] = lambda store: None,
-    on_note: Callable[[str], object] = lambda note: None,
+    reporter: EditReporter = SILENT,
 ) -> CubeStore:
     """Change what a store says about its numbers; the numbers stay.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         Folder of the store, or a symbolic link to it.
     box_length_cmpc : float or callable, optional
         Comoving side of the box in cMpc, or what returns it from h, which is None where it is
@@ -52,10 +63,9 @@ def edit_store(
         it was by default.
     density_frame : {"proper", "comoving"}, optional
         Frame of the gas density, whose unit is then g/cm3. As it was by default.
-    on_opened : callable
-        Called with the store as it is before.
-    on_note : callable
-        Told where the gas density contradicts the frame that it is given.
+    reporter : EditReporter
+        Told of the store as it is before, where the gas density contradicts the frame that it is
+        given, and which earlier values other numbers were converted with; silent by default.
 
     Returns
     -------
@@ -93,24 +103,21 @@ def edit_store(
             "with what is known now"
         )
     if not partial_folder(place).exists():
-        CubeStore.open(place)  # nothing is made beside what is no store
-    # Where an edit was killed between two renames, there is a store once the build is entered.
+        CubeStore.open(place)  # refused before anything is made beside what is no store
+    # The store is read inside the build, since entering it puts back a store that an edit before
+    # took away when it was killed between two renames.
     with (
         full_disk_as_message(place, resumes=False),
         FolderBuild(place, overwrite=True) as build,
     ):
         store = CubeStore.open(place)
-        on_opened(store)
+        reporter.opened(store)
         if build.plan() is not None:
             raise StoreExistsError(
                 f"{build.folder}: a build of this store was not finished; "
                 f"{how_to_finish(build.folder)}, or remove the folder, before editing"
             )
-        cosmology = store.cosmology
-        if parameters:
-            cosmology = dataclasses.replace(cosmology or Cosmology(), **parameters)
-            known = dataclasses.asdict(cosmology)
-            check_known({key: value for key, value in known.items() if key != "name"})
+        cosmology = _with_parameters(store.cosmology, parameters)
         if callable(box_length_cmpc):
             box_length_cmpc = box_length_cmpc(cosmology.h if cosmology else None)
         if box_length_cmpc is not None:
@@ -119,17 +126,13 @@ def edit_store(
         if n_src_unit is not None:
             attributes[N_SRC.name] = {"units": _checked_unit(store, n_src_unit)}
         if density_frame is not None:
-            store.units(N_IGM.name)  # raises where there is no density
-            means = {one: store.statistics(N_IGM.name, one).mean for one in store.redshifts}
-            contradiction = contradiction_to_frame(density_frame, means, cosmology)
-            if contradiction is not None:
-                on_note(contradiction)
+            _check_frame(store, density_frame, cosmology, reporter)
             attributes[N_IGM.name] = {"units": N_IGM.units, "frame": density_frame}
         build.discard()
         _link_tree(build.place, build.store_path)
         edited = _changed(store, {**parameters, "box_length_cmpc": box_length_cmpc})
         for name, before in edited.items():
-            on_note(
+            reporter.note(
                 f"{name} was {before:g}: what was converted with that stays as it is; ingest again "
                 "where it should follow"
             )
@@ -154,8 +157,31 @@ def _without_nones(**values: float | None) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _with_parameters(
+    cosmology: Cosmology | None, parameters: Mapping[str, Any]
+) -> Cosmology | None:
+    """Return a cosmology with some parameters changed, checked against each other."""
+    if not parameters:
+        return cosmology
+    changed = dataclasses.replace(cosmology or Cosmology(), **parameters)
+    known = dataclasses.asdict(changed)
+    check_known({key: value for key, value in known.items() if key != "name"})
+    return changed
+
+
+def _check_frame(
+    store: CubeStore, frame: KnownFrame, cosmology: Cosmology | None, reporter: Reporter
+) -> None:
+    """Report it if the mean densities contradict a frame; the user may know better."""
+    store.units(N_IGM.name)  # raises where there is no density
+    means = {redshift: store.statistics(N_IGM.name, redshift).mean for redshift in store.redshifts}
+    contradiction = contradiction_to_frame(frame, means, cosmology)
+    if contradiction is not None:
+        reporter.note(contradiction)
+
+
 def _changed(store: CubeStore, given: Mapping[str, float | None]) -> dict[str, float]:
-    """Return what was known of a store and is given otherwise now."""
+    """Return the earlier values of what was known and is changed."""
     known = {"box_length_cmpc": store.mesh.box_length_cmpc}
     if store.cosmology is not None:
         known |= dataclasses.asdict(store.cosmology)
@@ -189,7 +215,7 @@ def _checked_unit(store: CubeStore, unit: str) -> str:
 
 
 def _update_fields(path: Path, attributes: Mapping[str, Mapping[str, str]]) -> None:
-    """Change attributes of arrays; consolidated metadata are left to whoever calls."""
+    """Change attributes of arrays; the caller then consolidates the metadata."""
     import zarr
 
     for name, changed in attributes.items():
@@ -204,12 +230,12 @@ def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Copy a store without its permissions: the copy is to be changed. Shards are shared."""
+    """Copy a store that is to be changed: its shards are shared, its permissions are not kept."""
     target.mkdir()
     for path in source.iterdir():
         if path.is_dir():
             _link_tree(path, target / path.name)
-        # Metadata are copied: writing them in place would reach through a link into the old store.
+        # Metadata are copied: a write in place would reach the old store through a hard link.
         elif path.name == ROOT_METADATA:
             shutil.copyfile(path, target / path.name)
         else:

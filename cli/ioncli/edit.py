@@ -55,9 +55,18 @@ def edit(
             "nothing to change: give --box-length, --h, --omega-m, --omega-b, --n-src-unit or "
             "--density-frame"
         )
-    from ionstore.edit import edit_store
+    from ionstore.edit import EditReporter, edit_store
 
     before: dict[str, str] = {}
+
+    class Kept(EditReporter):  # defined late: its base class comes with zarr
+        def opened(self, store: "CubeStore") -> None:
+            # Now, not after: the edited store is in its place then.
+            before.update(_what_it_says(store))
+
+        def note(self, sentence: str) -> None:
+            options.echo_note(sentence)
+
     with options.errors_as_messages():
         edited = edit_store(
             store,
@@ -67,8 +76,7 @@ def edit(
             omega_b=omega_b,
             n_src_unit=n_src_unit,
             density_frame=density_frame,
-            on_opened=lambda opened: before.update(_what_it_says(opened)),
-            on_note=options.echo_note,
+            reporter=Kept(),
         )
     after = _what_it_says(edited)
     changes = [

@@ -13,7 +13,7 @@ from ionstore.build.folder import FolderBuild
 from ionstore.build.store_writer import write_attributes
 from ionstore.cube.cosmology import Cosmology, mean_gas_density
 from ionstore.cube.description import SimulationDescription
-from ionstore.edit import edit_store
+from ionstore.edit import EditReporter, edit_store
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
 from tests.support.three_file_sets import files_of, write_set
@@ -213,7 +213,12 @@ def test_an_edit_sees_what_was_edited_while_it_waited_for_its_turn(
 
     monkeypatch.setattr(FolderBuild, "__enter__", enter_late)
     opened: list[CubeStore] = []
-    edited = edit_store(store, box_length_cmpc=25.0, on_opened=opened.append)
+
+    class Kept(EditReporter):
+        def opened(self, store: CubeStore) -> None:
+            opened.append(store)
+
+    edited = edit_store(str(store), box_length_cmpc=25.0, reporter=Kept())
     assert [before.mesh.box_length_cmpc for before in opened] == [None]
     assert edited.mesh.box_length_cmpc == 25.0
     assert edited.cosmology is not None

@@ -364,7 +364,7 @@ def test_what_an_edit_changed_converts_no_new_redshift(tmp_path: Path) -> None:
     known = {"h": 0.7, "omega_m": 0.3, "omega_b": 0.044}
     given = from_values({"box_length_cmpc": 20.0, **known, "n_src_units": "1"})
     ingest_cubes(old, target, given=given, **CUT)
-    edit_store(target, omega_b=0.04, on_note=lambda line: None)
+    edit_store(target, omega_b=0.04)
     assert CubeStore.open(target).attributes.edited == ("omega_b",)
     # Densities in g/cm3 are not converted; those in grid masses would be, and overdensities.
     outline = outline_of(new, target)
