@@ -1,10 +1,10 @@
-"""Digests of source files, by which they are known again."""
+"""Digests of source files, by which changed files are found."""
 
 import hashlib
 from typing import Protocol
 
+# As fast as memory, so that digests cost no time beside reading. It finds changes, not forgeries.
 DIGEST = "xxh3_128"
-"""The algorithm of new digests: it keeps up with memory, and tells changes but not forgeries."""
 
 
 class Digest(Protocol):
@@ -30,13 +30,7 @@ def in_words(digest: Digest) -> str:
 
 
 def find_digest(algorithm: str) -> Digest | None:
-    """Return the digest of no bytes by a recorded algorithm; None if that is not known here.
-
-    Parameters
-    ----------
-    algorithm : str
-        `DIGEST`, or one that hashlib has, such as "sha256".
-    """
+    """Start a digest by a recorded algorithm, such as "sha256"; None if it is not known here."""
     if algorithm == DIGEST:
         return start_digest()
     if algorithm in hashlib.algorithms_available:

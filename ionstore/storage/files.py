@@ -1,4 +1,4 @@
-"""Changes on the disk that a kill leaves either done or undone."""
+"""Changes of files and folders that a kill leaves either done or undone."""
 
 import ctypes
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 STREAM_BYTES = 1 << 23
-
 
 OnBytes = Callable[[bytes], object]
 
@@ -53,6 +52,7 @@ _REPLACED = "replaced"
 
 def sync(path: Path) -> None:
     """Bring a file or the entries of a folder to the disk."""
+    # A folder too can be opened for reading, and only its own fsync keeps a rename inside it.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,6 +70,7 @@ def whole_file(path: Path, *, mark: str = "") -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}{mark}.tmp")
     try:
         yield temporary
+        # Before the rename: after a power failure, the name could lead to an empty file.
         sync(temporary)
         os.replace(temporary, path)
     finally:
@@ -83,10 +84,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name by a hard link, or copy it where the file system has none.
-
-    What is at the second name already, as in a build that is resumed, is replaced.
-    """
+    """Give a file a second name by a hard link, or copy it where the file system has no links."""
+    # A build that is resumed may have left a file there, perhaps half a copy.
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -96,13 +95,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def swap_in(new: Path, target: Path) -> None:
-    """Put a folder in its place; what was there before ends up beside the place of the new one.
-
-    Notes
-    -----
-    One atomic exchange where the system has it (Linux on most file systems), else two renames,
-    between which `target` is missing: `put_back` undoes the first.
-    """
+    """Put a folder in its place; the folder that was there ends up beside where the new one was."""
+    # One atomic exchange where the system has it (Linux on most file systems), else two renames,
+    # between which the target is missing: `put_back` undoes the first.
     if target.exists() and not _exchange(new, target):
         os.rename(target, new.with_name(_REPLACED))
     if not target.exists():
@@ -111,15 +106,7 @@ def swap_in(new: Path, target: Path) -> None:
 
 
 def put_back(folder: Path, target: Path) -> None:
-    """Undo the first of two renames of `swap_in`, if it was stopped between them.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder in which the new folder was.
-    target : Path
-        The place of both.
-    """
+    """Undo the first of two renames of `swap_in`, if it was stopped between them."""
     if not target.exists() and (folder / _REPLACED).exists():
         os.rename(folder / _REPLACED, target)
         sync(target.parent)

@@ -1,4 +1,4 @@
-"""Where stores lie: in folders, or below keys of object stores (``s3://bucket/key``)."""
+"""Paths of stores: folders, or keys of object stores (``s3://bucket/key``)."""
 
 import os
 import re
@@ -8,26 +8,15 @@ from pathlib import Path
 from ionstore.errors import StoreFormatError
 from ionstore.storage.s3 import ObjectPath, OpenObject, Stamp
 
-# Of `s3://bucket`, a `pathlib.Path` on the way here leaves `s3:/bucket`. One letter is a drive.
+# A `pathlib.Path` made of `s3://bucket` is `s3:/bucket`, so one slash is enough. A scheme has two
+# letters at least: one letter is a drive.
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(/+(?P<pieces>.*))?", re.DOTALL)
 
 StorePath = Path | ObjectPath
-"""Where a store or a part of it lies."""
 
 
 def parse_place(place: str | os.PathLike[str]) -> StorePath:
     """Return the folder or the key that a user names.
-
-    Parameters
-    ----------
-    place : str or path-like
-        A path, in which a leading ``~`` is the home folder, or ``s3://bucket/key``. What looks
-        like another address or a home folder is a path where its first part is a folder.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is an address other than that of a key in a bucket.
 
     Examples
     --------
@@ -43,11 +32,12 @@ def parse_place(place: str | os.PathLike[str]) -> StorePath:
     text = os.fspath(place)
     address = _ADDRESS.fullmatch(text)
     if address is None:
+        # A folder that is really called "~" wins over the home folder.
         named = text.startswith("~") and not os.path.isdir(text.split("/")[0])
         return Path(os.path.expanduser(text) if named else text)
     scheme, after = address["scheme"], address["pieces"] or ""
     if scheme.lower() != "s3":
-        if os.path.isdir(f"{scheme}:"):
+        if os.path.isdir(f"{scheme}:"):  # a folder that only looks like an address
             return Path(text)
         raise StoreFormatError(
             f"{scheme}://{after}: a store must be a folder or s3://bucket/key, got {scheme}://; "
@@ -63,24 +53,12 @@ def parse_place(place: str | os.PathLike[str]) -> StorePath:
 
 
 def absolute(place: StorePath) -> StorePath:
-    """Return what names a place in every working folder.
-
-    Parameters
-    ----------
-    place : StorePath
-        A folder, or a key, which comes back as it is.
-    """
+    """Return a path that holds in every working folder; keys come back as they are."""
     return place.absolute() if isinstance(place, Path) else place
 
 
 def bytes_below(place: StorePath) -> int:
-    """Return the bytes of all files in a folder, or of all objects below a key.
-
-    Raises
-    ------
-    OSError
-        If they cannot be listed.
-    """
+    """Return the bytes of all files in a folder, or of all objects below a key."""
     if isinstance(place, ObjectPath):
         return sum(size for _, size in place.sizes())
     return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
@@ -90,11 +68,11 @@ class OpenFile(FileIO):
     """A file that is read piece by piece."""
 
     def is_still(self, stamp: Stamp) -> bool:
-        """Tell whether this is the file that had a stamp."""
+        """Return whether this is the file that had a stamp."""
         return self._stamp() == stamp
 
     def was_replaced(self) -> bool:
-        """Tell whether another file has taken the place of this one: never, while it is open."""
+        """Return False: an open file stays itself, even when its name is given to another."""
         return False
 
     def read_end(self, n_bytes: int) -> tuple[bytes, int, Stamp]:
@@ -107,7 +85,7 @@ class OpenFile(FileIO):
     def read_at(self, n_bytes: int, first: int) -> bytes:
         """Return bytes from a place on, fewer only where the file ends."""
         stored = os.pread(self.fileno(), n_bytes, first)
-        while len(stored) < n_bytes:  # some file systems give less than they have
+        while len(stored) < n_bytes:  # a read may return less than is there
             more = os.pread(self.fileno(), n_bytes - len(stored), first + len(stored))
             if not more:
                 break
@@ -120,11 +98,5 @@ class OpenFile(FileIO):
 
 
 def open_file(place: StorePath) -> OpenFile | OpenObject:
-    """Open a file or an object to be read piece by piece.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be opened; of an object that shows when it is read.
-    """
+    """Open a file or an object to be read piece by piece."""
     return OpenObject(place) if isinstance(place, ObjectPath) else OpenFile(place)

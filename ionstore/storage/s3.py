@@ -16,32 +16,22 @@ from ionstore.errors import ObjectStoreError
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-Stamp = tuple[Any, ...]
-"""Tells whether a file is still the one that was read."""
+Stamp = tuple[Any, ...]  # equal as long as a file or an object is the same
 
-_PIECES = 5000  # of the 10000 that an upload may have
+_PIECES = 5000  # half of the 10000 that S3 allows in an upload
 _PIECE_BYTES = 2**23
 _RETRIES = {"max_retries": 6, "retry_timeout": timedelta(seconds=60)}
-_GAP_BYTES = 2**20  # takes about as long as another request
-_WORDS = 160  # characters of what a server says that are passed on
+_GAP_BYTES = 2**20  # reading these takes about as long as another request
+_WORDS = 160  # characters of an answer that messages repeat
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectPath:
-    """A key in a bucket, which behaves as the path of a file as far as stores need it.
+    """A key in a bucket, which behaves like a `Path` as far as stores need it.
 
-    Parameters
-    ----------
-    bucket : str
-        Name of the bucket.
-    key : str
-        Key of an object, or what the keys of several begin with, before a slash.
-
-    Notes
-    -----
-    Connections belong to the process that reads: a path is pickled as its two names. Where the
-    server is and who asks is told by the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so
-    on), read when a bucket is first used.
+    It holds no connection, so it can be pickled; each process connects for itself. Address and
+    credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on), read
+    when a bucket is first used.
     """
 
     bucket: str
@@ -70,23 +60,11 @@ class ObjectPath:
         return ObjectPath(self.bucket, self.key[: len(self.key) - len(self.name)] + name)
 
     def exists(self) -> bool:
-        """Tell whether there is an object at this key or below it.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return whether there is an object at this key or below it."""
         return self.is_file() or next(self.sizes(), None) is not None
 
     def is_file(self) -> bool:
-        """Tell whether there is an object at this very key.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return whether there is an object at this very key."""
         try:
             with _asking(self) as client:
                 client.head(self.key)
@@ -95,15 +73,7 @@ class ObjectPath:
         return True
 
     def read_bytes(self) -> bytes:
-        """Return all bytes of the object.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return all bytes of the object."""
         with _asking(self) as client:
             return bytes(client.get(self.key).bytes())
 
@@ -112,113 +82,50 @@ class ObjectPath:
         return self.read_bytes().decode()
 
     def write_bytes(self, content: bytes) -> None:
-        """Put an object, which is there as a whole or not at all.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not take it.
-        """
+        """Put an object, which is there whole or not at all."""
         with _asking(self) as client:
             client.put(self.key, content)
 
     def upload(self, file: Path) -> None:
-        """Put a file of any size, read piece by piece; it is there as a whole or not at all.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be read.
-        ObjectStoreError
-            If the object store does not take it.
-
-        Notes
-        -----
-        Memory: four pieces of 8 MB, or of 1/5000 of the file where that is more.
-        """
+        """Put a file of any size, read piece by piece; it is there whole or not at all."""
+        # Four pieces are in memory at a time. Larger ones only where the file would take too many.
         piece = max(_PIECE_BYTES, file.stat().st_size // _PIECES)
         with _asking(self) as client:
             client.put(self.key, file, chunk_size=piece, max_concurrency=4)
 
     def create(self, content: bytes) -> str | None:
-        """Put an object where there is none; return its stamp, None where there is one.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not take it.
-        """
+        """Put an object where there is none; return its stamp, None where there is one."""
         return self._put_if(content, "create")
 
     def replace(self, content: bytes, stamp: str) -> str | None:
-        """Put an object in place of the one with a stamp; return its own, None if that is gone.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not take it.
-        """
+        """Replace the object that has a stamp; return the new stamp, None if it is gone."""
         return self._put_if(content, {"e_tag": stamp})
 
     def read_stamped(self) -> tuple[bytes, str]:
-        """Return all bytes of the object, and its stamp.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return all bytes of the object, and its stamp."""
         with _asking(self) as client:
             got = client.get(self.key)
             return bytes(got.bytes()), str(got.meta["e_tag"])
 
     def modified(self) -> datetime:
-        """Return when the object was put, by the clock of the object store.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return when the object was put, by the clock of the object store."""
         with _asking(self) as client:
             return client.head(self.key)["last_modified"]
 
     def sizes(self) -> "Iterator[tuple[ObjectPath, int]]":
-        """Yield every key below this one with the bytes of its object.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Yield every key below this one with the bytes of its object."""
         with _asking(self) as client:
             for some in client.list(self.key):
                 for one in some:
                     yield ObjectPath(self.bucket, one["path"]), one["size"]
 
     def unlink(self) -> None:
-        """Remove the object; there need not be one.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store refuses.
-        """
+        """Remove the object; there need not be one."""
         with _asking(self) as client:
             client.delete(self.key)
 
     def remove_below(self) -> None:
-        """Remove all objects whose keys lie below this one.
-
-        Raises
-        ------
-        ObjectStoreError
-            If the object store refuses.
-        """
+        """Remove all objects whose keys lie below this one."""
         keys = [path.key for path, _ in self.sizes()]
         with _asking(self) as client:
             if keys:
@@ -232,6 +139,8 @@ class ObjectPath:
                 return str(client.put(self.key, content, mode=mode)["e_tag"])
             except (AlreadyExistsError, PreconditionError):
                 return None
+            # Servers answer so to a replacement of what was removed meanwhile; a missing bucket is
+            # an error of another kind.
             except FileNotFoundError as error:
                 if mode == "create" or "NoSuchBucket" in str(error):
                     raise
@@ -239,18 +148,11 @@ class ObjectPath:
 
 
 class OpenObject:
-    """An object that is read piece by piece: every request takes as long as a whole megabyte.
+    """An object that is read piece by piece."""
 
-    Parameters
-    ----------
-    path : ObjectPath
-        Its key. Whether there is such an object shows when it is read.
-
-    Notes
-    -----
-    To ask for the stamp before every piece would double the requests. Instead what is read is
-    doubted only where it is damaged: see `was_replaced`.
-    """
+    # Each request takes as long as reading a megabyte. Asking for the stamp before every piece
+    # would double the requests, so the object is doubted only where what it holds is damaged: see
+    # `was_replaced`.
 
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
@@ -264,40 +166,24 @@ class OpenObject:
         self._fetched.clear()
 
     def is_still(self, stamp: Stamp) -> bool:
-        """Take the object for the one that had a stamp, until it is doubted."""
+        """Assume that the object is the one that had a stamp; `was_replaced` finds out."""
         self._stamp = stamp
         return True
 
     def was_replaced(self) -> bool:
-        """Tell whether another object has taken the place of the one that had the stamp.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is none any more.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return whether the object is no longer the one that had the stamp."""
         with _asking(self._path) as client:
             meta = client.head(self._path.key)
         return (meta["e_tag"], meta["size"]) != self._stamp
 
     def read_end(self, n_bytes: int) -> tuple[bytes, int, Stamp]:
-        """Return the last bytes, fewer where there are not as many, the size and a stamp.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such object.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return the last bytes, fewer where there are not as many, the size and a stamp."""
         try:
             with _asking(self._path) as client:
                 got = client.get(self._path.key, options={"range": {"suffix": n_bytes}})
                 stored, size = bytes(got.bytes()), got.meta["size"]
                 self._stamp = (got.meta["e_tag"], size)
-        except _OutOfRangeError as error:  # of an empty object there is no part
+        except _OutOfRangeError as error:  # the answer for any part of an empty object
             with _asking(self._path) as client:
                 meta = client.head(self._path.key)
             if meta["size"]:
@@ -310,20 +196,7 @@ class OpenObject:
         return stored, size, self._stamp
 
     def fetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Read pieces in as few requests as there are wide gaps between them, several at a time.
-
-        Parameters
-        ----------
-        ranges : iterable of two int
-            First byte and number of bytes of each piece, kept until `read_at` takes it.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such object.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Read pieces (first byte, length) ahead for `read_at`, near ones in one request."""
         wanted = sorted(ranges)
         if all(piece in self._fetched for piece in wanted):
             return
@@ -334,7 +207,7 @@ class OpenObject:
             # Obstore would join ranges itself, but ends the thread where an object turns out short.
             with _asking(self._path) as client:
                 read = client.get_ranges(self._path.key, starts=starts, ends=ends, coalesce=0)
-        except _OutOfRangeError:  # the object is shorter than it was: one by one
+        except _OutOfRangeError:  # the object is shorter than it was, so `read_at` asks one by one
             return
         for (start, _, pieces), span in zip(spans, read, strict=True):
             stored = memoryview(span)
@@ -343,15 +216,7 @@ class OpenObject:
                 self._fetched[first, n_bytes] = bytes(piece)
 
     def read_at(self, n_bytes: int, first: int) -> bytes:
-        """Return bytes from a place on, fewer only where the object ends.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such object.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Return bytes from a place on, fewer only where the object ends."""
         fetched = self._fetched.pop((first, n_bytes), None)
         if fetched is not None:
             return fetched
@@ -363,7 +228,7 @@ class OpenObject:
 
 
 def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Return first byte, end and ranges of what is read at once: gaps below a megabyte with it.
+    """Join ranges with gaps below a megabyte; return first byte, end and ranges of each request.
 
     Examples
     --------
@@ -382,7 +247,7 @@ def _spans(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int, list[tuple
 
 
 class _OutOfRangeError(Exception):
-    """There is nothing where bytes of an object were asked for."""
+    """Bytes were asked for beyond the end of an object."""
 
 
 @lru_cache(maxsize=16)
@@ -398,7 +263,7 @@ def _client(bucket: str, process: int) -> "S3Store":
 
 @contextmanager
 def _asking(path: ObjectPath) -> Iterator["S3Store"]:
-    """Yield the connection to a bucket; what goes wrong with it becomes a sentence."""
+    """Yield the connection to a bucket, and turn its errors into sentences."""
     try:
         from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
     except ImportError as error:
@@ -435,7 +300,7 @@ def _no_bucket(path: ObjectPath) -> ObjectStoreError:
 
 def _what_happened(said: str) -> str:
     """Return the second half of a sentence about an error that has no name."""
-    if "169.254.169.254" in said:  # where machines of a cloud ask for theirs
+    if "169.254.169.254" in said:  # the address at which machines in a cloud get credentials
         return (
             "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_SKIP_SIGNATURE=true for a bucket that is open to all"

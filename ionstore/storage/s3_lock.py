@@ -1,11 +1,11 @@
 """`ObjectLock`: one writer at a time below a key of an object store, which has no locks of its own.
 
-An object that only one can create holds who has the lock. Its holder puts it again every half
-minute; one that has shown no such sign of life for three minutes, or is a process of this machine
-that has ended, has lost the lock to whoever asks for it next.
+The lock is an object that only one process can create. Its holder puts it again every half minute.
+A holder that has not done so for three minutes, or is a process of this machine that has ended,
+loses the lock to the next process that asks for it.
 
-Who has lost the lock may not know it: whatever is put under it is put after a look at the lock.
-What is under way when the lock changes hands cannot be called back: one object of each thread.
+A holder may not notice that it lost the lock, so every write checks it first. Writes that are under
+way when the lock changes hands cannot be called back: at most one object of each thread.
 """
 
 import json
@@ -23,39 +23,21 @@ from ionstore.errors import ObjectStoreError, StoreExistsError
 from ionstore.storage.s3 import ObjectPath
 
 REFRESH_S = 30.0
-STALE_S = 180.0
+STALE_S = 180.0  # several refreshes may fail before the lock is lost
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class LockClaim:
-    """Tells whether a lock is held for a process or its helpers: light, and pickled for these.
-
-    Parameters
-    ----------
-    path : ObjectPath
-        Key of the object that holds who has the lock.
-    target : ObjectPath
-        Key of the store that is locked, for messages.
-    token : str
-        What the object holds while the lock is held.
-    """
+    """Checks that a lock is still held; pickled for the workers that write under it."""
 
     path: ObjectPath
-    target: ObjectPath
+    target: ObjectPath  # the store that is locked, for messages
     token: str
 
     def check(self) -> None:
-        """Make sure that the lock is still held; takes one request.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken it over, be it done with it already.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Raise StoreExistsError if another process has taken the lock; takes one request."""
         try:
             held = self.holds(self.path.read_bytes())
         except FileNotFoundError:
@@ -64,32 +46,12 @@ class LockClaim:
             raise _lost(self.target)
 
     def holds(self, content: bytes) -> bool:
-        """Tell whether this is the lock as its holder puts it."""
+        """Return whether this is the content that the holder of the lock puts."""
         return self.token.encode() in content
 
 
 class ObjectLock:
-    """A lock held from entering to leaving.
-
-    Parameters
-    ----------
-    path : ObjectPath
-        Key of the object that holds who has the lock.
-    target : ObjectPath
-        Key of the store that is locked, for messages.
-
-    Attributes
-    ----------
-    claim : LockClaim
-        For whatever puts objects under the lock to ask.
-
-    Raises
-    ------
-    StoreExistsError
-        On entering: if another process has the lock.
-    ObjectStoreError
-        On entering: if the object store does not answer.
-    """
+    """A lock held from entering to leaving."""
 
     def __init__(self, path: ObjectPath, target: ObjectPath) -> None:
         self._path = path
@@ -119,24 +81,17 @@ class ObjectLock:
     def __exit__(self, *exception: object) -> None:
         self._left.set()
         self._thread.join()
-        # What is not given back here is taken over later.
+        # A lock that cannot be given back is taken over by the next process.
         with suppress(ObjectStoreError):
             if self._own_stamp() is not None:
                 self._path.unlink()
 
     def check(self) -> None:
-        """Show a sign of life, and make sure that the lock is still held.
-
-        Raises
-        ------
-        StoreExistsError
-            If another process has taken it over.
-        ObjectStoreError
-            If the object store does not answer.
-        """
+        """Refresh the lock; raise StoreExistsError if another process has taken it."""
         with self._guard:
             if self._stamp is not None:
-                # A sign of life whose answer was lost has changed the stamp as well.
+                # Refused does not mean lost: if the answer to an earlier refresh did not arrive,
+                # this process itself has changed the stamp.
                 put = self._path.replace(self._encoded(), self._stamp)
                 self._stamp = put or self._own_stamp()
             if self._stamp is None:
@@ -147,12 +102,12 @@ class ObjectLock:
             try:
                 self.check()
             except StoreExistsError:
-                return  # said when something is to be put
+                return  # the next write raises it
             except ObjectStoreError as error:
                 _log.warning("%s", error)
 
     def _own_stamp(self) -> str | None:
-        """Return the stamp of the lock as it is now, None if another holds it or nobody."""
+        """Return the present stamp of the lock, None if this process does not hold it."""
         try:
             content, stamp = self._path.read_stamped()
         except FileNotFoundError:
@@ -160,23 +115,24 @@ class ObjectLock:
         return stamp if self.claim.holds(content) else None
 
     def _encoded(self) -> bytes:
-        # The time makes every sign of life another object.
+        # The time changes the content, and so the stamp, with every refresh.
         now = datetime.now(UTC).isoformat()
         return json.dumps({**self._content, "refreshed": now}).encode()
 
     def _take_over(self) -> None:
-        """Take a lock whose holder is gone; leave one that is gone itself to be created."""
+        """Take the lock from a holder that has ended or is silent; refuse if it is alive."""
         try:
             content, stamp = self._path.read_stamped()
             silent_s = self._silent_s()
         except FileNotFoundError:
-            return
+            return  # given back meanwhile, so it can be created
         try:
             holder = json.loads(content)
             host, pid, since = holder["host"], int(holder["pid"]), holder["since"]
         except (ValueError, KeyError, TypeError):
             holder, host, pid, since = {}, "an unknown host", 0, "an unknown time"
         if silent_s > STALE_S or self._has_ended(holder):
+            # By the stamp, so that of several processes only one takes it.
             self._stamp = self._path.replace(self._encoded(), stamp)
             return
         raise StoreExistsError(
@@ -186,13 +142,14 @@ class ObjectLock:
         )
 
     def _silent_s(self) -> float:
-        """Return how long the lock has not been put again, by the clock of the object store."""
+        """Return for how many seconds the lock was not refreshed."""
+        # By the clock of the object store, as the clocks of machines may differ by minutes.
         probe = self._path.with_name("clock")
         probe.write_bytes(b"")
         return (probe.modified() - self._path.modified()).total_seconds()
 
     def _has_ended(self, holder: dict[str, Any]) -> bool:
-        """Tell whether the holder was a process of this machine that is there no more."""
+        """Return whether the holder was a process of this machine that has ended."""
         same = ("host", "pid_namespace")
         if any(holder.get(key) != self._content[key] for key in same):
             return False
@@ -213,7 +170,7 @@ def _lost(target: ObjectPath) -> StoreExistsError:
 
 
 def _pid_namespace() -> int | None:
-    """Return what tells apart containers that share the name of their host."""
+    """Return the namespace of this process: containers may share a host name, but not processes."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
