@@ -21,44 +21,24 @@ from ionstore.store.shards import MISSING, ShardIndex, check_shard, one_thread_i
 
 
 def encode_shard(values: Array, *, layout: Layout, compression: Compression) -> Iterator[bytes]:
-    """Yield the bytes of a shard, piece by piece.
+    """Yield the bytes of a shard: its chunks on the mesh in C order, then the index.
 
-    Parameters
-    ----------
-    values : ndarray, shape (a, b, c)
-        Values of all cells of the shard that lie on the mesh, in the stored dtype.
-    layout : Layout
-        Chunks and shards of the field.
-    compression : Compression
-        Settings of Blosc.
-
-    Yields
-    ------
-    bytes
-        Every chunk that has cells on the mesh, in C order, all-zero ones too; then the index.
-        Cells of a chunk off the mesh hold the fill value: NaN of floats, 0 of integers. Chunks
-        wholly off the mesh are missing, as Zarr's sharding codec has it.
-
-    Notes
-    -----
-    Blosc runs in the calling thread alone, without the global interpreter lock. Memory: one chunk,
-    and what it is compressed to.
-
-    References
-    ----------
-    Zarr v3 specification, codecs ``sharding_indexed``, ``blosc`` and ``crc32c``.
+    As Zarr v3 specifies for ``sharding_indexed``, ``blosc`` and ``crc32c``.
     """
     codec = blosc(compression, values.dtype)
     side = layout.chunk_cells
     per_side = layout.shard_cells // side
     chunk = np.empty((side,) * 3, values.dtype)
+    # Chunks wholly off the mesh stay missing. All-zero chunks on it are written all the same.
     index: ShardIndex = np.full((per_side**3, 2), MISSING, "<u8")
     first = 0
+    # The caller has a thread for each shard, and Blosc lets go of the interpreter lock.
     with one_thread_in_blosc():
         for place in product(*(range(-(-cells // side)) for cells in values.shape)):
             i, j, k = (side * at for at in place)
             there = values[i : i + side, j : j + side, k : k + side]
             if there.shape != chunk.shape:
+                # The cells off the mesh; the chunk still holds those of the one before.
                 chunk.fill(_fill_value(values.dtype))
             chunk[tuple(slice(cells) for cells in there.shape)] = there
             frame = _with_checksum(codec.encode(chunk))
@@ -78,15 +58,7 @@ def _with_checksum(content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the values of a field are encoded.
-
-    Parameters
-    ----------
-    dtype : dtype
-        Stored dtype.
-    compression : Compression
-        Settings of Blosc.
-    """
+    """Stored dtype and compression of a field."""
 
     dtype: np.dtype[Any]
     compression: Compression
@@ -94,30 +66,16 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True)
 class ShardWriter:
-    """Writes the shards of a store that is being built.
+    """Writes the shards of a store that is being built; pickled for other processes.
 
-    Parameters
-    ----------
-    place : Path or ObjectPath
-        Folder or key of the store.
-    layout : Layout
-        Chunks and shards of all fields.
-    encodings : mapping of str to Encoding
-        How each field is encoded.
-    claim : LockClaim, optional
-        Asked before an object is put.
-
-    Notes
-    -----
-    Every write covers one whole shard, so that several writers never meet in one file; which
-    writer takes which shard is up to the caller. Light, and pickled for other processes. A shard
-    that is written twice is the same file or object, whole at every moment.
+    Every write covers one whole shard, so that several writers never meet in one file; the caller
+    decides which writer takes which shard.
     """
 
     place: StorePath
     layout: Layout
     encodings: Mapping[str, Encoding]
-    claim: LockClaim | None = None
+    claim: LockClaim | None = None  # of a bucket: checked before every write
 
     def shard_path(self, part: Part) -> StorePath:
         """Return the file or object of a shard."""
@@ -127,37 +85,7 @@ class ShardWriter:
     def write_block(
         self, field: str, redshift_index: int, start: Corner, values: Array
     ) -> StorePath:
-        """Write one whole shard of a field and bring it to the disk.
-
-        Parameters
-        ----------
-        field : str
-            Name of the field.
-        redshift_index : int
-            Place of the redshift.
-        start : tuple of three int
-            First cell (i, j, k) of the shard.
-        values : ndarray
-            Values of all cells of the shard that lie on the mesh, in the stored dtype.
-
-        Returns
-        -------
-        Path or ObjectPath
-            The file or object that holds the shard.
-
-        Raises
-        ------
-        ValueError
-            If the block is not one whole shard, or its dtype is not the stored one.
-        StoreExistsError
-            If another process has taken the build of the store over.
-        OSError
-            If it cannot be written.
-
-        Notes
-        -----
-        Memory: a file takes one chunk at a time; an object is encoded whole before it is put.
-        """
+        """Write one whole shard of a field, from its first cell, and bring it to the disk."""
         encoding = self.encodings[field]
         if values.dtype != encoding.dtype:
             raise ValueError(f"values must be {encoding.dtype} for {field}, got {values.dtype}")
@@ -168,25 +96,16 @@ class ShardWriter:
         if isinstance(path, Path):
             _write(path, pieces)
         else:
+            # An object is put whole, so it is encoded whole; a file takes one chunk at a time.
             content = b"".join(pieces)
+            # After the encoding: the later the check, the less can happen before the write.
             if self.claim is not None:
                 self.claim.check()
             path.write_bytes(content)
         return path
 
     def check_block(self, field: str, redshift_index: int, start: Corner, values: Array) -> None:
-        """Read a shard back, decode it as loaders do, and compare it with what was written.
-
-        Parameters
-        ----------
-        field, redshift_index, start, values
-            As given to `write_block`.
-
-        Raises
-        ------
-        StoreDamageError
-            If it cannot be read or decoded, or holds other values.
-        """
+        """Read a shard back, decode it as loaders do, and compare it with what was written."""
         i, j, k = values.shape
         shard = self.layout.shard_of_region(start, (i, j, k))
         path = self.shard_path(Part(field, redshift_index, shard))

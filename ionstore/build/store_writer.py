@@ -38,30 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StoredField:
-    """How a field is stored.
+    """A field as it is stored."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the field, one of `ionstore.cube.fields.FIELDS` unless `long_name` is given.
-    dtype : str
-        "float32", "uint8" or "uint16".
-    units : str
-        CF units, or "unknown".
-    frame : {"proper", "comoving", "unknown"}, optional
-        Frame of a density.
-    keep_bits : int, optional
-        Bits of the mantissa that the values were rounded to.
-    long_name : str, optional
-        CF ``long_name``; that of the field's name by default.
-    """
-
-    name: str
-    dtype: str
-    units: str
-    frame: Frame | None = None
-    keep_bits: int | None = None
-    long_name: str | None = None
+    name: str  # one of `ionstore.cube.fields.FIELDS`, unless `long_name` is given
+    dtype: str  # "float32", "uint8" or "uint16"
+    units: str  # CF units, or "unknown"
+    frame: Frame | None = None  # of a density
+    keep_bits: int | None = None  # bits of the mantissa that the values were rounded to
+    long_name: str | None = None  # CF; that of the field by default
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -83,33 +67,19 @@ class StoredField:
 
 
 class StoreWriter:
-    """A store that is being built, from its metadata to the word that it is complete.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of a store made by `create_store`.
-
-    Raises
-    ------
-    StoreFormatError
-        If there is none.
-
-    Notes
-    -----
-    Pickled as its path.
-    """
+    """A store that is being built, from its metadata until it is marked complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.attributes = parse_attributes(path, read_root_metadata(path))
 
+    # Pickled as its path alone: the attributes are read again where it arrives.
     def __reduce__(self) -> tuple[type["StoreWriter"], tuple[Path]]:
         return type(self), (self.path,)
 
     @cached_property
     def shards(self) -> ShardWriter:
-        """What writes the shards of its fields."""
+        """Writer of the shards of its fields."""
         arrays = {
             path.parent.name: json.loads(path.read_bytes())
             for path in sorted(self.path.glob(f"*/{ROOT_METADATA}"))
@@ -132,15 +102,7 @@ class StoreWriter:
         n_clipped: Mapping[str, Sequence[int]] | None = None,
         n_zeros: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """Mark the store complete; all blocks must have been written.
-
-        Parameters
-        ----------
-        statistics : mapping of str to sequence of FieldStatistics
-            For every field the statistics of the stored values at each redshift.
-        n_clipped, n_zeros : mapping of str to sequence of int, optional
-            As in `ionstore.store.metadata.StoreAttributes`.
-        """
+        """Mark the store complete; all blocks must have been written."""
         complete = self.attributes.model_copy(
             update={
                 "status": "complete",
@@ -169,42 +131,7 @@ def create_store(
     layout: Layout | None = None,
     compression: Mapping[str, Compression] | None = None,
 ) -> StoreWriter:
-    """Create a store with status ``building``: metadata and coordinates, no values yet.
-
-    Parameters
-    ----------
-    path : str or path-like
-        Folder of the store; it must not exist.
-    mesh : Mesh
-        Mesh of all fields.
-    redshifts : sequence of float
-        Redshifts, descending.
-    fields : sequence of StoredField
-        Fields to come.
-    cosmology : Cosmology, optional
-        Cosmology of the simulation.
-    n_box, grid_mass_msun : optional
-        As in `ionstore.store.metadata.StoreAttributes`.
-    sources : sequence of SourceFile
-        Files that the values come from.
-    command_line : str, optional
-        Command that makes the store.
-    earlier_command_lines : sequence of str
-        Commands that made what it takes over.
-    store_uuid : str, optional
-        Name of the store for good; a new one by default.
-    layout : Layout, optional
-        Chunks and shards; `ionstore.store.layout.plan_layout` by default.
-    compression : mapping of str to Compression, optional
-        Settings of Blosc for each field; those of `default_compression` by default.
-
-    Raises
-    ------
-    ValueError
-        If the redshifts are not descending, or there are no fields.
-    FileExistsError
-        If the path exists.
-    """
+    """Create a store with status ``building``: metadata and coordinates, no values yet."""
     import zarr
 
     if not fields:
@@ -269,7 +196,7 @@ def write_attributes(path: Path, attributes: StoreAttributes) -> None:
     group = zarr.open_group(path, mode="r+", zarr_format=3, use_consolidated=False)
     group.attrs[ATTRIBUTE] = attributes.model_dump(mode="json")
     with warnings.catch_warnings():
-        # Zarr v3 has no word on consolidated metadata yet; xarray looks for it first.
+        # Zarr warns that v3 does not specify these yet, but xarray looks for them first.
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(path, zarr_format=3)
     sync(path / "zarr.json")
