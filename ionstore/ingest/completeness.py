@@ -1,4 +1,4 @@
-"""Whether every field has one file at every redshift, and what to say where it has not."""
+"""Check that every field has one file at every redshift, and say what is missing or too many."""
 
 import difflib
 import os
@@ -11,38 +11,23 @@ import numpy as np
 
 from ionstore.cube.fields import EXTRA, FIELDS, INPUTS, WITHOUT
 from ionstore.cube.mesh import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE
-from ionstore.ingest.candidates import (
-    Candidate,
-    FoundFiles,
-    UnreadableFile,
-    ignored_in_words,
-    listed,
-)
+from ionstore.ingest.candidates import Candidate, FoundFiles, ignored_in_words, listed
+from ionstore.ingest.scan import UnreadableFile
 from ionstore.ingest.selection import FileSelection
 from ionstore.readers.file_names import DECIMAL_NUMBER, redshift_in
 
 Candidates = Mapping[str, Mapping[float, Sequence[Candidate]]]
-"""For every field and redshift the files that may be the one."""
+"""For every field and redshift, the files that may be the one."""
 
-_ABOUT = 0.05  # names of other codes may have one decimal
-_LIKENESS = 0.75  # of rho_z8.40.npy and rho_z8.397.npy: 0.81
-_HASH = re.compile("[0-9a-f]{32}")  # of its inputs, in the names of 21cmFAST
+_ABOUT = 0.05  # names of other codes may round redshifts to one decimal
+_LIKENESS = 0.75  # rho_z8.40.npy and rho_z8.397.npy, say, are alike by 0.81
+_HASH = re.compile("[0-9a-f]{32}")  # of the inputs of a run, in names of 21cmFAST
 
 
 def group_by_cube(candidates: Iterable[Candidate]) -> dict[str, dict[float, list[Candidate]]]:
     """Return candidates by field and by the redshift of the cube that they belong to.
 
-    Parameters
-    ----------
-    candidates : iterable of Candidate
-        Of all fields.
-
-    Returns
-    -------
-    dict
-        Fields in their order, redshifts ascending. Redshifts that differ by no more than
-        `REDSHIFT_TOLERANCE` are one cube, and the one told with the most decimals is its redshift:
-        names of files round what attributes say.
+    Fields are in their order, redshifts ascending.
     """
     found = sorted(candidates, key=lambda one: one.redshift)
     redshifts = _redshifts_of_cubes([one.redshift for one in found])
@@ -58,11 +43,11 @@ def group_by_cube(candidates: Iterable[Candidate]) -> dict[str, dict[float, list
 def choose_redshifts(
     candidates: Candidates, wanted: Sequence[float]
 ) -> tuple[dict[str, dict[float, Sequence[Candidate]]], list[str]]:
-    """Return the candidates at the wanted redshifts, and a problem for each that is not there."""
+    """Return the candidates at the wanted redshifts, and a problem for each that is missing."""
     there = all_redshifts(candidates)
     near = {redshift: _near(there, redshift) for redshift in wanted}
     problems = [
-        f"redshift {redshift:g} is wanted, but nothing is there; there is "
+        f"redshift {redshift:g} is wanted, but no file has it; found "
         f"{redshifts_in_words(there) or 'none'}"
         for redshift, found in near.items()
         if not found
@@ -78,7 +63,7 @@ def choose_redshifts(
 def leave_out(
     candidates: Iterable[Candidate], fields: Collection[str]
 ) -> tuple[list[Candidate], list[str]]:
-    """Return the candidates of other fields, and a note for each field with what is passed by."""
+    """Return the candidates of all other fields, and a note for each field that is left out."""
     kept: list[Candidate] = []
     passed: dict[str, list[str]] = {}
     for one in candidates:
@@ -97,22 +82,12 @@ def sort_damage(
 ) -> tuple[list[str], list[str]]:
     """Return what is wrong with damaged files that are needed, and a note for each of the others.
 
-    Parameters
-    ----------
-    damaged : iterable of UnreadableFile
-        Files that cannot be read.
-    candidates : mapping
-        Other files by field and redshift, at the wanted redshifts.
-    files : FileSelection
-        Which files, fields and redshifts the user asks for.
-
-    Notes
-    -----
     A file is needed unless its name tells a redshift that is not wanted, or a field that is mapped
-    elsewhere or left out. One whose name does not tell is needed unless all that is wanted is there
-    without it: a store never holds fewer redshifts than the files would have given, or fewer than
-    asked for.
+    elsewhere or left out. One whose name tells less is needed unless all that is wanted is there
+    without it.
     """
+    # So a damaged file never makes a store with fewer redshifts than the files would have given, or
+    # than were asked for.
     wanted, required = files.redshifts, files.required
     lacking = [redshift for redshift in wanted if not _near(all_redshifts(candidates), redshift)]
     complete = (
@@ -144,14 +119,15 @@ def all_redshifts(candidates: Candidates) -> list[float]:
 
 
 def redshifts_in_words(redshifts: Iterable[float]) -> str:
-    """Return redshifts for people, descending, the first few of many."""
+    """Return the first few of many redshifts in one line, descending."""
     return listed([f"{redshift:g}" for redshift in sorted(redshifts, reverse=True)])
 
 
 def leave_out_extras(
     candidates: Mapping[str, Mapping[float, Sequence[Candidate]]], mapped: Collection[str]
 ) -> tuple[dict[str, Mapping[float, Sequence[Candidate]]], list[str]]:
-    """Return the fields without extra ones that are not whole, and a note for each of those."""
+    """Return the fields without incomplete extra ones, and a note for each of those."""
+    # No store needs an extra field, so one that is incomplete is no reason to refuse the others.
     kept, notes = dict(candidates), []
     redshifts = all_redshifts(candidates)
     for field in EXTRA:
@@ -194,8 +170,9 @@ def there_twice(folder: Path, candidates: Candidates) -> Iterator[str]:
 
 
 def redshifts_too_close(folder: Path, candidates: Candidates) -> Iterator[str]:
-    """Yield a sentence for redshifts that names of files cannot tell apart."""
+    """Yield a sentence for redshifts that are too close to tell apart by names of files."""
     for lower, upper in pairwise(all_redshifts(candidates)):
+        # Twice: each may differ from the redshift in a name by the tolerance.
         if upper - lower <= 2 * REDSHIFT_TOLERANCE:
             yield (
                 f"{folder}: redshifts must differ by more than {2 * REDSHIFT_TOLERANCE:g}, "
@@ -204,59 +181,38 @@ def redshifts_too_close(folder: Path, candidates: Candidates) -> Iterator[str]:
 
 
 def of_different_runs(candidates: Candidates) -> Iterator[str]:
-    """Yield a sentence for fields of one redshift whose initial conditions cannot be the same."""
+    """Yield a sentence for fields at one redshift whose initial conditions differ."""
     for redshift in all_redshifts(candidates):
         told: dict[str, Candidate] = {}
-        for of_field in candidates.values():
-            for one in of_field.get(redshift, ())[:1]:
-                for name, value in one.initial_conditions.items():
-                    first = told.setdefault(name, one)
-                    there = first.initial_conditions[name]
-                    if there != value:
-                        yield (
-                            f"{first.field} in {first.name} and {one.field} in {one.name} are of "
-                            f"different runs, with {name} {there:.15g} and {value:.15g}; give "
-                            "fields of one run"
-                        )
-                        return
+        files = [of_field[redshift][0] for of_field in candidates.values() if redshift in of_field]
+        for one in files:
+            for name, value in one.file.contents.initial_conditions.items():
+                first = told.setdefault(name, one)
+                there = first.file.contents.initial_conditions[name]
+                if there != value:
+                    yield (
+                        f"{first.field} in {first.name} and {one.field} in {one.name} are of "
+                        f"different runs, with {name} {there:.15g} and {value:.15g}; give "
+                        "fields of one run"
+                    )
+                    return
 
 
 def missing_fields(
     folder: Path, candidates: Candidates, found: FoundFiles, required: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a sentence for every required field that is missing at a redshift.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the simulation.
-    candidates : mapping
-        Files by field and redshift.
-    found : FoundFiles
-        What else was found.
-    required : sequence of str
-        Names of the fields that must be there.
-    """
+    """Yield a sentence for every required field that is missing at a redshift."""
     redshifts = all_redshifts(candidates)
-    of_required = {name: candidates.get(name, {}) for name in required}
     complete = [redshift for redshift in redshifts if _is_complete(candidates, redshift, required)]
-    for name, of_field in of_required.items():
+    for name in required:
+        of_field = candidates.get(name, {})
         lacking = [redshift for redshift in redshifts if redshift not in of_field]
         if not lacking:
             continue
-        others = [other for other_name, other in of_required.items() if other_name != name]
-        alone = [
-            one.name
-            for redshift, at in of_field.items()
-            for one in at
-            if any(other and redshift not in other for other in others)
-        ]
         expected = _expected_name(name, lacking[0], candidates)
-        near = difflib.get_close_matches(
-            expected or "", [*alone, *found.spare], n=1, cutoff=_LIKENESS
-        )
+        near = _misnamed(expected, name, candidates, found, required)
         if near:
-            way_on = f"{near[0]} is there: rename it if it is the one"
+            way_on = f"{near} is there: rename it if it is the one"
         elif not of_field:
             way_on = f"add it, or say where it is with --map {name}=PATH"
         else:
@@ -270,15 +226,14 @@ def missing_fields(
         ignored = {
             file: reason
             for file, reason in found.ignored.items()
-            if file not in near
-            and reason not in said
-            and (not of_field or _may_be_at(file, lacking))
+            if file != near and reason not in said and (not of_field or _may_be_at(file, lacking))
         }
         if any("--map" in line for line in said):  # they say how to go on
             way_on, ignored = "", {}
         listed_as_ignored = [ignored_in_words(ignored)] if ignored else []
         without = []
-        if not of_field and any(of_required.get(one.name) for one in INPUTS):
+        # A field that is there at some redshifts was rather forgotten at others.
+        if not of_field and any(candidates.get(one.name) for one in INPUTS if one.name in required):
             without = [f"--without {name} makes a store that {WITHOUT[name]}"]
         yield (
             f"{folder}: {_what_is_missing(name, lacking, of_field, expected)} is required at every "
@@ -286,14 +241,35 @@ def missing_fields(
         )
 
 
+def _misnamed(
+    expected: str | None,
+    name: str,
+    candidates: Candidates,
+    found: FoundFiles,
+    required: Sequence[str],
+) -> str | None:
+    """Return the file whose name is most like the expected one, if one is alike."""
+    of_field = candidates.get(name, {})
+    others = [candidates.get(other, {}) for other in required if other != name]
+    # One at a redshift where another field has none may be misnamed, and of the missing redshift.
+    alone = [
+        one.name
+        for redshift, at in of_field.items()
+        for one in at
+        if any(other and redshift not in other for other in others)
+    ]
+    alike = difflib.get_close_matches(expected or "", [*alone, *found.spare], n=1, cutoff=_LIKENESS)
+    return alike[0] if alike else None
+
+
 def _may_be_at(name: str, redshifts: Sequence[float]) -> bool:
-    """Tell whether the name of a file tells about one of these redshifts, or none at all."""
+    """Tell whether a file may be at one of these redshifts, going by its name."""
     told = redshift_in(PurePath(name).name)
     return told is None or any(abs(told - one) <= _ABOUT for one in redshifts)
 
 
 def _near(redshifts: Iterable[float], redshift: float) -> list[float]:
-    """Return the redshifts that may name the same cube as another."""
+    """Return the redshifts that may belong to the same cube as another."""
     return [
         one for one in redshifts if abs(one - redshift) <= REDSHIFT_TOLERANCE + REDSHIFT_ROUNDING
     ]
@@ -315,7 +291,7 @@ def _what_is_missing(
 
 
 def _expected_name(name: str, redshift: float, candidates: Candidates) -> str | None:
-    """Return how a file would be called, going by those of other redshifts or other fields."""
+    """Return the name that a missing file would have, going by other redshifts or fields."""
     of_field = candidates.get(name, {})
     # A file that stands alone at its redshift may be a misnamed one.
     accompanied = sorted(
@@ -344,7 +320,7 @@ def _renamed(name: str, redshift: float, to: float | None) -> str:
 
 
 def _pattern(path: str, redshift: float) -> str:
-    """Return a pattern of the files at all redshifts that are named as one is."""
+    """Return a pattern of the files at all redshifts that are named like this one."""
     pattern = _renamed(path, redshift, None)
     if pattern != path:
         return pattern
@@ -358,6 +334,8 @@ def _is_in_three_file_set(one: Candidate) -> bool:
 
 def _redshifts_of_cubes(ascending: Sequence[float]) -> dict[float, float]:
     """Return the redshift of the cube that each redshift belongs to."""
+    # Names round the redshifts that attributes give: those within the tolerance are one cube, and
+    # the one with the most decimals is exact.
     cubes: list[list[float]] = []
     for redshift in ascending:
         if cubes and redshift - cubes[-1][0] <= REDSHIFT_TOLERANCE + REDSHIFT_ROUNDING:
@@ -373,13 +351,13 @@ def _redshifts_of_cubes(ascending: Sequence[float]) -> dict[float, float]:
 
 
 def _as_written(redshift: float) -> float:
-    """Return a redshift that went through float32 as it was before: 8.397, not 8.39699935."""
+    """Return a redshift as it was before a file stored it in float32: 8.397, not 8.39699935."""
     single = np.float32(redshift)
     return float(str(single)) if float(single) == redshift else redshift
 
 
 def _choice(of_field: Mapping[float, Sequence[Candidate]], redshift: float) -> str:
-    """Say which files there are for a field at a redshift, and how to choose one."""
+    """Return the files there are for a field at a redshift, and how to choose one, in words."""
     at = of_field[redshift]
     names = [one.name for one in at]
     formats = [one.format_name for one in at]
@@ -387,7 +365,7 @@ def _choice(of_field: Mapping[float, Sequence[Candidate]], redshift: float) -> s
     pattern = _pattern(path, at[0].redshift) if len(of_field) > 1 else path
     chosen = f"{at[0].field}={pattern}"
     ways = [f"--map {chosen if pattern == path else repr(chosen)}"]
-    if len(set(formats)) == len(formats):
+    if len(set(formats)) == len(formats):  # else a format does not choose one file
         ways += [f"--format {name}" for name in formats]
     times = "twice" if len(at) == 2 else f"{len(at)} times"
     joined = f"{', '.join(names[:-1])} and {names[-1]}"

@@ -294,7 +294,10 @@ def _told(candidates: Candidates) -> list[tuple[str, SimulationDescription]]:
     return [
         (
             one.name,
-            SimulationDescription(box_length_cmpc=one.box_length_cmpc, cosmology=one.cosmology),
+            SimulationDescription(
+                box_length_cmpc=one.file.contents.box_length_cmpc,
+                cosmology=one.file.contents.cosmology,
+            ),
         )
         for one in _each(candidates)
     ]

@@ -1,4 +1,4 @@
-"""Which files of a folder can be read, and as what."""
+"""The files of a folder: those that a reader knows, those that cannot be read, and others."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,32 +9,22 @@ from ionstore.cube.description import FILE_NAME
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.file_names import redshift_in
-from ionstore.storage.files import naming
+from ionstore.storage.files import naming, why_unreadable
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
-"""Ends of names of files whose content says which field they hold."""
+"""Suffixes of files whose content says which field they hold."""
 
 DATA_SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES, ".bin", ".cbin", ".raw", ".dat", ".gz", ".pkl")
-"""Ends of names, in small letters, by which files of data are known where no reader knows them."""
+"""Suffixes, in lower case, of files that may be data although no reader knows them."""
 
-_HEAD_BYTES = 64
+_HEAD_BYTES = 64  # as many as `FileReader.inspect` is promised
 _SHOWN_BYTES = 16
 _STORE_SUFFIXES = (".zarr", ".partial")
 
 
 @dataclass(frozen=True, slots=True)
 class InspectedFile:
-    """A file, and what the reader that knows it found in it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    format_name : str
-        Name of the reader.
-    contents : FileContents
-        What is in it.
-    """
+    """A file, and what the reader that knows it found in it."""
 
     path: Path
     format_name: str
@@ -42,41 +32,21 @@ class InspectedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class DamagedFile:
-    """A file that cannot be read: truncated, damaged, forbidden, or a link that leads nowhere.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    sentence : str
-        What is wrong with it, and how to go on.
-    field : str, optional
-        Field that its name tells.
-    redshift : float, optional
-        Redshift that its name tells.
-    unread : str, optional
-        Why nothing of it could be read; None where a reader refused it.
-    """
+class UnreadableFile:
+    """A file that is truncated, damaged, forbidden, or a link to a file that does not exist."""
 
     path: Path
-    sentence: str
+    sentence: str  # what is wrong with it, and how to go on
+    # Field and redshift that its name gives; for a mapped file, the field that it is mapped to.
     field: str | None
     redshift: float | None
-    unread: str | None = None
+    unread: str | None = None  # why nothing of it could be read; None where a reader refused it
+    is_mapped: bool = False  # the user names it, or its folder, for the field
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownFile:
-    """A file of data that no reader knows.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    reason : str
-        Why it is not known, as far as its first bytes and its size tell.
-    """
+    """A file of data that no reader knows, and the likely reason."""
 
     path: Path
     reason: str
@@ -84,36 +54,16 @@ class UnknownFile:
 
 @dataclass(frozen=True, slots=True)
 class InspectedFolder:
-    """What a folder holds.
-
-    Parameters
-    ----------
-    files : tuple of InspectedFile
-        Files that a reader knows.
-    damaged : tuple of DamagedFile
-        Files that cannot be read.
-    unknown : tuple of UnknownFile
-        Files of data that none knows.
-    unread : tuple of Path
-        Subfolders with files of data that were not looked at.
-    """
+    """What a folder holds."""
 
     files: tuple[InspectedFile, ...]
-    damaged: tuple[DamagedFile, ...]
+    damaged: tuple[UnreadableFile, ...]
     unknown: tuple[UnknownFile, ...]
-    unread: tuple[Path, ...]
+    unread: tuple[Path, ...]  # subfolders with files of data that were not looked at
 
 
 def inspect_file(path: Path, readers: Sequence[FileReader]) -> InspectedFile | None:
-    """Return what the first reader that knows a file finds in it, None if none does.
-
-    Raises
-    ------
-    SourceDataError
-        If the file is of a known format, but truncated or damaged.
-    OSError
-        If it cannot be read.
-    """
+    """Return what the first reader that knows a file finds in it, None if none does."""
     with naming(path):
         head = _read_head(path)
         for reader in readers:
@@ -132,24 +82,13 @@ def inspect_folder(
 ) -> InspectedFolder:
     """Inspect the files directly in a folder, or all below it when none of those is wanted.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder; hidden files, stores and builds of stores in it are passed over.
-    readers : sequence of FileReader
-        Formats to look for.
-    is_wanted : callable
-        Tells of a file whether it holds what is looked for.
-    others : sequence of FileReader
-        Formats that are known, but not looked for.
-
-    Raises
-    ------
-    OSError
-        If a folder cannot be read.
+    Hidden files, stores and builds of stores are skipped. `others` are formats that are known, but
+    not looked for.
     """
     here = _inspect(_files_in(folder), readers, others)
     below = _folders_in(folder)
+    # Where files directly in the folder are wanted, those below are likely older copies or other
+    # runs; to take them too would give fields twice.
     if any(map(is_wanted, here.files)):
         return replace(here, unread=tuple(filter(_holds_data, below)))
     deep = _inspect((path for child in below for path in _files_below(child)), readers, others)
@@ -158,21 +97,22 @@ def inspect_folder(
     )
 
 
-def damaged_file(
+def unreadable_file(
     path: Path, readers: Sequence[FileReader], error: SourceDataError | OSError
-) -> DamagedFile:
+) -> UnreadableFile:
     """Return what is known of a file that a reader refused, or that cannot be read."""
+    # Its name alone is left to tell what is missing without it.
     told = (reader.named(path.name) for reader in readers)
     field, redshift = next(filter(None, told), (None, redshift_in(path.name)))
     if isinstance(error, SourceDataError):
-        return DamagedFile(path, str(error), field, redshift)
+        return UnreadableFile(path, str(error), field, redshift)
     if _leads_nowhere(path):
         reason = "link to a file that is not there"
         way_on = f"mount or copy {os.readlink(path)}, or remove the link"
     else:
-        reason = f"it cannot be read ({error.strerror or error})"
+        reason = f"it {why_unreadable(error)}"
         way_on = "make it readable, or move it away"
-    return DamagedFile(path, f"{path}: {reason}; {way_on}", field, redshift, reason)
+    return UnreadableFile(path, f"{path}: {reason}; {way_on}", field, redshift, reason)
 
 
 def is_store(folder: Path) -> bool:
@@ -193,9 +133,11 @@ def _inspect(
             elif looks_like_data:
                 unknown.append(UnknownFile(path, _why_unknown(path, others)))
         except SourceDataError as error:
-            damaged.append(damaged_file(path, readers, error))
+            damaged.append(unreadable_file(path, readers, error))
         except OSError as error:
-            file = damaged_file(path, readers, error)
+            # A file that may not be read matters if it could be data; any link that leads nowhere
+            # does, because its name need not be that of the file behind it.
+            file = unreadable_file(path, readers, error)
             if looks_like_data or file.field or _leads_nowhere(path):
                 damaged.append(file)
     return InspectedFolder(tuple(files), tuple(damaged), tuple(unknown), ())
@@ -209,19 +151,21 @@ def _why_unknown(path: Path, others: Sequence[FileReader]) -> str:
         try:
             contents = reader.inspect(path, head)
         except SourceDataError:
-            continue
+            continue  # damaged: which format it has is not certain
         if contents is not None and contents.fields:
             return f"its format is {reader.name}, which --format leaves out"
     if head.isascii() and head.decode().replace("\n", " ").isprintable():
-        return f"it begins with {head[:_SHOWN_BYTES].decode()!r}, as no format does"
+        return f"it begins with {head[:_SHOWN_BYTES].decode()!r}, unlike any known format"
+    # A bare cube, as from numpy's tofile: mesh and byte order could only be guessed, so no reader
+    # takes it.
     for dtype, itemsize in (("float32", 4), ("float64", 8)):
         cells = round((n_bytes / itemsize) ** (1 / 3))
         if itemsize * cells**3 == n_bytes:
             return (
-                f"it has as many bytes as {cells}³ numbers in {dtype} and no header; save them "
-                "with numpy.save"
+                f"it has the size of {cells}³ {dtype} numbers without a header; save them with "
+                "numpy.save"
             )
-    return f"it begins with {head[:_SHOWN_BYTES]!r}, as no format does"
+    return f"it begins with {head[:_SHOWN_BYTES]!r}, unlike any known format"
 
 
 def _read_head(path: Path) -> bytes:
@@ -233,7 +177,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name == FILE_NAME:
             continue
-        if path.is_file() or _leads_nowhere(path):
+        if path.is_file() or _leads_nowhere(path):  # no pipes or devices: reading could hang
             yield path
 
 
@@ -247,7 +191,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     real = Path(os.path.realpath(folder))
-    if real in above:  # a link to a folder around it
+    if real in above:  # a link to a folder around it, which would be walked forever
         return
     yield from _files_in(folder)
     for child in _folders_in(folder):

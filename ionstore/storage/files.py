@@ -10,9 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from ionstore.errors import ObjectStoreError
+
 STREAM_BYTES = 1 << 23
 
 OnBytes = Callable[[bytes], object]
+
+# A folder in place of a file, or a file in place of a folder above it: the file itself is missing.
+NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors of reading a file where there is none."""
 
 
 @contextmanager
@@ -24,6 +30,16 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None:
             error.filename = str(path)
         raise
+
+
+def why_unreadable(error: OSError) -> str:
+    """Return an error of reading a file as the predicate of a sentence."""
+    # An object store that does not answer says nothing about the object, so that is not damage.
+    if isinstance(error, ObjectStoreError):
+        raise error
+    if isinstance(error, NOT_THERE):
+        return "is missing"
+    return f"cannot be read ({error.strerror or error})"
 
 
 def read_pieces(path: Path, on_bytes: OnBytes) -> None:

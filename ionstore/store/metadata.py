@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer, ValidationError
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.storage.files import NOT_THERE
 from ionstore.storage.paths import StorePath
 from ionstore.storage.s3 import ObjectPath
 
@@ -25,7 +26,6 @@ PLAN = "plan.json"
 """Name of what says which store a build is of."""
 
 _BUILD_SUFFIX = ".partial"
-_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 def _without_nones(cosmology: Cosmology | None) -> dict[str, Any] | None:
@@ -196,7 +196,7 @@ def read_root_metadata(path: StorePath) -> dict[str, Any]:
     try:
         root = json.loads((path / ROOT_METADATA).read_text())
         root["attributes"][ATTRIBUTE]["format_version"]
-    except (*_NOT_THERE, ValueError, KeyError, TypeError) as error:
+    except (*NOT_THERE, ValueError, KeyError, TypeError) as error:
         raise StoreFormatError(f"{path}: {_what_is_there(path)}") from error
     parsed: dict[str, Any] = root
     return parsed

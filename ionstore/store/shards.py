@@ -16,7 +16,8 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from ionstore.cube.mesh import Array, Corner
-from ionstore.errors import ObjectStoreError, StoreDamageError
+from ionstore.errors import StoreDamageError
+from ionstore.storage.files import NOT_THERE, why_unreadable
 from ionstore.storage.paths import OpenFile, StorePath, open_file
 from ionstore.storage.s3 import ObjectPath, OpenObject, Stamp
 from ionstore.store.layout import Layout
@@ -32,7 +33,6 @@ Item = TypeVar("Item")
 _Run = tuple[int, int, int, int, int]
 """Along one axis: place of the first chunk, chunks, first cell in it and in the block, cells."""
 
-_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 MISSING = 2**64 - 1
 _CHECKSUM_BYTES = 4
 _RESIDUE = 0x48674BC7  # CRC-32C of any bytes that end in their own CRC-32C
@@ -260,7 +260,7 @@ def read_chunks(
 
     def fetch(path: ObjectPath, runs: Sequence[ChunkRun]) -> OpenObject:
         file = OpenObject(path)
-        with suppress(StoreDamageError, *_NOT_THERE):  # met again where the part is decoded
+        with suppress(StoreDamageError, *NOT_THERE):  # met again where the part is decoded
             index = indexes.index_of(path, file, n_chunks)
             next(_at_hand(file, index, runs, _chunks_of_run))
         return file
@@ -340,14 +340,14 @@ def check_shard(
     try:
         file = open_file(path)
     except OSError as error:
-        yield CheckedBlock(start, shape, None, _why_unreadable(error))
+        yield CheckedBlock(start, shape, None, why_unreadable(error))
         return
     with file, one_thread_in_blosc():
         index: ShardIndex | str
         try:
             index, _ = _find_index(file, per_side**3)
         except OSError as error:
-            index = _why_unreadable(error)
+            index = why_unreadable(error)
         if isinstance(index, str):
             yield CheckedBlock(start, shape, None, index)
             return
@@ -364,17 +364,9 @@ def check_shard(
             try:
                 damage = _decode(file, first, n_bytes, room.reshape(-1))
             except OSError as error:
-                damage = _why_unreadable(error)
+                damage = why_unreadable(error)
             values = room[:a, :b, :c] if damage is None else None
             yield CheckedBlock((x, y, z), (a, b, c), values, damage)
-
-
-def _why_unreadable(error: OSError) -> str:
-    if isinstance(error, ObjectStoreError):
-        raise error
-    if isinstance(error, _NOT_THERE):
-        return "is missing"
-    return f"cannot be read ({error.strerror or error})"
 
 
 def _in_threads(
@@ -395,7 +387,7 @@ def _open(path: StorePath, fetched: OpenObject | None = None) -> Iterator[OpenFi
     try:
         with fetched or open_file(path) as file:
             yield file
-    except _NOT_THERE as error:
+    except NOT_THERE as error:
         raise StoreDamageError(
             f"{path}: this part of the field is missing; ingest the simulation again"
         ) from error

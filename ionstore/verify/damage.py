@@ -11,7 +11,8 @@ from google_crc32c import value as crc32c
 from pydantic import BaseModel, ConfigDict
 
 from ionstore.cube.mesh import Array, Corner
-from ionstore.errors import ObjectStoreError, StoreFormatError
+from ionstore.errors import StoreFormatError
+from ionstore.storage.files import why_unreadable
 from ionstore.storage.paths import StorePath
 from ionstore.storage.s3 import ObjectPath
 from ionstore.store.codecs import check_storage
@@ -24,8 +25,6 @@ ArrayMetadata = Mapping[str, Mapping[str, Any]]
 
 _COORDINATE = {"data_type": "float64", "codecs": ["bytes", "crc32c"]}
 _CRC_BYTES = 4  # the checksum follows the values of a coordinate
-# A folder in place of a file, or a file in place of a folder above it: the file itself is missing.
-_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Damage(BaseModel):
@@ -104,16 +103,6 @@ def stray_files(store: CubeStore, layouts: Mapping[str, Layout]) -> Iterator[str
     for file in _files_in(store.path):
         if not _belongs(tuple(file.split("/")), store, layouts):
             yield file
-
-
-def why_unreadable(error: OSError) -> str:
-    """Return an error of reading a file as the predicate of a sentence."""
-    # An object store that does not answer says nothing about the object, so that is not damage.
-    if isinstance(error, ObjectStoreError):
-        raise error
-    if isinstance(error, _NOT_THERE):
-        return "is missing"
-    return f"cannot be read ({error.strerror or error})"
 
 
 def _own_metadata_damage(

@@ -18,7 +18,7 @@ from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import StoreFormatError
 from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import find_digest
-from ionstore.storage.files import read_pieces
+from ionstore.storage.files import read_pieces, why_unreadable
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout, Part, plan_parts
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, StoreAttributes, read_root_metadata
@@ -30,7 +30,6 @@ from ionstore.verify.damage import (
     metadata_damage,
     readable_fields,
     stray_files,
-    why_unreadable,
 )
 from ionstore.verify.sources import FileComparison, plan_comparison
 

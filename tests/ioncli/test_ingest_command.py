@@ -518,7 +518,7 @@ def test_a_folder_of_c2ray_is_ingested_in_units_of_the_store(
         (["--format", "hdf5"], 1, "the format must be one of 21cmfast-v4, "),
         (["--format", "c2ray"], 1, "(its format is three-file-set, which --format leaves out)"),
         (["--redshift", "nan"], 2, "finite"),
-        (["--redshift", "3"], 1, "redshift 3 is wanted, but nothing is there; there is 9, 7.5"),
+        (["--redshift", "3"], 1, "redshift 3 is wanted, but no file has it; found 9, 7.5"),
         (["--source-column", "3"], 2, "--source-column"),
         (["--omega-m", "0"], 2, "--omega-m"),
         (["--omega-b", "44"], 2, "--omega-b"),

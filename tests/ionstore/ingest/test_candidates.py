@@ -35,8 +35,9 @@ def test_what_files_say_is_taken(tmp_path: Path) -> None:
     found = _find(tmp_path)
     assert _of(found, "n_igm") == [(9.0, "all.dat", "overdensity")]
     assert _of(found, "xhii") == [(9.0, "all.dat", "ionized_fraction")]
-    assert {one.box_length_cmpc for one in found.candidates} == {20.0}
-    assert {one.cosmology.h for one in found.candidates if one.cosmology} == {0.7}
+    told = [one.file.contents for one in found.candidates]
+    assert {contents.box_length_cmpc for contents in told} == {20.0}
+    assert {contents.cosmology.h for contents in told if contents.cosmology} == {0.7}
     assert {one.format_name for one in found.candidates} == {"toy"}
     assert found.said == {"all.dat": ("it is a toy",)}
     assert found.notes == found.problems == found.spare == []
@@ -174,8 +175,8 @@ def test_a_redshift_that_nothing_tells_is_a_problem_where_the_user_names_the_fil
     found = _find(tmp_path)
     assert found.candidates == found.problems == []
     assert found.notes == [
-        "final.dat: no redshift is told, neither inside nor in the name; "
-        "put it there, such as in xfrac_8.397.npy"
+        "final.dat: neither the file nor its name gives a redshift; put it in the name, such as "
+        "xfrac_8.397.npy"
     ]
     found = _find(tmp_path, {"xhii": [path]})
     assert found.candidates == found.notes == []

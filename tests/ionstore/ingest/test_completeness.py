@@ -1,11 +1,10 @@
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ionstore.ingest.candidates import Candidate, FoundFiles, UnreadableFile
+from ionstore.ingest.candidates import Candidate, FoundFiles
 from ionstore.ingest.completeness import (
     Candidates,
     choose_redshifts,
@@ -18,15 +17,27 @@ from ionstore.ingest.completeness import (
     sort_damage,
     there_twice,
 )
+from ionstore.ingest.scan import InspectedFile, UnreadableFile
 from ionstore.ingest.selection import FileSelection
+from ionstore.readers.base import FileContents
 from tests.support.toy_format import UniformCube
 
 FOLDER = Path("sim")
 
 
-def _candidate(field: str, redshift: float, name: str, format_name: str = "toy") -> Candidate:
+def _candidate(
+    field: str, redshift: float, name: str, format_name: str = "toy", **told: float
+) -> Candidate:
     source = UniformCube(FOLDER / name, 0.5, (4, 4, 4), np.dtype("f4"))
-    return Candidate(field, redshift, "as_is", source, name, format_name)
+    file = InspectedFile(source.path, format_name, FileContents((), initial_conditions=told))
+    return Candidate(field, redshift, source, "as_is", file, name)
+
+
+def _truncated(
+    field: str | None, redshift: float | None, is_mapped: bool = False
+) -> UnreadableFile:
+    sentence = "a.dat: it is truncated"
+    return UnreadableFile(Path("a.dat"), sentence, field, redshift, is_mapped=is_mapped)
 
 
 def _grouped(*found: tuple[str, float] | tuple[str, float, str]) -> Candidates:
@@ -87,7 +98,7 @@ def test_some_redshifts_can_be_chosen() -> None:
     }
     assert problems == []
     _, problems = choose_redshifts(grouped, [8.3, 9.0])
-    assert problems == ["redshift 8.3 is wanted, but nothing is there; there is 9, 8.28993, 7"]
+    assert problems == ["redshift 8.3 is wanted, but no file has it; found 9, 8.28993, 7"]
     assert choose_redshifts(grouped, []) == (grouped, [])
     assert choose_redshifts(_grouped(*_complete(8.3975)), [8.397])[1] == []
 
@@ -131,7 +142,7 @@ def test_a_damaged_file_is_needed_unless_nothing_is_lost_without_it(
     is_needed: bool,
 ) -> None:
     field, redshift, *is_mapped = damage
-    one = UnreadableFile(field, redshift, "a.dat: it is truncated", *is_mapped)
+    one = _truncated(field, redshift, *is_mapped)
     grouped, _ = choose_redshifts(_grouped(*_complete(9.0), ("n_igm", 8.0)), wanted)
     files = FileSelection(maps={name: [FOLDER] for name in maps}, redshifts=wanted)
     needed, notes = sort_damage([one], grouped, files)
@@ -160,7 +171,7 @@ def test_a_damaged_file_of_a_field_that_is_left_out_is_not_needed(
     wanted: tuple[float, ...],
     is_needed: bool,
 ) -> None:
-    one = UnreadableFile(field, redshift, "a.dat: it is truncated")
+    one = _truncated(field, redshift)
     found = _grouped(("n_igm", 9.0), ("n_src", 9.0), ("n_igm", 8.0))
     grouped, _ = choose_redshifts(found, wanted)
     files = FileSelection(
@@ -234,8 +245,7 @@ def test_a_choice_at_many_redshifts_is_a_pattern() -> None:
 
 
 def _told(field: str, redshift: float, **told: float) -> Candidate:
-    name = f"{field}_{redshift:.3f}.dat"
-    return replace(_candidate(field, redshift, name), initial_conditions=told)
+    return _candidate(field, redshift, f"{field}_{redshift:.3f}.dat", **told)
 
 
 def test_fields_of_one_redshift_are_of_one_run() -> None:

@@ -231,14 +231,14 @@ def test_a_file_that_may_not_be_read_is_needed_if_a_field_would_be_taken_from_it
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("xfrac3d.npy", None, "nothing says which field it holds, nor its redshift"),
-        ("XFRAC3D_8.000.NPY", None, "nothing says which field it holds; name it with --map"),
+        ("xfrac3d.npy", None, "its field and redshift are unknown"),
+        ("XFRAC3D_8.000.NPY", None, "its field is unknown; give it with --map"),
         ("xHII_z8,000.npy", None, "its redshift has a decimal comma; rename it to xHII_z8.000.npy"),
         ("xfrac3d_8.000.bin", b"<!DOCTYPE html>\n<html>", "it begins with '<!DOCTYPE"),
         ("8.000v_all.dat", struct.pack("<3i3f", 1, 1, 1, 0, 0, 0), "velocities are not stored"),
         ("xHII_8.000.h5", b"", "it is empty"),
         ("xHII_64_model_z08.04", b"\x80\x04\x95\x00", "a pickle can run any code"),
-        ("xfrac3d_8.000.raw", bytes(4 * 4**3), "it has as many bytes as 4³ numbers in float32"),
+        ("xfrac3d_8.000.raw", bytes(4 * 4**3), "it has the size of 4³ float32 numbers"),
     ],
 )
 def test_what_is_ignored_is_named_where_a_field_is_missing(
@@ -286,8 +286,8 @@ def test_files_that_nothing_can_be_made_of_are_named_in_an_empty_folder(tmp_path
         path.unlink()
     (problem,) = detect(tmp_path).problems
     assert problem.endswith(
-        "; ignored: zeros_0.cbin, zeros_1.cbin (nothing says which field it holds, nor its "
-        "redshift; `ionstore formats` lists names that do)"
+        "; ignored: zeros_0.cbin, zeros_1.cbin (its field and redshift are unknown; "
+        "`ionstore formats` lists names that tell both)"
     )
 
 
@@ -655,7 +655,7 @@ def test_redshifts_of_what_is_left_out_are_no_redshifts(tmp_path: Path) -> None:
     assert detection.problems == ()
     assert detection.simulation().redshifts == (9.0,)
     wanted = detect(tmp_path, FileSelection(without=["xhii"], redshifts=[8.0]))
-    assert "redshift 8 is wanted, but nothing is there" in wanted.problems[0]
+    assert "redshift 8 is wanted, but no file has it" in wanted.problems[0]
 
 
 def test_real_caches_are_taken_without_sources(shared_data: Path) -> None:

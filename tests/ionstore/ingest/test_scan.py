@@ -142,14 +142,16 @@ def test_a_file_that_may_not_be_read_is_named_if_it_looks_like_data(
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"<!DOCTYPE html>\n<html>", "it begins with '<!DOCTYPE html>\\n', as no format does"),
-        (b"\xff" * 11, f"it begins with {bytes([255] * 11)!r}, as no format does"),
+        (
+            b"<!DOCTYPE html>\n<html>",
+            "it begins with '<!DOCTYPE html>\\n', unlike any known format",
+        ),
+        (b"\xff" * 11, f"it begins with {bytes([255] * 11)!r}, unlike any known format"),
         (
             bytes(4 * 5**3),
-            "it has as many bytes as 5³ numbers in float32 and no header; save them with "
-            "numpy.save",
+            "it has the size of 5³ float32 numbers without a header; save them with numpy.save",
         ),
-        (bytes(8 * 65**3), "it has as many bytes as 65³ numbers in float64 and no header"),
+        (bytes(8 * 65**3), "it has the size of 65³ float64 numbers without a header"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.dat", "A_8.700.BIN"])
