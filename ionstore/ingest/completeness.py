@@ -172,7 +172,7 @@ def there_twice(folder: Path, candidates: Candidates) -> Iterator[str]:
 def redshifts_too_close(folder: Path, candidates: Candidates) -> Iterator[str]:
     """Yield a sentence for redshifts that are too close to tell apart by names of files."""
     for lower, upper in pairwise(all_redshifts(candidates)):
-        # Twice: each may differ from the redshift in a name by the tolerance.
+        # Twice: a rounded redshift between two could belong to either.
         if upper - lower <= 2 * REDSHIFT_TOLERANCE:
             yield (
                 f"{folder}: redshifts must differ by more than {2 * REDSHIFT_TOLERANCE:g}, "
