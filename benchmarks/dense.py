@@ -47,6 +47,7 @@ from ionmodel.prediction.store import predict_store, read_inputs
 from ionmodel.runs.network import network_of
 from ionstore.cube.mesh import Region
 from ionstore.loading.gather import gather_neighborhoods
+from ionstore.storage.digest import in_words, start_digest
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import fit_normalization
 
@@ -167,9 +168,19 @@ def measure_prediction(
             [joined], config.channel_names, everywhere, redshifts=[redshift]
         )
         checkpoint = Path(name, "best.pt")
-        checkpoint.write_bytes(b"weights as initialized")
+        weights = b"weights as initialized"
+        checkpoint.write_bytes(weights)
+        digest = start_digest()
+        digest.update(weights)
         predictor = Predictor(
-            config, normalization, network.eval(), torch.device("cpu"), checkpoint, None
+            config,
+            normalization,
+            network.eval(),
+            torch.device("cpu"),
+            checkpoint,
+            len(weights),
+            in_words(digest),
+            None,
         )
         target = Path(name, "predicted.zarr")
         cnn = network_of_2021(radius).eval()
