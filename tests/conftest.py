@@ -19,6 +19,31 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 StoreMaker = Callable[..., CubeStore]
 
+# Fixtures that start something, and the mark of every test that uses them.
+STARTED_BY = {
+    "server": "server",
+    "two_workers": "server",
+    "commands": "process",
+    "scripts": "process",
+    "torchrun": "process",
+}
+# Parameters that count worker processes.
+N_WORKERS = ("n_workers", "num_workers")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are left out by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start processes by their fixtures and parameters."""
+    for item in items:
+        if not isinstance(item, pytest.Function):  # documentation has none of them
+            continue
+        for name in item.fixturenames:
+            if name in STARTED_BY:
+                item.add_marker(STARTED_BY[name])
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if any(parameters.get(name) for name in N_WORKERS):
+            item.add_marker("process")
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:

@@ -23,6 +23,8 @@ from tests.support.forked_commands import CommandServer
 from tests.support.stopped_commands import go_on, stopped
 from tests.support.three_file_sets import contents_of, files_of, write_set
 
+pytestmark = pytest.mark.process
+
 OLD, NEW = ("9.000", "8.000"), ("8.500", "7.000")
 MESH = 40
 N_PARTS = 6  # of two redshifts

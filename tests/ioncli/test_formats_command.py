@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 from ioncli.main import ionstore
@@ -23,6 +24,7 @@ def test_names_of_formats_are_unique_and_descriptions_are_one_line() -> None:
     assert not any("\n" in reader.description for reader in READERS)
 
 
+@pytest.mark.process
 def test_help_shows_an_example_and_waits_for_nothing() -> None:
     script = (
         "import sys; from ioncli.main import ionstore\n"

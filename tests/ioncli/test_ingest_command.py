@@ -251,6 +251,7 @@ def test_a_killed_ingest_goes_on_and_ends_the_same(commands: CommandServer, tmp_
     assert _without_identity(dict(one)) == _without_identity(dict(other))
 
 
+@pytest.mark.process
 def test_notes_stand_on_lines_of_their_own_above_a_live_bar(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
     np.save(tmp_path / "sim" / "movie.npy", np.zeros(1))
@@ -343,6 +344,7 @@ def test_every_key_of_the_description_is_documented() -> None:
         assert re.search(rf"`{key}`", pages), key
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["ingest", "info", "view", "edit"])
 def test_help_shows_an_example_and_waits_for_nothing(command: str) -> None:
     script = (

@@ -42,6 +42,7 @@ def test_memory_that_was_touched_counts() -> None:
     assert abs(tree_memory_bytes() - before) < SLACK
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("code", [HOLD, HOLD_IN_A_CHILD], ids=["child", "grandchild"])
 def test_memory_of_descendants_counts(code: str) -> None:
     before = tree_memory_bytes()
@@ -58,6 +59,7 @@ def touch_when_told(shared: SharedBuffer, connection: Connection) -> None:
     connection.recv()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux knows the PSS")
 def test_memory_shared_with_a_child_counts_once(
     monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
@@ -81,6 +83,7 @@ def test_memory_shared_with_a_child_counts_once(
     child.join()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs a look at a child that has ended")
 def test_a_process_that_has_ended_has_no_memory() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -114,6 +117,7 @@ def test_the_start_and_the_end_of_the_block_are_looked_at() -> None:
     del data, more
 
 
+@pytest.mark.process
 def test_the_peak_of_a_process_that_has_ended_is_kept() -> None:
     with holding_memory(HOLD) as process, PeakMemory(process.pid, interval_s=0.005) as memory:
         assert process.stdin is not None

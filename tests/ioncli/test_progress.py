@@ -22,6 +22,7 @@ def _no_terminal_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable, raising=False)
 
 
+@pytest.mark.process
 def test_a_terminal_shows_a_bar_that_fills() -> None:
     output = run_in_terminal(SHOW, "Simulating")
     assert "\x1b[" in output
@@ -31,6 +32,7 @@ def test_a_terminal_shows_a_bar_that_fills() -> None:
     assert "100%" in last
 
 
+@pytest.mark.process
 def test_a_bar_stays_on_its_line() -> None:
     output = run_in_terminal(SHOW, "Simulating", columns=60)
     assert output.count("\n") == 1
@@ -67,10 +69,12 @@ def test_lines_hold_the_whole_title_unwrapped_and_uncolored(
     assert capsys.readouterr().err == f"{title}: 100 %\n"
 
 
+@pytest.mark.process
 def test_a_bar_shows_an_odd_title_as_it_is() -> None:
     assert ODD in run_in_terminal(SHOW, ODD)
 
 
+@pytest.mark.process
 def test_bars_of_later_stages_show_once_they_are_reported_to() -> None:
     code = """
 import sys

@@ -20,6 +20,7 @@ from ioncli.train import _Stop
 from ionmodel.config.keys import preset_names
 from ionmodel.training.trainer import Trainer
 from ionstore.store.cube_store import CubeStore
+from tests.support.figures import drawn_figures, rendered_figures  # noqa: F401 - fixtures
 from tests.support.forked_commands import CommandServer, Forked, command_server
 from tests.support.stores import cubes_at, write_store
 
@@ -68,6 +69,7 @@ def assert_one_sentence(result: Result, *words: str) -> None:
         assert word in lines[-1]
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_training_ends_with_score_memory_and_paths(store: CubeStore, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = train(store, "--run", str(run))
@@ -172,6 +174,7 @@ def test_a_run_goes_on_from_another_folder_and_says_where_its_store_was(
     assert CliRunner().invoke(ionmodel, [*resume, "--store", str(there)]).exit_code == 0
 
 
+@pytest.mark.process
 def test_resume_takes_more_epochs_another_device_and_workers_and_nothing_else(
     store: CubeStore, tmp_path: Path
 ) -> None:
@@ -390,6 +393,7 @@ def test_what_is_left_of_a_run_is_told_in_epochs(store: CubeStore, tmp_path: Pat
     assert " weights, 2 of 3 epochs left, 160 training and " in longer.stderr
 
 
+@pytest.mark.process
 def test_help_shows_an_example_and_imports_no_torch() -> None:
     shown = subprocess.run(
         [

@@ -65,6 +65,7 @@ def last_bar(output: str) -> str:
     return re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", last).rstrip("\r\n")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("progress", "texts"),
     [
@@ -87,12 +88,14 @@ def test_a_terminal_shows_how_far_all_epochs_are(
     assert "━" in bar
 
 
+@pytest.mark.process
 def test_a_terminal_shows_validation_without_moving_the_bar() -> None:
     bar = last_bar(in_terminal(("batch", at(4)), ("batch", at(3, "validation"))))
     assert "validating 75%" in bar
     assert " 50%" in bar  # one epoch of two: all its training is done
 
 
+@pytest.mark.process
 def test_a_terminal_shows_how_many_channels_are_computed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -107,6 +110,7 @@ def test_a_terminal_shows_how_many_channels_are_computed(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.process
 def test_the_bar_fits_a_narrow_terminal_whole() -> None:
     for stage in ("training", "validation"):
         progress = at(4, stage, epoch=100, epochs=100, r2=-0.123, leaks="neighborhoods")
@@ -115,6 +119,7 @@ def test_the_bar_fits_a_narrow_terminal_whole() -> None:
         assert output.count("\n") == 1
 
 
+@pytest.mark.process
 def test_notes_stand_whole_above_the_bar() -> None:
     note = "Run runs/a[bce]b:cat:: " + 100 * "x"
     output = in_terminal(
@@ -185,6 +190,7 @@ def test_a_long_epoch_gets_lines_of_its_batches(
     ]
 
 
+@pytest.mark.process
 def test_an_error_passes_through_and_ends_the_bar() -> None:
     code = SHOW.replace("with TrainingDisplay", "try:\n  with TrainingDisplay").rstrip() + (
         "\n    raise ZeroDivisionError\nexcept ZeroDivisionError:\n  pass\n"

@@ -12,6 +12,7 @@ from ionmodel.runs.folder import RunFolder
 from ionmodel.training.training import train_run
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
+from tests.support.figures import drawn_figures, rendered_figures  # noqa: F401 - fixtures
 from tests.support.predicted_runs import FAMILIES, REDSHIFTS
 from tests.support.stores import cubes_at, write_store
 

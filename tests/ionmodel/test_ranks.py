@@ -15,6 +15,8 @@ from ionmodel.runs.folder import RunFolder
 from ionstore.store.cube_store import CubeStore
 from tests.support.predicted_runs import REDSHIFTS
 
+pytestmark = pytest.mark.process
+
 ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]
 
 COMMAND = """

@@ -121,6 +121,7 @@ def test_the_first_of_several_errors_is_raised(processors: Callable[[int], None]
         run_in_threads(fail, range(2))
 
 
+@pytest.mark.process
 def test_threads_wait_for_no_cluster_to_be_imported() -> None:
     pytest.importorskip("distributed")
     script = (

@@ -51,6 +51,7 @@ def test_every_kind_is_tested() -> None:
     assert set(KEYS) == set(CHANNELS)
 
 
+@pytest.mark.process
 def test_the_contract_needs_no_torch() -> None:
     modules = [place.partition(":")[0] for place in CHANNELS.values()]
     imports = ", ".join(["sys", "ionmodel.channels.base", *modules])

@@ -270,6 +270,7 @@ def test_samples_are_counted_as_cells_where_there_are_no_tiles(given: dict[str, 
     assert config.validation_samples == 7
 
 
+@pytest.mark.process
 def test_a_configuration_needs_no_torch() -> None:
     code = (
         "import sys; from ionmodel.config import make_config; "

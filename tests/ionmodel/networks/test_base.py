@@ -33,6 +33,7 @@ def test_every_name_leads_to_a_family() -> None:
         assert issubclass(getattr(importlib.import_module(module), attribute), PatchNetwork)
 
 
+@pytest.mark.process
 def test_the_table_imports_no_torch() -> None:
     code = "import sys, ionmodel.networks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

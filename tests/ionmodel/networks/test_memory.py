@@ -70,6 +70,7 @@ print(max(outputs), resident("VmHWM") - before, tile_bytes(network, {tile}))
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted by Linux")
 @pytest.mark.parametrize(
     ("network", "tile"),

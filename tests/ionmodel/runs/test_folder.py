@@ -146,6 +146,7 @@ def test_what_a_lost_checkpoint_leaves_is_not_trained_over(
     )
 
 
+@pytest.mark.process
 def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     refused = f"^{re.escape(str(tmp_path))}: another process is training in this folder; wait"
@@ -159,6 +160,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(tmp_path: Path) -> N
         pass
 
 
+@pytest.mark.process
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     with training_elsewhere(tmp_path) as process:
         process.kill()
@@ -167,6 +169,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.process
 def test_a_lock_ends_with_its_block_however_that_ends(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with pytest.raises(ZeroDivisionError), run.locked():

@@ -14,6 +14,8 @@ from ionmodel.config.training_config import Leak
 from ionmodel.training.evaluation import Floats, Predictions
 from ionmodel.training.figures import draw_losses, draw_predictions
 
+pytestmark = pytest.mark.usefixtures("rendered_figures")
+
 RNG = np.random.default_rng(0)
 TARGET = RNG.random(500)
 NOISY = TARGET + RNG.normal(scale=0.1, size=500)

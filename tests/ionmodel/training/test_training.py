@@ -45,8 +45,9 @@ def assert_same_numbers(one: RunFolder, other: RunFolder) -> None:
         return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
 
     assert log(one) == log(other)
+    expected = weights(other)
     for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_one_batch_is_learned_by_heart(store: CubeStore, tiny_config: ConfigMaker) -> None:
@@ -65,6 +66,7 @@ def test_one_batch_is_learned_by_heart(store: CubeStore, tiny_config: ConfigMake
     assert loss.item() < entropy + 0.005
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_a_run_folder_holds_everything(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -172,6 +174,7 @@ def test_fields_larger_than_the_memory_budget_train_region_by_region(
     assert_same_numbers(undisturbed, stopped)
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_more_epochs_continue_a_finished_run(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -263,6 +266,7 @@ def test_the_checkpoint_decides_what_may_be_resumed(
             train_run(tiny_config(batch_size=batch_size, epochs=2), [store], run)
 
 
+@pytest.mark.process
 def test_a_run_goes_on_with_other_processes_to_the_same_numbers(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -408,6 +412,7 @@ def test_a_folder_that_another_process_begins_meanwhile_is_left_to_it(
     assert run.config.read_text() == tiny_config(seed=7).to_toml()
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_a_validation_region_without_variance_is_no_error(
     tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -422,6 +427,7 @@ def test_a_validation_region_without_variance_is_no_error(
     assert [entry["validation_r2"] for entry in log] == [None, None]
 
 
+@pytest.mark.usefixtures("rendered_figures")
 def test_stopping_before_the_last_figure_is_resumed(
     store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.support.places import ROOT
 from tests.support.three_file_sets import write_set
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 CAMPAIGN = ROOT / "tests" / "support" / "kill_campaign.py"
 KILLS = 50
 KILLED = -9

@@ -188,6 +188,7 @@ def resume_on_threads(sim: Path, target: Path) -> None:
     assert not (target.parent / f"{target.name}.partial").exists()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("place", "without"),
     [
@@ -290,6 +291,7 @@ def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
     assert not place.with_name("taken.zarr.partial").exists()
 
 
+@pytest.mark.server
 def test_a_worker_killed_in_mid_run_is_made_up_for(
     two_workers: Cluster, large: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -302,6 +304,7 @@ def test_a_worker_killed_in_mid_run_is_made_up_for(
     assert without_identity(target) == expected
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
@@ -343,6 +346,7 @@ ingest_cubes(Path(sim), Path(target), scheduler=scheduler, max_shard_cells=10, c
 """
 
 
+@pytest.mark.server
 def test_an_ingest_that_was_killed_is_resumed_on_threads(
     two_workers: Cluster, large: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
@@ -470,6 +474,7 @@ def test_nothing_runs_any_more_when_a_run_has_ended(
     assert {path.name for path in tmp_path.iterdir()} == there
 
 
+@pytest.mark.server
 def test_workers_that_keep_ending_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

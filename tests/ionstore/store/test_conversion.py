@@ -168,6 +168,7 @@ def test_no_cells_are_converted_to_no_cells() -> None:
     convert(np.zeros((2, 0, 4), np.float32), np.zeros((2, 0, 4), np.float32), ValueMap(2.0))
 
 
+@pytest.mark.process
 def test_the_kernels_are_plain_python_too() -> None:
     code = """
 import numpy as np
