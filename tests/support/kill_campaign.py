@@ -9,6 +9,7 @@ after the parts are written; half soon after a random number of parts is recorde
 was killed is resumed and compared; every fourth is killed once more while it is resumed.
 """
 
+import gc
 import json
 import os
 import random
@@ -137,6 +138,8 @@ def main() -> None:
     draw = random.Random(seed)
     import_what_builds_import(sim, folder)
     compile_what_builds_compile(sim)
+    gc.collect()
+    gc.freeze()  # else each process copies all of this memory when it looks for garbage
     first, target = folder / "first.zarr", folder / "cubes.zarr"
     partial_folder = target.with_name("cubes.zarr.partial")
     assert in_process(lambda: ingest_cubes(sim, first, **CUT)) == 0

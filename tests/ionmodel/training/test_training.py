@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ionmodel.config.keys import DEFAULT_PRESET, read_preset
-from ionmodel.config.training_config import make_config
+from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError, Interrupted, RunFolderError, TrainingDivergedError
 from ionmodel.networks.base import build_network
 from ionmodel.networks.two_branch import TwoBranch
@@ -133,18 +134,36 @@ def test_training_leaves_the_global_random_state_alone(
     np.testing.assert_array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    store: CubeStore, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[TrainingConfig], RunFolder]:
+    """Train a whole run with a configuration, once."""
+    runs: dict[str, RunFolder] = {}
+
+    def train(config: TrainingConfig) -> RunFolder:
+        key = config.to_toml()
+        if key not in runs:
+            runs[key] = RunFolder(tmp_path_factory.mktemp("undisturbed") / "run")
+            train_run(config, [store], runs[key])
+        return runs[key]
+
+    return train
+
+
 @pytest.mark.parametrize("n_workers", [0, 1])
 @pytest.mark.parametrize("stop_after", [1, 3, 5, 7])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
     store: CubeStore,
     tiny_config: ConfigMaker,
+    undisturbed: Callable[[TrainingConfig], RunFolder],
     tmp_path: Path,
+    *,
     stop_after: int,
     n_workers: int,
 ) -> None:
     config = tiny_config(num_workers=n_workers, scheduler_patience=0)  # 5 batches an epoch
-    undisturbed, stopped = RunFolder(tmp_path / "a"), RunFolder(tmp_path / "b")
-    train_run(config, [store], undisturbed)
+    stopped = RunFolder(tmp_path / "run")
     asked = itertools.count(1)
     with pytest.raises(Interrupted):
         train_run(
@@ -154,7 +173,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_numbers(
             reporter=telling(should_stop=lambda: next(asked) >= stop_after),
         )
     train_run(config, [store], stopped)
-    assert_same_numbers(undisturbed, stopped)
+    assert_same_numbers(undisturbed(config), stopped)
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])

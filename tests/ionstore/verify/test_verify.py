@@ -684,6 +684,7 @@ def test_what_was_found_is_read_back_from_json(store: CubeStore) -> None:
     assert found.damage[0] == Damage.model_validate(told["damage"][0])
 
 
+@pytest.mark.server
 def test_a_store_in_an_object_store_is_verified(
     store: CubeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

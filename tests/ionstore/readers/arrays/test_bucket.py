@@ -12,6 +12,8 @@ from ionstore.readers.arrays.bucket import FlatObject
 from ionstore.storage.s3 import ObjectPath
 from tests.support.object_server import environment, make_bucket, running_object_server
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[ObjectPath]:
