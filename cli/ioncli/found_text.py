@@ -20,12 +20,12 @@ def detection_lines(detection: FoundSimulation) -> Iterator[str]:
     """Yield a table of what was found for each field, and what is known of the box."""
     rows = [
         (
-            found.field,
+            found.first.field,
             _redshifts(found),
-            found.format_name,
+            found.first.format_name,
             _files(found),
-            "list" if found.shape is None else _shape(found.shape),
-            "" if found.dtype is None else str(found.dtype),
+            "list" if found.array is None else _shape(found.array.shape),
+            "" if found.array is None else str(found.array.dtype),
             _numbers(found),
             _stored(found),
         )
@@ -52,7 +52,7 @@ def field_lines(detection: FoundSimulation) -> Iterator[str]:
     """Yield in one line what was found for each field, and what it becomes."""
     for found in detection.summary():
         yield (
-            f"{found.field}: {_files(found)} ({found.format_name}): "
+            f"{found.first.field}: {_files(found)} ({found.first.format_name}): "
             f"{_numbers(found)} → {_stored(found)}"
         )
 
@@ -66,7 +66,7 @@ def _redshifts(found: FieldSummary) -> str:
 
 def _files(found: FieldSummary) -> str:
     others = len(found.redshifts) - 1
-    return _HASH.sub(r"\1…", found.file_name) + (f" and {others} more" if others else "")
+    return _HASH.sub(r"\1…", found.first.name) + (f" and {others} more" if others else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -77,12 +77,12 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _numbers(found: FieldSummary) -> str:
     from ionstore.ingest.unit_conversion import QUANTITY_WORDS
 
-    return QUANTITY_WORDS[found.quantity]
+    return QUANTITY_WORDS[found.first.quantity]
 
 
 def _stored(found: FieldSummary) -> str:
     if found.units is None:
         return "1 (counts) or unknown"
-    if found.field != "n_igm":
+    if found.first.field != "n_igm":
         return found.units
-    return f"{found.units} ({found.frame or 'frame by its mean'})"
+    return f"{found.units} ({found.frame or 'frame guessed from the mean density'})"

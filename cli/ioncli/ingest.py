@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,7 @@ from ioncli import options
 from ioncli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from ionstore.ingest.detect import FoundSimulation
-    from ionstore.store.cube_store import CubeStore
+    from ionstore.ingest import PreparedIngest
 
 
 class KeepBits(click.ParamType[tuple[str, int]]):
@@ -193,61 +193,47 @@ def ingest(
         --map 'n_src=sim/sources/*_wsubgrid_sources.dat' --map xhii=sim/results \\
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
-    from ioncli.inventory_text import inventory_lines
-    from ionstore.build.start import start_build
-    from ionstore.cube.description import from_values
-    from ionstore.ingest.append import known_of, select_for
-    from ionstore.ingest.detect import detect
-    from ionstore.ingest.ingest import ingest_cubes
-    from ionstore.ingest.selection import FileSelection
-    from ionstore.store.cube_store import CubeStore
-
     if append and overwrite:
         raise click.UsageError("--append adds to STORE, --overwrite replaces it; give one of them")
+    from ioncli.inventory_text import inventory_lines
+    from ionstore.cube.description import from_values
+    from ionstore.ingest import FileSelection, IngestOptions, prepare
+
     paths: dict[str, list[Path]] = {}
     for field, path in maps:
         paths.setdefault(field, []).append(path)
-    given = from_values(
-        {"h": h, "omega_m": omega_m, "omega_b": omega_b, "n_box": n_box, "n_src_units": n_src_unit}
-    )
+    per_h = box_length.value if isinstance(box_length, options.LengthPerH) else None
+    told = {
+        "box_length_cmpc": None if isinstance(box_length, options.LengthPerH) else box_length,
+        "h": h,
+        "omega_m": omega_m,
+        "omega_b": omega_b,
+        "n_box": n_box,
+        "n_src_units": n_src_unit,
+    }
     with options.errors_as_messages():
-        files = FileSelection(format_name, paths, redshifts, source_columns, without)
-
-        def found() -> "tuple[FoundSimulation, CubeStore | None]":
-            if not append:
-                return detect(sim, files, given=given), None
-            old = CubeStore.open(store)
-            chosen = select_for(old, files)
-            return detect(sim, chosen, given=given, otherwise=known_of(old)), old
-
-        h_known = h
-        if h is None and isinstance(box_length, options.LengthPerH):
-            cosmology = found()[0].known.cosmology
-            h_known = cosmology.h if cosmology else None
-        box_length_cmpc = options.length_in_cmpc(box_length, h_known)
-        given = given.model_copy(update={"box_length_cmpc": box_length_cmpc})
+        prepare_now = partial(
+            prepare,
+            sim,
+            store,
+            FileSelection(format_name, paths, redshifts, source_columns, without),
+            given=from_values(told),
+            box_length_cmpc_h=per_h,
+            append=append,
+            overwrite=overwrite,
+            options=IngestOptions(dict(keep_bits), trust),
+        )
         if dry_run:
-            _show(*found(), dict(keep_bits))
-            # What would be refused in the end is refused here, too.
-            start_build(store, append=append, overwrite=overwrite).check_target()
-            click.echo("nothing was read or written: leave out --dry-run to ingest")
+            _show(prepare_now())
             return
         try:
             with progress_bar(f"Ingesting {sim.resolve().name}") as reporter:
-                inventory = ingest_cubes(
-                    sim,
-                    store,
-                    files,
-                    given=given,
-                    keep_bits=dict(keep_bits),
-                    trust=trust,
-                    append=append,
+                prepared = prepare_now()
+                _echo_fields(prepared)
+                inventory = prepared.run(
+                    reporter,
                     scheduler=scheduler,
-                    overwrite=overwrite,
                     command_line=shlex.join(["ionstore", *sys.argv[1:]]),
-                    on_detection=_echo_fields,
-                    on_progress=reporter.progress,
-                    on_note=options.echo_note,
                 )
         except KeyboardInterrupt:
             click.echo(f"Stopped; {_what_is_kept(store)}.", err=True)
@@ -267,26 +253,25 @@ def _what_is_kept(store: Path) -> str:
     return "run the same command again, which keeps the parts that were written"
 
 
-def _echo_fields(detection: "FoundSimulation") -> None:
+def _echo_fields(prepared: "PreparedIngest") -> None:
     """Print what was found for each field, above a progress bar where one is shown."""
     from ioncli.found_text import field_lines
 
-    for line in field_lines(detection):
-        click.echo(line, file=sys.stderr)
+    if not prepared.problems:
+        for line in field_lines(prepared.found):
+            click.echo(line, file=sys.stderr)
 
 
-def _show(detection: "FoundSimulation", old: "CubeStore | None", keep_bits: dict[str, int]) -> None:
+def _show(prepared: "PreparedIngest") -> None:
     """Print what was found and what is missing; exit with 1 where an ingest would be refused."""
     from ioncli.found_text import detection_lines
-    from ionstore.ingest.ingest import outline_ingest
 
-    for line in detection_lines(detection):
+    for line in detection_lines(prepared.found):
         click.echo(line)
-    for note in detection.notes:
+    for note in prepared.found.notes:
         options.echo_note(note)
-    for problem in detection.problems:
+    for problem in prepared.problems:
         click.echo(f"Error: {problem}", err=True)
-    if detection.problems:
+    if prepared.problems:
         raise click.exceptions.Exit(1)
-    names = {path: ("", name) for path, name in detection.file_names().items()}
-    outline_ingest(detection.known, detection.simulation(), names, old=old, keep_bits=keep_bits)
+    click.echo("nothing was read or written: leave out --dry-run to ingest")

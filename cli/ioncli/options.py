@@ -87,15 +87,9 @@ class Length(click.ParamType["float | LengthPerH"]):
 
 def length_in_cmpc(length: float | LengthPerH | None, h: float | None) -> float | None:
     """Return a length in cMpc; raise SourceDataError if that needs h, and h is unknown."""
-    from ionstore.errors import SourceDataError
+    from ionstore.cube.description import length_in_cmpc
 
-    if not isinstance(length, LengthPerH):
-        return length
-    if h is None:
-        raise SourceDataError(
-            f"--box-length {length} needs h, which is unknown; give --h, or the box length in cMpc"
-        )
-    return length.value / h
+    return length_in_cmpc(length.value, h) if isinstance(length, LengthPerH) else length
 
 
 box_length = click.option(

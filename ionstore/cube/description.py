@@ -222,6 +222,16 @@ def _way_on(name: str) -> str:
     return "ingest the files of one simulation"
 
 
+def length_in_cmpc(length_cmpc_h: float, h: float | None) -> float:
+    """Return a box length given in cMpc/h; raise SourceDataError if h is unknown."""
+    if h is None:
+        raise SourceDataError(
+            f"--box-length {length_cmpc_h:g}/h needs h, which is unknown; give --h, or the box "
+            "length in cMpc"
+        )
+    return length_cmpc_h / h
+
+
 def check_known(known: Mapping[str, float | int | str]) -> None:
     """Check what is known of a simulation.
 

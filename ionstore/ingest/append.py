@@ -1,63 +1,55 @@
-"""`BuildPlan`: what is written into a store, and what is taken over from another; no values."""
+"""Whether and how redshifts are added to a store; no values are read."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TypeVar
 
+from ionstore.build.base import Build
 from ionstore.build.store_writer import StoredField
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.description import SimulationDescription, is_same
 from ionstore.cube.fields import INPUTS, REQUIRED
 from ionstore.cube.mesh import REDSHIFT_ROUNDING, REDSHIFT_TOLERANCE, Mesh
-from ionstore.errors import SourceDataError
-from ionstore.ingest.ingest_outline import IngestOutline
-from ionstore.ingest.plan import IngestPlan, OnNote
+from ionstore.errors import SourceDataError, StoreFormatError
+from ionstore.ingest.plan import IngestOutline, IngestPlan
 from ionstore.ingest.selection import FileSelection
+from ionstore.reporter import Reporter
 from ionstore.store.cube_store import CubeStore
-from ionstore.store.layout import Part, plan_parts
 from ionstore.store.metadata import merge_source_files
 
 Item = TypeVar("Item")
 
-
 _BOX_TOLERANCE = 1e-4  # 714.29 and 500/0.7 are one box
 
 
-@dataclass(frozen=True, slots=True)
-class BuildPlan:
-    """What is written into a new store, and what it takes over from an old one as it is.
+def find_old(build: Build) -> CubeStore:
+    """Open the store that redshifts are added to, before its build is entered."""
+    build.check_target()  # names what is there if it is no store at all
+    try:
+        return open_old(build)
+    except StoreFormatError:
+        if not build.folder.exists():
+            raise
+        # A kill between the two renames of a swap leaves the store beside its place, and entering
+        # the build puts it back.
+        with build:
+            return open_old(build)
 
-    Parameters
-    ----------
-    store : IngestPlan
-        The store as it is going to be, with all redshifts.
-    old_places : mapping of int to int
-        Place of each redshift that is taken over in the new store, to that in the old one.
-    rewritten : tuple of str
-        Fields whose old values are written anew, as their dtype has to widen.
-    """
 
-    store: IngestPlan
-    old_places: Mapping[int, int] = field(default_factory=dict)
-    rewritten: tuple[str, ...] = ()
-
-    def linked(self, part: Part) -> Part | None:
-        """Return the part of the old store that a part is, byte by byte; None if it is written."""
-        if part.redshift_index not in self.old_places or part.field in self.rewritten:
-            return None
-        return dataclasses.replace(part, redshift_index=self.old_places[part.redshift_index])
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """All parts of the new store."""
-        names = tuple(one.name for one in self.store.fields)
-        return plan_parts(names, len(self.store.redshifts), self.store.layout)
+def open_old(build: Build) -> CubeStore:
+    """Open the store that redshifts are added to."""
+    try:
+        return CubeStore.open(build.place)
+    except StoreFormatError as error:
+        raise StoreFormatError(
+            f"{build.target}: there is no complete store to add redshifts to; leave --append out "
+            "to make one"
+        ) from error
 
 
 def known_of(store: CubeStore) -> SimulationDescription:
-    """Return what a store says of its simulation, for redshifts whose files leave it open."""
+    """Return what a store says about its simulation, for redshifts whose files do not say it."""
     return SimulationDescription(
         box_length_cmpc=store.mesh.box_length_cmpc,
         cosmology=store.cosmology,
@@ -66,20 +58,7 @@ def known_of(store: CubeStore) -> SimulationDescription:
 
 
 def select_for(store: CubeStore, files: FileSelection) -> FileSelection:
-    """Return which files give new redshifts the fields of a store.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store that is there.
-    files : FileSelection
-        Which files the user asks for.
-
-    Raises
-    ------
-    SourceDataError
-        If a field of the store is to be left out, or one that it lacks is mapped.
-    """
+    """Return which files give new redshifts the fields of a store."""
     for name in files.without:
         if name in store.field_names:
             raise SourceDataError(
@@ -87,7 +66,7 @@ def select_for(store: CubeStore, files: FileSelection) -> FileSelection:
                 f"leave --without {name} out, or make a store of their own"
             )
     if not any(one.name in store.field_names for one in INPUTS):
-        return files  # no store that redshifts of a simulation can be added to
+        return files  # a store of predictions, to which no redshifts of a simulation can be added
     lacking = [one.name for one in REQUIRED if one.name not in store.field_names]
     for name in lacking:
         if name in files.maps:
@@ -95,25 +74,11 @@ def select_for(store: CubeStore, files: FileSelection) -> FileSelection:
                 f"{store.path} lacks {name} at its other redshifts, so new ones cannot have it; "
                 f"leave --map {name} out, or make a store of their own"
             )
-    return dataclasses.replace(files, without=lacking)
+    return replace(files, without=lacking)
 
 
 def check_append(store: CubeStore, outline: IngestOutline) -> None:
-    """Check what can be known before any value is read: whether redshifts can be added to a store.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store that is there.
-    outline : IngestOutline
-        What is known of the ingest of the new redshifts.
-
-    Raises
-    ------
-    SourceDataError
-        If a redshift is in the store already, a field is missing, or mesh, box, cosmology, N-body
-        mesh or rounding are others than those of the store.
-    """
+    """Check whether redshifts can be added to a store, as far as is known before reading values."""
     _check_redshifts(store, outline)
     _check_box(store, outline)
     _merged_cosmology(store, outline.known.cosmology)
@@ -135,34 +100,19 @@ def check_append(store: CubeStore, outline: IngestOutline) -> None:
             _check_keep_bits(store, name, outline.keep_bits.get(name))
 
 
-def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPlan:
-    """Return how the redshifts of a planned ingest are added to a store.
-
-    Parameters
-    ----------
-    store : CubeStore
-        The store that is there.
-    plan : IngestPlan
-        What an ingest of the new redshifts alone would write, on the layout of the store.
-    on_note : callable
-        Told what is left out.
-
-    Raises
-    ------
-    SourceDataError
-        If frame, units or grid mass are others than those of the store, or for what
-        `check_append` raises.
-    """
-    check_append(store, plan.outline)
+def plan_append(store: CubeStore, plan: IngestPlan, reporter: Reporter) -> IngestPlan:
+    """Return the plan of a store with its old redshifts and those of a plan on the same layout."""
     _check_grid_mass(store, plan.grid_mass_msun)
     coming = {one.name: one for one in plan.fields}
     for name in coming:
         if name not in store.field_names:
-            on_note(f"{name} is left out: {store.path} does not hold it at its other redshifts")
+            reporter.note(
+                f"{name} is left out: {store.path} does not hold it at its other redshifts"
+            )
     fields = tuple(_merged(store, coming[name]) for name in store.field_names)
     redshifts = tuple(sorted((*store.redshifts, *plan.redshifts), reverse=True))
     taken = [file for file in plan.sources if {*file.fields} & {*store.field_names}]
-    whole = plan.model_copy(
+    return plan.model_copy(
         update={
             "redshifts": redshifts,
             "fields": fields,
@@ -172,30 +122,24 @@ def plan_append(store: CubeStore, plan: IngestPlan, on_note: OnNote) -> BuildPla
             "grid_mass_msun": store.attributes.grid_mass_msun or plan.grid_mass_msun,
             "compression": {name: store.compression(name) for name in store.field_names},
             "sources": merge_source_files((*store.attributes.sources, *taken)),
+            "old_places": {
+                redshifts.index(old): place for place, old in enumerate(store.redshifts)
+            },
+            "rewritten": tuple(
+                one.name for one in fields if one.numpy_dtype != store.dtype(one.name)
+            ),
         }
     )
-    return BuildPlan(
-        whole,
-        {redshifts.index(redshift): place for place, redshift in enumerate(store.redshifts)},
-        tuple(one.name for one in fields if one.numpy_dtype != store.dtype(one.name)),
-    )
 
 
-def by_redshift(plan: BuildPlan, old: Sequence[Item], new: Mapping[int, Item]) -> tuple[Item, ...]:
-    """Return what is known of a field at all redshifts, in the order of the new store.
+def by_redshift(plan: IngestPlan, old: Sequence[Item], new: Mapping[int, Item]) -> tuple[Item, ...]:
+    """Return what is known of a field at all redshifts of a store.
 
-    Parameters
-    ----------
-    plan : BuildPlan
-        What was written and what was taken over.
-    old : sequence
-        What the old store says, in its order.
-    new : mapping of int
-        What was found of new redshifts, by place in the new store.
+    `old` is in the order of the old store, `new` by redshift index of the new one.
     """
     return tuple(
         old[plan.old_places[place]] if place in plan.old_places else new[place]
-        for place in range(len(plan.store.redshifts))
+        for place in range(len(plan.redshifts))
     )
 
 

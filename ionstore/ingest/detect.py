@@ -1,17 +1,16 @@
 """From files to one simulation: which file holds which field at which redshift."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
-
-import numpy as np
 
 from ionstore.cube.description import (
     FILE_NAME,
     SimulationDescription,
     describe,
+    length_in_cmpc,
     read_description,
     unknown_keys,
 )
@@ -48,46 +47,25 @@ from ionstore.readers.points.text_list import SourceList
 
 @dataclass(frozen=True, slots=True)
 class FieldSummary:
-    """Files of one field that hold the same kind of numbers.
+    """Files of one field that hold the same kind of numbers."""
 
-    Parameters
-    ----------
-    field : str
-        Name of the field.
-    redshifts : tuple of float
-        Redshifts, descending; one file for each.
-    format_name : str
-        Name of their format.
-    file_name : str
-        Name of the first file.
-    shape : tuple of int, optional
-        Shape of the arrays; None for lists of sources.
-    dtype : numpy.dtype, optional
-        Dtype in the files; None for lists of sources.
-    quantity : Quantity
-        What the numbers are.
-    units : str, optional
-        Unit in which they are going to be stored; None where their values decide.
-    frame : {"proper", "comoving"}, optional
-        Frame of a gas density; None where its mean decides.
-    """
-
-    field: str
-    redshifts: tuple[float, ...]
-    format_name: str
-    file_name: str
-    shape: tuple[int, ...] | None
-    dtype: np.dtype[Any] | None
-    quantity: Quantity
+    first: Candidate
+    redshifts: tuple[float, ...]  # descending; one file for each
+    # Unit in which they will be stored, and frame of a gas density; None where values decide.
     units: str | None
     frame: KnownFrame | None
+
+    @property
+    def array(self) -> FieldSource | None:
+        """The numbers of the first file, None if it is a list of sources."""
+        return self.first.source if isinstance(self.first.source, FieldSource) else None
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSimulation:
     """What was found of a simulation, to be looked at before anything is written.
 
-    Parameters
+    Attributes
     ----------
     candidates : mapping
         For every field and redshift the files that may be the one; a single one where all is well.
@@ -117,18 +95,20 @@ class FoundSimulation:
                         *(field, candidate.format_name, candidate.quantity),
                         *((array.shape, array.dtype) if array else ()),
                     )
+                    # Two files of a kind at one redshift, a problem, are listed one by one.
                     groups.setdefault((*kind, seen[kind]), []).append((redshift, candidate))
                     seen[kind] += 1
-        return tuple(self._summarize(group) for group in groups.values())
+        return tuple(
+            FieldSummary(
+                group[0][1],
+                tuple(redshift for redshift, _ in group),
+                *self._stored_as(group[0][1]),
+            )
+            for group in groups.values()
+        )
 
     def simulation(self) -> Simulation:
-        """Return the cubes, converted to what is stored.
-
-        Raises
-        ------
-        SourceDataError
-            If something stands in the way, with the first of `problems`.
-        """
+        """Return the cubes, converted to what is stored; raise SourceDataError for a problem."""
         if self.problems:
             raise SourceDataError(self.problems[0])
         mesh_cells = next(
@@ -162,26 +142,12 @@ class FoundSimulation:
             n_src_units=stored["n_src"][0] if "n_src" in stored else None,
         )
 
-    def file_names(self) -> Mapping[Path, str]:
-        """Return the names of all files, as they are recorded."""
-        return {candidate.source.path: candidate.name for candidate in _each(self.candidates)}
+    def paths(self) -> Iterator[Path]:
+        """Yield the paths of all files."""
+        return (candidate.source.path for candidate in _each(self.candidates))
 
     def _stored_as(self, candidate: Candidate) -> tuple[str | None, KnownFrame | None]:
         return stored_as(candidate.field, candidate.quantity, self.known)
-
-    def _summarize(self, group: Sequence[tuple[float, Candidate]]) -> FieldSummary:
-        _, first = group[0]
-        array = first.source if isinstance(first.source, FieldSource) else None
-        return FieldSummary(
-            first.field,
-            tuple(redshift for redshift, _ in group),
-            first.format_name,
-            first.name,
-            array.shape if array else None,
-            array.dtype if array else None,
-            first.quantity,
-            *self._stored_as(first),
-        )
 
 
 def detect(
@@ -189,51 +155,57 @@ def detect(
     files: FileSelection = ALL_FILES,
     *,
     given: SimulationDescription | None = None,
+    box_length_cmpc_h: float | None = None,
     otherwise: SimulationDescription | None = None,
     readers: Sequence[FileReader] = READERS,
 ) -> FoundSimulation:
     """Find the files of a simulation, and what stands in the way of ingesting them.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the simulation, as in `ionstore.ingest.candidates.find_candidates`.
-    files : FileSelection
-        Which files to take.
-    given : SimulationDescription, optional
-        What the user says of the simulation; it wins over what files say.
-    otherwise : SimulationDescription, optional
-        What is taken for known where neither the user nor the files say it.
-    readers : sequence of FileReader
-        Formats that are known, in the order in which they are tried.
-
-    Raises
-    ------
-    SourceDataError
-        If there is nothing at a path, a field, a format or a column is not known, or a file that
-        is needed is truncated or damaged.
-    OSError
-        If a file cannot be read.
-
-    Notes
-    -----
-    Reads the beginnings of files, and no cubes.
+    Reads the beginnings of files. What the user gives wins over what files say; `otherwise` is
+    taken where neither says it.
     """
-    maps, redshifts, source_columns = files.maps, files.redshifts, files.source_columns
-    if source_columns:
+    if files.source_columns:
         readers = [
-            replace(reader, columns=tuple(source_columns))
+            replace(reader, columns=tuple(files.source_columns))
             if isinstance(reader, C2RaySources)
             else reader
             for reader in readers
         ]
-    found = find_candidates(folder, maps, format_name=files.format_name, readers=readers)
+    found = find_candidates(folder, files.maps, format_name=files.format_name, readers=readers)
+    candidates, notes, problems = _choose(folder, found, files)
+    given = given or SimulationDescription()
+    known = given
+    try:
+        beside = read_description(folder)
+        notes += unknown_keys(folder)
+        told = [*_told(candidates), (FILE_NAME, beside)]
+        if box_length_cmpc_h is not None:
+            # First with another length, for an h that only files know: without any, files that
+            # tell several would be refused.
+            stand_in = given.model_copy(update={"box_length_cmpc": box_length_cmpc_h})
+            cosmology = describe(told, stand_in, lambda note: None, otherwise=otherwise).cosmology
+            length = length_in_cmpc(box_length_cmpc_h, cosmology.h if cosmology else None)
+            given = given.model_copy(update={"box_length_cmpc": length})
+        known = describe(told, given, notes.append, otherwise=otherwise)
+        problems += _of_several_kinds(candidates, known)
+        check_inputs(((one.name, one.field, one.quantity) for one in _each(candidates)), known)
+    except SourceDataError as error:
+        problems.append(str(error))
+    notes += _overruled(candidates, known)
+    notes += _about_columns(candidates, files)
+    return FoundSimulation(candidates, known, tuple(notes), tuple(problems))
+
+
+def _choose(
+    folder: Path, found: FoundFiles, files: FileSelection
+) -> tuple[Candidates, list[str], list[str]]:
+    """Return the files that are taken for cubes, with notes and problems about the choice."""
     kept, unwanted = leave_out(found.candidates, files.without)
-    chosen, unfound = choose_redshifts(group_by_cube(kept), redshifts)
+    chosen, unfound = choose_redshifts(group_by_cube(kept), files.redshifts)
     needed, unneeded = sort_damage(found.damaged, chosen, files)
     if needed:
         raise SourceDataError(needed[0])
-    candidates, left_out = leave_out_extras(chosen, maps)
+    candidates, left_out = leave_out_extras(chosen, files.maps)
     problems = [*found.problems, *unfound]
     if not (candidates or problems):
         problems.append(_nothing(folder, found))
@@ -248,29 +220,16 @@ def detect(
             "give n_igm or xhii as well"
         )
     notes = [*unwanted, *unneeded, *left_out, *_said(found, candidates, problems), *found.notes]
-    given = given or SimulationDescription()
-    known = given
-    try:
-        beside = read_description(folder)
-        notes += unknown_keys(folder)
-        told = [*_told(candidates), (FILE_NAME, beside)]
-        known = describe(told, given, notes.append, otherwise=otherwise)
-        problems += _of_several_kinds(candidates, known)
-        check_inputs(((one.name, one.field, one.quantity) for one in _each(candidates)), known)
-    except SourceDataError as error:
-        problems.append(str(error))
-    notes += _overruled(candidates, known)
-    if source_columns and not any(
-        one.format_name == C2RaySources.name for one in _each(candidates)
-    ):
-        notes.append("source columns are those of text lists, and none is among the files taken")
-    if not source_columns:
-        notes += _left_out_columns(candidates)
-    return FoundSimulation(candidates, known, tuple(notes), tuple(problems))
+    return candidates, notes, problems
 
 
-def _left_out_columns(candidates: Candidates) -> Iterator[str]:
-    """Yield a note for lists of sources of which only one of several columns of masses is taken."""
+def _about_columns(candidates: Candidates, files: FileSelection) -> Iterator[str]:
+    """Yield notes about the columns of masses that are taken of lists of sources."""
+    if files.source_columns:
+        if not any(one.format_name == C2RaySources.name for one in _each(candidates)):
+            yield "source columns are those of text lists, and none is among the files taken"
+        return
+    # Once for all files of which one of several columns is taken.
     names: dict[tuple[int, int], list[str]] = {}
     for one in _each(candidates):
         if isinstance(one.source, SourceList):

@@ -1,8 +1,8 @@
-"""`ingest_cubes`: copy the coeval cubes of a simulation into a store."""
+"""`prepare` finds the cubes of a simulation; `ingest_cubes` copies them into a store."""
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +11,318 @@ from ionstore.build.parts import merge_parts
 from ionstore.build.start import start_build
 from ionstore.build.store_writer import StoreWriter, create_store
 from ionstore.cube.description import SimulationDescription
-from ionstore.cube.statistics import FieldStatistics
-from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.errors import SourceDataError, StoreExistsError
 from ionstore.info import Inventory, take_inventory
 from ionstore.ingest.append import (
-    BuildPlan,
-    by_redshift,
     check_append,
+    find_old,
     known_of,
+    open_old,
     plan_append,
     select_for,
 )
-from ionstore.ingest.cluster import check_scheduler, run_on_cluster
+from ionstore.ingest.cluster import check_scheduler
 from ionstore.ingest.detect import FoundSimulation, detect
-from ionstore.ingest.first_pass import check_all_unchanged, source_bytes, survey_simulation
-from ionstore.ingest.ingest_outline import IngestOutline, find_origins
 from ionstore.ingest.plan import (
+    IngestOutline,
     IngestPlan,
-    OnNote,
     check_keep_bits,
+    find_origins,
     name_source_file,
-    plan_as_json,
     plan_ingest,
 )
 from ionstore.ingest.selection import ALL_FILES, FileSelection
-from ionstore.ingest.stored_source import StoredSource
-from ionstore.ingest.survey import SourceSurvey, Surveys, check_shapes
-from ionstore.ingest.surveyed_source import SurveyedSource
-from ionstore.ingest.write import PartWriter, check_disk, take_over
-from ionstore.readers.arrays.bucket import FlatObject
-from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.base import FieldSource, Simulation, Sources
+from ionstore.ingest.survey import (
+    FileName,
+    check_all_unchanged,
+    check_shapes,
+    source_bytes,
+    survey_simulation,
+)
+from ionstore.ingest.write import (
+    PartWriter,
+    check_disk,
+    finalize,
+    take_over,
+    with_old_values,
+    with_shared_spools,
+    write_parts,
+)
+from ionstore.readers.base import Simulation
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.disk_space import full_disk_as_message
+from ionstore.storage.paths import StorePath, parse_place
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import CHUNK_CELLS, SHARD_CELLS, Part, plan_layout
 from ionstore.store.metadata import partial_folder
-from ionstore.threads import ProgressCounter, run_in_threads
+from ionstore.threads import ProgressCounter
 
 
-def ingest_cubes(
-    folder: Path,
-    target: Path,
-    files: FileSelection = ALL_FILES,
-    *,
-    given: SimulationDescription | None = None,
-    keep_bits: Mapping[str, int] | None = None,
-    trust: Collection[str] = (),
-    append: bool = False,
-    overwrite: bool = False,
-    scheduler: str | None = None,
-    max_shard_cells: int = SHARD_CELLS,
-    chunk_cells: int = CHUNK_CELLS,
-    command_line: str | None = None,
-    on_detection: Callable[[FoundSimulation], None] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_note: OnNote | None = None,
-) -> Inventory:
-    """Copy the coeval cubes of a simulation into one store.
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How cubes are checked and stored.
 
     Parameters
     ----------
-    folder : Path
+    keep_bits : mapping of str to int
+        Bits of the mantissa to keep, 1 to 23, for fields that are to be rounded; all by default.
+    trust : collection of str
+        Fields that are taken for what they are called, even if their values contradict it.
+    max_shard_cells, chunk_cells : int
+        As in `ionstore.store.layout.plan_layout`; appended redshifts take the layout of the store.
+    """
+
+    keep_bits: Mapping[str, int] = field(default_factory=dict)
+    trust: Collection[str] = ()
+    max_shard_cells: int = SHARD_CELLS
+    chunk_cells: int = CHUNK_CELLS
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedIngest:
+    """An ingest whose files were found and checked, but for their values; `run` it.
+
+    Attributes
+    ----------
+    found : FoundSimulation
+        Which file holds which field at which redshift, and what is known of the simulation.
+    problems : tuple of str
+        What stands in the way, one sentence each; empty where nothing does.
+    """
+
+    found: FoundSimulation
+    problems: tuple[str, ...]
+    _target: StorePath
+    _names: Mapping[Path, FileName]
+    _old: CubeStore | None  # the store that redshifts are added to
+    _overwrite: bool
+    _options: IngestOptions
+
+    def run(
+        self,
+        reporter: Reporter = SILENT,
+        *,
+        scheduler: str | None = None,
+        command_line: str | None = None,
+    ) -> Inventory:
+        """Read and check all values, write the store, and put it in its place.
+
+        Parameters
+        ----------
+        reporter : Reporter
+            Gets notes, and as progress the bytes done: each value counts once for each pass.
+        scheduler : str, optional
+            Address of a dask scheduler whose workers write the parts, and see the same files;
+            threads of this process do by default.
+        command_line : str, optional
+            Recorded in the store, and named as the command that finishes its build.
+
+        Returns
+        -------
+        Inventory
+            Contents of the store.
+
+        Raises
+        ------
+        SourceDataError, StoreExistsError, ClusterError, DiskSpaceError, StoreDamageError, OSError
+            As `ingest_cubes`.
+        """
+        if scheduler is not None:
+            check_scheduler(scheduler)  # before anything is read
+        append = self._old is not None
+        with (
+            start_build(
+                self._target, overwrite=self._overwrite, append=append, on_note=reporter.note
+            ) as build,
+            full_disk_as_message(build.folder),
+        ):
+            old = self._old_unchanged(build)
+            simulation = self.found.simulation()
+            for line in self.found.notes:
+                reporter.note(line)
+            outline = outline_ingest(self.found.known, simulation, self._names, old, self._options)
+            # Before values are read, which may take hours.
+            self._is_resumed(build, outline.fingerprint())
+            progress = ProgressCounter(2 * source_bytes(simulation), reporter.progress)
+            sources, surveys = survey_simulation(
+                simulation, self._names, build, progress, trust=self._options.trust
+            )
+            plan = plan_ingest(
+                simulation, surveys, outline, trust=self._options.trust, reporter=reporter
+            )
+            if old is not None:
+                plan = plan_append(old, plan, reporter)
+            sources = with_old_values(sources, plan, old)
+            parts = [part for part in plan.parts if plan.linked(part) is None]
+            done = self._parts_done(build, plan, parts, reporter)
+            todo = [part for part in parts if part not in done]
+            check_disk(build, plan, sources, len(todo) / len(parts))
+            writer = (
+                StoreWriter(build.store_path) if done else _begin(build, plan, command_line, old)
+            )
+            if old is not None:
+                take_over(old, plan, writer.shards)
+            if scheduler is not None:
+                sources = with_shared_spools(sources, plan, todo, build)
+            part_writer = PartWriter(plan, sources, build.shard_writer(writer), build.records)
+            progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
+            write_parts(part_writer, todo, done, progress, scheduler)
+            build.check()  # before its records are read
+            check_all_unchanged(simulation, surveys)
+            finalize(writer, plan, old, surveys, merge_parts(build.records, parts))
+            build.publish()
+        return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
+
+    def _old_unchanged(self, build: Build) -> CubeStore | None:
+        """Open the store that redshifts are added to again, now under the lock of the build."""
+        if self._old is None:
+            return None
+        old = open_old(build)
+        if old.attributes != self._old.attributes:
+            raise StoreExistsError(
+                f"{build.target}: another process changed this store while redshifts were prepared "
+                "for it; run the same command again"
+            )
+        return old
+
+    def _is_resumed(self, build: Build, fingerprint: Mapping[str, Any]) -> bool:
+        """Tell whether an unfinished build, if there is one, is of this ingest.
+
+        Raise StoreExistsError if it is of another, and is not to be overwritten.
+        """
+        recorded = build.plan()
+        if recorded is None:
+            return True
+        ingest = recorded.get("ingest", {})
+        is_same = all(ingest.get(key) == value for key, value in fingerprint.items())
+        if not (is_same or self._overwrite):
+            command = recorded.get("command_line")
+            what = "an ingest of other files or with other options"
+            if "prediction" in recorded:
+                what = "a prediction"
+            raise StoreExistsError(
+                f"{partial_folder(build.target)}: {what} was not finished; "
+                f"finish it with the command that began it{f' ({command})' if command else ''}, "
+                "or discard it with --overwrite"
+            )
+        return is_same
+
+    def _parts_done(
+        self, build: Build, plan: IngestPlan, parts: list[Part], reporter: Reporter
+    ) -> set[Part]:
+        """Return the parts that an earlier run of the same plan has written."""
+        if build.plan() is None:
+            return set()
+        if not self._is_resumed(build, plan.fingerprint()):
+            reporter.note("an unfinished build with other files or options is discarded")
+            build.discard()
+            return set()
+        done = {part for part in parts if build.records.result(part) is not None}
+        if done:
+            reporter.note(f"resuming: {len(done)} of {len(parts)} parts are there already")
+        return done
+
+
+def prepare(
+    folder: str | Path,
+    target: str | StorePath,
+    files: FileSelection = ALL_FILES,
+    *,
+    given: SimulationDescription | None = None,
+    box_length_cmpc_h: float | None = None,
+    append: bool = False,
+    overwrite: bool = False,
+    options: IngestOptions | None = None,
+) -> PreparedIngest:
+    """Find the files of an ingest and what stands in its way; read no values, write nothing.
+
+    Parameters
+    ----------
+    folder, target, files, given, box_length_cmpc_h, append, overwrite, options
+        As in `ingest_cubes`.
+
+    Raises
+    ------
+    SourceDataError
+        If there is nothing at a path, a field, a format or a column is not known, or a file that
+        is needed is truncated or damaged.
+    StoreFormatError
+        If redshifts are to be added to a store that is not there, or lies in an object store.
+    OSError
+        If a file cannot be read.
+
+    Examples
+    --------
+    >>> prepared = prepare("sim", "cubes.zarr")  # doctest: +SKIP
+    >>> prepared.problems or prepared.run()  # doctest: +SKIP
+    """
+    folder, options = Path(folder), options or IngestOptions()
+    build = start_build(parse_place(target), overwrite=overwrite, append=append)
+    old = find_old(build) if append else None
+    if old is not None:
+        files = select_for(old, files)
+    found = detect(
+        folder,
+        files,
+        given=given,
+        box_length_cmpc_h=box_length_cmpc_h,
+        otherwise=None if old is None else known_of(old),
+    )
+    names = {path: name_source_file(path, folder, files.maps) for path in found.paths()}
+    problems = [*found.problems]
+    if not problems:
+        try:
+            outline_ingest(found.known, found.simulation(), names, old, options)
+            build.check_target()
+        except (SourceDataError, StoreExistsError) as error:
+            problems.append(str(error))
+    return PreparedIngest(found, tuple(problems), build.target, names, old, overwrite, options)
+
+
+def ingest_cubes(
+    folder: str | Path,
+    target: str | StorePath,
+    files: FileSelection = ALL_FILES,
+    *,
+    given: SimulationDescription | None = None,
+    box_length_cmpc_h: float | None = None,
+    append: bool = False,
+    overwrite: bool = False,
+    options: IngestOptions | None = None,
+    scheduler: str | None = None,
+    command_line: str | None = None,
+    reporter: Reporter = SILENT,
+) -> Inventory:
+    """Copy the coeval cubes of a simulation into one store: `prepare`, then `run`.
+
+    Parameters
+    ----------
+    folder : str or Path
         Folder of the simulation.
-    target : Path
-        Where the store goes; it is built beside, in ``<target>.partial``, and swapped in. Of
-        ``s3://bucket/key``, shards are put where they belong and what makes them a store is put
-        last.
+    target : str, Path or ObjectPath
+        Where the store goes; it is built beside, in ``<target>.partial``, and swapped in. In
+        ``s3://bucket/key``, shards are put where they belong, and the root metadata last.
     files : FileSelection
         Which files to take.
     given : SimulationDescription, optional
-        What the user says of the simulation; it wins over what files say.
-    keep_bits : mapping of str to int, optional
-        Bits of the mantissa to keep, for fields that are to be rounded; all by default.
-    trust : collection of str
-        Fields that are taken for what they are said to be, whatever `ionstore.ingest.plausibility`
-        says.
+        What the user says about the simulation; it wins over what files say.
+    box_length_cmpc_h : float, optional
+        Comoving side of the box in cMpc/h, converted with the h that is given or found in files;
+        it wins over `given`.
     append : bool
         Whether to add the redshifts to the store at `target`: the new store, which shares the
         shards of the old one by hard links where it can, is swapped in when it is whole.
     overwrite : bool
         Whether to replace a store at `target`, and to discard an unfinished build of another.
-    scheduler : str, optional
-        Address of a dask scheduler whose workers write the parts, and see the same files; threads
-        of this process do by default.
-    max_shard_cells, chunk_cells : int
-        As in `ionstore.store.layout.plan_layout`.
-    command_line : str, optional
-        Recorded in the store, and named to finish its build with.
-    on_detection : callable, optional
-        Called with what was found, before any of it is read.
-    on_progress : callable, optional
-        Called with the bytes done and the total: each value counts twice, once per pass.
-    on_note : callable, optional
-        Called with each line that the user should read.
+    options : IngestOptions, optional
+        How cubes are checked and stored.
+    scheduler, command_line, reporter
+        As in `PreparedIngest.run`.
 
     Returns
     -------
     Inventory
-        What was stored.
+        Contents of the store.
 
     Raises
     ------
@@ -117,6 +331,8 @@ def ingest_cubes(
     StoreExistsError
         If there is something at `target` that may not be replaced, another build of it runs, or
         one of other files or with other options was not finished.
+    StoreFormatError
+        If redshifts are to be added to a store that is not there, or lies in an object store.
     ClusterError
         If no dask scheduler answers, it has no workers, or these end again and again.
     DiskSpaceError
@@ -131,108 +347,42 @@ def ingest_cubes(
     Notes
     -----
     A first pass reads and checks everything before anything is written. Then every shard is
-    written by one thread, read back, compared and recorded; a build that was killed is resumed by
-    the same call. Memory is bounded by a few shards per thread, not by cubes.
+    written by one thread, read back, compared and recorded; the same call resumes a build that was
+    killed. Memory is bounded by a few shards per thread, not by cubes.
     """
-    note = on_note or (lambda line: None)
-    if scheduler is not None:
-        check_scheduler(scheduler)  # before all is read
-    with (
-        start_build(target, overwrite=overwrite, append=append, on_note=note) as build,
-        full_disk_as_message(build.folder),
-    ):
-        old = _opened(build) if append else None
-        if old is not None:
-            files = select_for(old, files)
-        detection = detect(
-            folder, files, given=given, otherwise=None if old is None else known_of(old)
-        )
-        simulation = detection.simulation()
-        if on_detection is not None:
-            on_detection(detection)
-        for line in detection.notes:
-            note(line)
-        names = {
-            path: name_source_file(path, folder, files.maps) for path in detection.file_names()
-        }
-        outline = outline_ingest(
-            *(detection.known, simulation, names),
-            old=old,
-            keep_bits=keep_bits or {},
-            chunk_cells=chunk_cells,
-            max_shard_cells=max_shard_cells,
-        )
-        _check_unfinished(build, {"outline": outline.as_json()}, overwrite=overwrite)
-        progress = ProgressCounter(2 * source_bytes(simulation), on_progress)
-        sources, surveys = survey_simulation(simulation, names, build, progress, trust=trust)
-        plan = plan_ingest(simulation, surveys, outline, trust=trust, on_note=note)
-        whole = BuildPlan(plan) if old is None else plan_append(old, plan, note)
-        sources = _with_old_values(_as_surveyed(sources, surveys, simulation), whole, old)
-        parts = [part for part in whole.parts if whole.linked(part) is None]
-        done = _parts_done(build, whole.store, parts, note, overwrite=overwrite)
-        todo = [part for part in parts if part not in done]
-        check_disk(build, whole.store, sources, len(todo) / len(parts))
-        writer = (
-            StoreWriter(build.store_path) if done else _begin(build, whole.store, command_line, old)
-        )
-        if old is not None:
-            take_over(old, whole, writer.shards)
-        shards = build.shard_writer(writer)
-        if scheduler is not None:
-            sources = _with_shared_spools(sources, whole.store, todo, build)
-        part_writer = PartWriter(whole.store, sources, shards, build.records)
-        progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
-        _write_parts(part_writer, todo, done, progress, scheduler)
-        build.check()  # before its records are read
-        check_all_unchanged(simulation, surveys)
-        _finalize(writer, whole, old, surveys, merge_parts(build.records, parts))
-        build.publish()
-    return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
+    prepared = prepare(
+        folder,
+        target,
+        files,
+        given=given,
+        box_length_cmpc_h=box_length_cmpc_h,
+        append=append,
+        overwrite=overwrite,
+        options=options,
+    )
+    return prepared.run(reporter, scheduler=scheduler, command_line=command_line)
 
 
 def outline_ingest(
     known: SimulationDescription,
     simulation: Simulation,
-    names: Mapping[Path, tuple[str, str]],
-    *,
-    old: CubeStore | None = None,
-    keep_bits: Mapping[str, int],
-    chunk_cells: int = CHUNK_CELLS,
-    max_shard_cells: int = SHARD_CELLS,
+    names: Mapping[Path, FileName],
+    old: CubeStore | None,
+    options: IngestOptions,
 ) -> IngestOutline:
-    """Return what an ingest starts from, once all is checked that can be before values are read.
-
-    Parameters
-    ----------
-    known : SimulationDescription
-        What is known of the simulation.
-    simulation : Simulation
-        Its cubes.
-    names : mapping of Path to (str, str)
-        Folder and name by which each file is recorded.
-    old : CubeStore, optional
-        The store that redshifts are added to, whose layout is taken.
-    keep_bits, chunk_cells, max_shard_cells : optional
-        As in `ingest_cubes`.
-
-    Raises
-    ------
-    SourceDataError
-        If the cubes are of several meshes, a field cannot be rounded, or the redshifts do not fit
-        the store.
-    OSError
-        If a file is gone.
-    """
+    """Return what an ingest starts from, once everything is checked but the values."""
     cells = check_shapes(simulation).cells_per_side
     if old is not None and cells == old.mesh.cells_per_side:
         layout = old.layout
     else:
-        layout = plan_layout(cells, chunk_cells=chunk_cells, max_shard_cells=max_shard_cells)
+        layout = plan_layout(
+            cells, chunk_cells=options.chunk_cells, max_shard_cells=options.max_shard_cells
+        )
     outline = IngestOutline(
         origins=find_origins(simulation, names),
         known=known,
         layout=layout,
-        keep_bits=keep_bits,
+        keep_bits=options.keep_bits,
         appended_to=None if old is None else old.uuid,
     )
     check_keep_bits(outline.keep_bits, outline.field_names)
@@ -241,146 +391,11 @@ def outline_ingest(
     return outline
 
 
-def _opened(build: Build) -> CubeStore:
-    try:
-        return CubeStore.open(build.place)
-    except StoreFormatError as error:
-        raise StoreFormatError(
-            f"{build.target}: there is no complete store to add redshifts to; leave --append out "
-            "to make one"
-        ) from error
-
-
-def _as_surveyed(sources: Sources, surveys: Surveys, simulation: Simulation) -> Sources:
-    """Return sources whose values are those that were surveyed; spooled ones are in any case."""
-    return {
-        name: {
-            redshift: source
-            if simulation.cubes[name][redshift].spool_bytes
-            else SurveyedSource(source, surveys[name][redshift])
-            for redshift, source in cubes.items()
-        }
-        for name, cubes in sources.items()
-    }
-
-
-def _with_old_values(sources: Sources, plan: BuildPlan, old: CubeStore | None) -> Sources:
-    """Return where the values of all parts that are written come from."""
-    names = [field.name for field in plan.store.fields]
-    chosen: dict[str, dict[float, FieldSource]] = {name: dict(sources[name]) for name in names}
-    for name in plan.rewritten:
-        assert old is not None
-        chosen[name] |= {redshift: StoredSource(old, name, redshift) for redshift in old.redshifts}
-    return chosen
-
-
-def _with_shared_spools(
-    sources: Sources, plan: IngestPlan, todo: list[Part], build: Build
-) -> Sources:
-    """Return sources whose spooled values, where they are still needed, other machines see."""
-    needed = {(part.field, plan.redshifts[part.redshift_index]) for part in todo}
-
-    def shared(name: str, redshift: float, source: FieldSource) -> FieldSource:
-        spooled = isinstance(source, FlatArray) and source.path.parent == build.folder
-        if not spooled or (name, redshift) not in needed:
-            return source
-        place = build.share_spool(source.path)
-        if isinstance(place, Path):
-            return source
-        return FlatObject(place, source.shape, source.dtype, source.fortran_order)
-
-    return {
-        name: {redshift: shared(name, redshift, source) for redshift, source in cubes.items()}
-        for name, cubes in sources.items()
-    }
-
-
-def _finalize(
-    writer: StoreWriter,
-    plan: BuildPlan,
-    old: CubeStore | None,
-    surveys: Surveys,
-    statistics: Mapping[str, Mapping[int, FieldStatistics]],
-) -> None:
-    """Complete the store with what is known of old and new redshifts."""
-    place_of = {redshift: place for place, redshift in enumerate(plan.store.redshifts)}
-    said = old.attributes if old is not None else None
-
-    def counts(
-        name: str, before: Mapping[str, Sequence[int]], now: Callable[[SourceSurvey], int]
-    ) -> dict[str, Sequence[int]]:
-        if name not in statistics:
-            return {}
-        new = {place_of[redshift]: now(survey) for redshift, survey in surveys[name].items()}
-        return {name: by_redshift(plan, before.get(name, (0,) * len(plan.old_places)), new)}
-
-    writer.finalize(
-        {
-            name: by_redshift(plan, said.statistics[name] if said is not None else (), new)
-            for name, new in statistics.items()
-        },
-        n_clipped=counts(
-            "xhii", said.n_clipped if said is not None else {}, lambda one: one.n_clipped
-        ),
-        n_zeros=counts("n_igm", said.n_zeros if said is not None else {}, lambda one: one.n_zeros),
-    )
-
-
-def _parts_done(
-    build: Build,
-    plan: IngestPlan,
-    parts: list[Part],
-    note: OnNote,
-    *,
-    overwrite: bool,
-) -> set[Part]:
-    """Return the parts that an earlier run of the same plan has written."""
-    if build.plan() is None:
-        return set()
-    if not _check_unfinished(build, plan_as_json(plan), overwrite=overwrite):
-        note("an unfinished build with other files or options is discarded")
-        build.discard()
-        return set()
-    done = {part for part in parts if build.records.result(part) is not None}
-    if done:
-        note(f"resuming: {len(done)} of {len(parts)} parts are there already")
-    return done
-
-
-def _check_unfinished(build: Build, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Tell whether an unfinished build, if there is one, is of a plan, or of what is known of it.
-
-    Raises
-    ------
-    StoreExistsError
-        If it is of another, and is not to be overwritten.
-    """
-    recorded = build.plan()
-    if recorded is None:
-        return True
-    ingest = recorded.get("ingest", {})
-    is_of_plan = all(ingest.get(key) == value for key, value in plan.items())
-    if not (is_of_plan or overwrite):
-        command = recorded.get("command_line")
-        what = "an ingest of other files or with other options"
-        if "prediction" in recorded:
-            what = "a prediction"
-        raise StoreExistsError(
-            f"{partial_folder(build.target)}: {what} was not finished; "
-            f"finish it with the command that began it{f' ({command})' if command else ''}, "
-            "or discard it with --overwrite"
-        )
-    return is_of_plan
-
-
 def _begin(
-    build: Build,
-    plan: IngestPlan,
-    command_line: str | None,
-    old: CubeStore | None,
+    build: Build, plan: IngestPlan, command_line: str | None, old: CubeStore | None
 ) -> StoreWriter:
     store_uuid = str(uuid.uuid4())
-    build.begin({"uuid": store_uuid, "command_line": command_line, "ingest": plan_as_json(plan)})
+    build.begin({"uuid": store_uuid, "command_line": command_line, "ingest": plan.fingerprint()})
     return create_store(
         build.store_path,
         plan.mesh,
@@ -396,29 +411,3 @@ def _begin(
         layout=plan.layout,
         compression=plan.compression,
     )
-
-
-def _write_parts(
-    writer: PartWriter,
-    todo: list[Part],
-    done: set[Part],
-    progress: ProgressCounter,
-    scheduler: str | None,
-) -> None:
-    progress.add(sum(map(writer.source_bytes, done)))
-
-    def count(part: Part) -> None:
-        progress.add(writer.source_bytes(part))
-
-    def write(part: Part) -> None:
-        writer.write(part)
-        count(part)
-
-    if scheduler is None:
-        run_in_threads(write, todo)
-    else:
-        sources = {
-            name: {redshift: source.absolute() for redshift, source in cubes.items()}
-            for name, cubes in writer.sources.items()
-        }
-        run_on_cluster(replace(writer, sources=sources).write, todo, scheduler, count)

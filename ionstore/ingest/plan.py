@@ -1,50 +1,123 @@
 """`IngestPlan`: all that decides the bytes of a store, so that two runs can be compared."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ionstore.build.store_writer import StoredField
 from ionstore.cube.cosmology import Cosmology, mean_gas_density
+from ionstore.cube.description import SimulationDescription
 from ionstore.cube.fields import FIELDS
 from ionstore.cube.mesh import Mesh
 from ionstore.cube.units import Frame, contradiction_to_frame, decide_density_frame, decide_n_src
 from ionstore.errors import SourceDataError
-from ionstore.ingest.ingest_outline import IngestOutline
-from ionstore.ingest.survey import SourceSurvey, Surveys
+from ionstore.ingest.survey import FileName, FoundValues, SourceSurvey, Surveys
+from ionstore.ingest.unit_conversion import ConvertedSource, UnitConversion
 from ionstore.readers.base import Simulation
+from ionstore.reporter import SILENT, Reporter
 from ionstore.store.codecs import Compression, default_compression
-from ionstore.store.layout import Layout
+from ionstore.store.layout import Layout, Part, plan_parts
 from ionstore.store.metadata import SourceFile, merge_source_files
 
 _WILDCARDS = frozenset("*?[")
+_GAS_FACTOR = 1.5  # gas of all cells is that of the cosmos but for its rounding
 
 
-def name_source_file(
-    path: Path, folder: Path, maps: Mapping[str, Sequence[Path]]
-) -> tuple[str, str]:
+class ValueOrigin(BaseModel):
+    """The file that holds the values of a field at a redshift, and their conversion."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: str
+    redshift: float
+    file: str  # as it is recorded
+    size_bytes: int
+    factor: float  # a value is factor * number + offset
+    offset: float
+    fortran_order: bool
+
+
+class IngestOutline(BaseModel):
+    """The part of a plan that is known before any value is read."""
+
+    model_config = ConfigDict(frozen=True)
+
+    origins: tuple[ValueOrigin, ...]
+    known: SimulationDescription
+    layout: Layout
+    keep_bits: Mapping[str, int]
+    appended_to: str | None = None  # uuid of the store that redshifts are added to
+
+    @property
+    def redshifts(self) -> tuple[float, ...]:
+        """Redshifts, descending."""
+        return tuple(sorted({one.redshift for one in self.origins}, reverse=True))
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the fields, in their order."""
+        return tuple(dict.fromkeys(one.field for one in self.origins))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what an unfinished build must have recorded, to be of the same ingest."""
+        return {"outline": self.model_dump(mode="json")}
+
+
+class IngestPlan(BaseModel):
+    """A store as it will be, which of it is written, and which comes from an older store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outline: IngestOutline
+    # Recorded too: values may depend on more than the bytes of a file, such as on the column of a
+    # list.
+    values: tuple[FoundValues, ...]
+    redshifts: tuple[float, ...]  # all of the store, descending
+    fields: tuple[StoredField, ...]
+    box_length_cmpc: float | None
+    cosmology: Cosmology | None
+    n_box: int | None
+    grid_mass_msun: float | None
+    layout: Layout
+    compression: Mapping[str, Compression]
+    sources: tuple[SourceFile, ...]
+    # Not recorded: they follow from the store that redshifts are added to, which the outline names.
+    old_places: Mapping[int, int] = Field({}, exclude=True)  # redshift index, new to old
+    rewritten: tuple[str, ...] = Field((), exclude=True)  # fields whose dtype has to widen
+
+    @property
+    def mesh(self) -> Mesh:
+        """Mesh of all fields."""
+        return Mesh(self.layout.mesh_cells, self.box_length_cmpc)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts of the store."""
+        names = tuple(one.name for one in self.fields)
+        return plan_parts(names, len(self.redshifts), self.layout)
+
+    def linked(self, part: Part) -> Part | None:
+        """Return the part of the old store that a part equals byte by byte; None if it is new."""
+        if part.redshift_index not in self.old_places or part.field in self.rewritten:
+            return None
+        return replace(part, redshift_index=self.old_places[part.redshift_index])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what an unfinished build must have recorded, to be resumed by this plan."""
+        # Folders are left out: the same one can be named in several ways.
+        return self.model_dump(mode="json", exclude={"sources": {"__all__": {"folder"}}})
+
+
+def name_source_file(path: Path, folder: Path, maps: Mapping[str, Sequence[Path]]) -> FileName:
     """Return the folder and the name by which a file is recorded.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    folder : Path
-        Folder of the simulation.
-    maps : mapping of str to sequence of Path
-        Files, folders and patterns that were named for fields.
+    The folder is that of the simulation, as it was given, for all that lies in it; else the one
+    that was mapped, which for a pattern ends before its first wildcard.
 
-    Returns
-    -------
-    folder, name : str
-        The folder as it was given, and the name relative to it: the simulation's for all that lies
-        in it, else the one that was mapped, where that of a pattern ends before its first wildcard.
-
-    Examples
-    --------
     >>> maps = {"n_src": [Path("other/*/nsrc*.npy")]}
     >>> name_source_file(Path("other/a/nsrc_z9.000.npy"), Path("sim"), maps)
     ('other', 'a/nsrc_z9.000.npy')
@@ -68,82 +141,27 @@ def _base(path: Path) -> Path:
     return path
 
 
-_GAS_FACTOR = 1.5  # gas of all cells is that of the cosmos but for its rounding
-
-OnNote = Callable[[str], None]
-
-
-class SurveyedValues(BaseModel):
-    """What a survey found of the values of a field at a redshift, as they are to be stored.
-
-    Parameters
-    ----------
-    field : str
-        Name of the field.
-    redshift : float
-        Its redshift.
-    min, max, mean : float
-        As in `ionstore.ingest.survey.SourceSurvey`.
-    n_zeros : int
-        Likewise.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    field: str
-    redshift: float
-    min: float
-    max: float
-    mean: float
-    n_zeros: int
-
-
-class IngestPlan(BaseModel):
-    """What an ingest is going to write.
-
-    Parameters
-    ----------
-    outline : IngestOutline
-        What was known before any value was read.
-    values : tuple of SurveyedValues
-        What was found in them: what the numbers of a file become may depend on more than its
-        bytes, such as on the column of a list.
-    redshifts : tuple of float
-        Redshifts, descending.
-    fields : tuple of StoredField
-        How each field is stored.
-    box_length_cmpc : float, optional
-        Comoving side of the box in cMpc.
-    cosmology : Cosmology, optional
-        Cosmology of the simulation.
-    n_box, grid_mass_msun : optional
-        What grid masses are converted with, as in `ionstore.store.metadata.StoreAttributes`.
-    layout : Layout
-        Chunks and shards.
-    compression : mapping of str to Compression
-        Settings of Blosc for every field.
-    sources : tuple of SourceFile
-        Files with their digests.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    outline: IngestOutline
-    values: tuple[SurveyedValues, ...]
-    redshifts: tuple[float, ...]
-    fields: tuple[StoredField, ...]
-    box_length_cmpc: float | None
-    cosmology: Cosmology | None
-    n_box: int | None
-    grid_mass_msun: float | None
-    layout: Layout
-    compression: Mapping[str, Compression]
-    sources: tuple[SourceFile, ...]
-
-    @property
-    def mesh(self) -> Mesh:
-        """Mesh of all fields."""
-        return Mesh(self.layout.mesh_cells, self.box_length_cmpc)
+def find_origins(simulation: Simulation, names: Mapping[Path, FileName]) -> tuple[ValueOrigin, ...]:
+    """Return where the values of all fields come from; looks at files, and reads none."""
+    origins = []
+    for field, cubes in simulation.cubes.items():
+        for redshift in simulation.redshifts:
+            source = cubes[redshift]
+            conversion = (
+                source.conversion if isinstance(source, ConvertedSource) else UnitConversion()
+            )
+            origins.append(
+                ValueOrigin(
+                    field=field,
+                    redshift=redshift,
+                    file=names[source.path][1],
+                    size_bytes=source.path.stat().st_size,
+                    factor=conversion.factor,
+                    offset=conversion.offset,
+                    fortran_order=source.fortran_order,
+                )
+            )
+    return tuple(origins)
 
 
 def plan_ingest(
@@ -152,92 +170,67 @@ def plan_ingest(
     outline: IngestOutline,
     *,
     trust: Collection[str] = (),
-    on_note: OnNote,
+    reporter: Reporter = SILENT,
 ) -> IngestPlan:
-    """Decide how the fields of a surveyed simulation are stored.
-
-    Parameters
-    ----------
-    simulation : Simulation
-        With all that is known of it.
-    surveys : mapping
-        What the first pass found for every field and redshift.
-    outline : IngestOutline
-        What was known before any value was read.
-    trust : collection of str
-        As in `ionstore.ingest.ingest.ingest_cubes`.
-    on_note : callable
-        Told what stays unknown, and what the user may not expect.
-
-    Raises
-    ------
-    SourceDataError
-        If a field that is not stored as floats is to be rounded, or to other than 1 to 23 bits, or
-        gas given in grid masses is not as much as there is in the cosmos.
-    """
+    """Decide how the fields of a surveyed simulation are stored."""
     if "n_igm" in surveys and "n_igm" not in trust:
         _check_grid_masses(surveys["n_igm"], outline)
-    keep_bits = outline.keep_bits
-    fields = []
-    for name in simulation.cubes:
-        dtype, units = "float32", FIELDS[name].units
-        frame: Frame | None = None
-        if name == "n_src":
-            found = surveys[name].values()
-            dtype, units = decide_n_src(
-                [survey.max for survey in found],
-                all(survey.integral for survey in found),
-                simulation.n_src_units,
-            )
-            if units == "unknown":
-                on_note(
-                    "the unit of n_src is unknown: it is no count, and nothing says what it is; "
-                    "give --n-src-unit here, or `ionstore edit STORE --n-src-unit` later"
-                )
-            dark = [redshift for redshift in surveys[name] if surveys[name][redshift].max == 0]
-            if dark:
-                at = ", ".join(f"{redshift:g}" for redshift in dark)
-                on_note(f"n_src is zero in every cell at redshift {at}")
-        if name == "n_igm":
-            frame, units = _density(simulation, surveys[name], on_note)
-        fields.append(StoredField(name, dtype, units, frame, keep_bits.get(name)))
-    check_keep_bits(keep_bits, [one.name for one in fields if one.numpy_dtype.kind == "f"])
+    fields = tuple(
+        _stored_field(name, simulation, surveys[name], outline.keep_bits.get(name), reporter)
+        for name in simulation.cubes
+    )
+    # Once more: whether n_src is stored as floats is known only now.
+    floats = [one.name for one in fields if one.numpy_dtype.kind == "f"]
+    check_keep_bits(outline.keep_bits, floats)
     if simulation.box_length_cmpc is None and outline.appended_to is None:
-        on_note(
+        reporter.note(
             "the box length is unknown: positions are in cells; give --box-length here, "
             "or `ionstore edit STORE --box-length` later"
         )
+    found = [survey for cubes in surveys.values() for survey in cubes.values()]
     return IngestPlan(
         outline=outline,
-        values=tuple(
-            SurveyedValues(
-                field=name,
-                redshift=redshift,
-                min=survey.min,
-                max=survey.max,
-                mean=survey.mean,
-                n_zeros=survey.n_zeros,
-            )
-            for name, cubes in surveys.items()
-            for redshift, survey in cubes.items()
-        ),
+        values=tuple(survey.values for survey in found),
         redshifts=simulation.redshifts,
-        fields=tuple(fields),
+        fields=fields,
         box_length_cmpc=simulation.box_length_cmpc,
         cosmology=simulation.cosmology,
         n_box=outline.known.n_box,
         grid_mass_msun=_grid_mass(outline),
         layout=outline.layout,
         compression={field.name: default_compression(field.numpy_dtype) for field in fields},
-        sources=merge_source_files(
-            survey.file for cubes in surveys.values() for survey in cubes.values()
-        ),
+        sources=merge_source_files(survey.file for survey in found),
     )
 
 
-def plan_as_json(plan: IngestPlan) -> dict[str, Any]:
-    """Return a plan as it is recorded: without the ways in which its folders can be named."""
-    return plan.model_dump(mode="json", exclude={"sources": {"__all__": {"folder"}}})
+def _stored_field(
+    name: str,
+    simulation: Simulation,
+    surveys: Mapping[float, SourceSurvey],
+    keep_bits: int | None,
+    reporter: Reporter,
+) -> StoredField:
+    """Return how a field is stored, by what its values are; note what stays unknown."""
+    found = {redshift: survey.values for redshift, survey in surveys.items()}
+    if name == "n_igm":
+        frame, units = _density(simulation, found, reporter)
+        return StoredField(name, "float32", units, frame, keep_bits)
+    if name != "n_src":
+        return StoredField(name, "float32", FIELDS[name].units, None, keep_bits)
+    dtype, units = decide_n_src(
+        [values.max for values in found.values()],
+        all(survey.integral for survey in surveys.values()),
+        simulation.n_src_units,
+    )
+    if units == "unknown":
+        reporter.note(
+            "the unit of n_src is unknown: it is no count, and nothing says what it is; "
+            "give --n-src-unit here, or `ionstore edit STORE --n-src-unit` later"
+        )
+    dark = [f"{redshift:g}" for redshift, values in found.items() if values.max == 0]
+    if dark:
+        reporter.note(f"n_src is zero in every cell at redshift {', '.join(dark)}")
+    return StoredField(name, dtype, units, None, keep_bits)
 
 
 def _grid_mass(outline: IngestOutline) -> float | None:
@@ -247,14 +240,14 @@ def _grid_mass(outline: IngestOutline) -> float | None:
 
 
 def _density(
-    simulation: Simulation, surveys: Mapping[float, SourceSurvey], on_note: OnNote
+    simulation: Simulation, found: Mapping[float, FoundValues], reporter: Reporter
 ) -> tuple[Frame, str]:
     """Return frame and units of the gas density."""
-    means = {redshift: survey.mean for redshift, survey in surveys.items()}
+    means = {redshift: values.mean for redshift, values in found.items()}
     fitting = decide_density_frame(means, simulation.cosmology)
     if simulation.density_frame is None:
         if fitting == "unknown":
-            on_note(
+            reporter.note(
                 "the unit of n_igm is unknown: its mean fits neither the proper nor the comoving "
                 "cosmic mean in g/cm3; if it is in g/cm3, set density_frame to proper or comoving "
                 "in simulation.json, or give `ionstore edit STORE --density-frame` later"
@@ -263,7 +256,7 @@ def _density(
         return fitting, FIELDS["n_igm"].units
     against = contradiction_to_frame(simulation.density_frame, means, simulation.cosmology)
     if against is not None:
-        on_note(against)
+        reporter.note(against)
     return simulation.density_frame, FIELDS["n_igm"].units
 
 
@@ -276,7 +269,8 @@ def _check_grid_masses(surveys: Mapping[float, SourceSurvey], outline: IngestOut
             continue
         assert cosmology is not None  # it was converted with both
         assert n_box is not None
-        mean, expected = surveys[one.redshift].mean, mean_gas_density(cosmology, 0.0)
+        mean = surveys[one.redshift].values.mean
+        expected = mean_gas_density(cosmology, 0.0)
         excess = mean / expected
         if not 1 / _GAS_FACTOR <= excess <= _GAS_FACTOR:
             raise SourceDataError(
@@ -288,20 +282,7 @@ def _check_grid_masses(surveys: Mapping[float, SourceSurvey], outline: IngestOut
 
 
 def check_keep_bits(keep_bits: Mapping[str, int], floats: Collection[str]) -> None:
-    """Check that fields can be rounded.
-
-    Parameters
-    ----------
-    keep_bits : mapping of str to int
-        Bits of the mantissa to keep.
-    floats : collection of str
-        Fields that are stored as floats, or may be.
-
-    Raises
-    ------
-    SourceDataError
-        If another field is named, or the bits are not 1 to 23.
-    """
+    """Check that fields can be rounded: `floats` are those stored as floats, or that may be."""
     for name, bits in keep_bits.items():
         if name not in floats:
             raise SourceDataError(

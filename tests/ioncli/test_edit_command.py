@@ -17,6 +17,7 @@ from ionstore.edit import EditReporter, edit_store
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
 from tests.support.three_file_sets import files_of, write_set
+from tests.support.told import Told
 
 
 def _run(*arguments: str | Path) -> Result:
@@ -112,7 +113,7 @@ def test_units_supplied_later_reach_everything(tmp_path: Path) -> None:
         tmp_path / "sim",
         store,
         given=SimulationDescription(box_length_cmpc=20.0),
-        on_note=notes.append,
+        reporter=Told(on_note=notes.append),
     )
     before = CubeStore.open(store)
     assert (before.units("n_src"), before.units("n_igm"), before.frame) == 3 * ("unknown",)

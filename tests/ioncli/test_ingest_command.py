@@ -297,7 +297,7 @@ def test_an_interrupt_before_anything_was_written_says_so(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ionstore.ingest.first_pass.find_contradictions", interrupted)
+    monkeypatch.setattr("ionstore.ingest.survey.find_contradictions", interrupted)
     result = _run(tmp_path / "sim", tmp_path / "cubes.zarr")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "Stopped; nothing was written yet."
@@ -367,7 +367,9 @@ def test_a_dry_run_shows_what_was_found_and_writes_nothing(tmp_path: Path) -> No
     head, n_igm, n_src, xhii, known, end = result.stdout.splitlines()
     assert head.split()[:3] == ["field", "redshifts", "format"]
     found = r"9, 7\.5 +three-file-set +{}_z9\.000\.npy and 1 more +16³ +float32 +{} +{}"
-    density = found.format("rho", "gas density in g/cm3", r"g cm-3 \(frame by its mean\)")
+    density = found.format(
+        "rho", "gas density in g/cm3", r"g cm-3 \(frame guessed from the mean density\)"
+    )
     sources = found.format("nsrc", "sources of an open unit", r"1 \(counts\) or unknown")
     assert re.fullmatch(rf" +n_igm +{density}", n_igm)
     assert re.fullmatch(rf" +n_src +{sources}", n_src)
@@ -432,7 +434,7 @@ def test_an_ingest_says_in_a_line_what_each_field_is_made_of(tmp_path: Path) -> 
     result = _run(tmp_path / "sim", tmp_path / "cubes.zarr", "--box-length", "20")
     assert result.stderr.splitlines()[:3] == [
         "n_igm: rho_z9.000.npy and 1 more (three-file-set): gas density in g/cm3 → "
-        "g cm-3 (frame by its mean)",
+        "g cm-3 (frame guessed from the mean density)",
         "n_src: nsrc_z9.000.npy and 1 more (three-file-set): sources of an open unit → "
         "1 (counts) or unknown",
         "xhii: xHII_z9.000.npy and 1 more (three-file-set): ionized fraction → 1",

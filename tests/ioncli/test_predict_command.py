@@ -22,6 +22,7 @@ from ionstore.ingest.ingest import ingest_cubes
 from ionstore.store.cube_store import CubeStore
 from tests.support.stores import cubes_at, write_store
 from tests.support.three_file_sets import PREFIXES, write_set
+from tests.support.told import Told
 
 TINY = ["radius=1", "width=4", "tile=4", "samples_per_epoch=64", "epochs=1", "device=cpu"]
 SCALES = "scales=[2.0, 4.5]"
@@ -134,7 +135,7 @@ def test_only_predictions_are_replaced(run: Path, store: CubeStore, tmp_path: Pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest_cubes(simulated, tmp_path / "other.zarr", on_progress=kill)
+        ingest_cubes(simulated, tmp_path / "other.zarr", reporter=Told(on_progress=kill))
     refused = invoke(*arguments[:-1], str(tmp_path / "other.zarr"), "--overwrite")
     assert "an ingest into this store was not finished; finish it, or choose" in refused.stderr
 

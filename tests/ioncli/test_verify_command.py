@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.build.store_writer import write_attributes
-from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import merge_source_files
@@ -24,7 +24,11 @@ def _run(*arguments: str | Path) -> Result:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     write_set(folder / "sim", 12)
-    ingest_cubes(folder / "sim", folder / "cubes.zarr", chunk_cells=8, max_shard_cells=8)
+    ingest_cubes(
+        folder / "sim",
+        folder / "cubes.zarr",
+        options=IngestOptions(chunk_cells=8, max_shard_cells=8),
+    )
     return folder
 
 

@@ -22,18 +22,22 @@ from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
 from ionstore.cube.description import SimulationDescription
 from ionstore.ingest.coarse_field import BlockMeans
 from ionstore.ingest.detect import detect
-from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
 from ionstore.ingest.plausibility import find_contradictions
 from ionstore.ingest.survey import survey_source
 from ionstore.store.cube_store import CubeStore
 
-CUT = {"given": SimulationDescription(box_length_cmpc=20.0), "max_shard_cells": 8, "chunk_cells": 4}
+CUT: dict[str, Any] = {
+    "given": SimulationDescription(box_length_cmpc=20.0),
+    "options": IngestOptions(max_shard_cells=8, chunk_cells=4),
+}
 SOON_S = 0.01
 POLL_S = 0.001
 KILLED = -signal.SIGKILL
@@ -106,7 +110,7 @@ def compile_what_builds_compile(sim: Path) -> None:
     for name, sources in simulation.cubes.items():
         source = sources[redshift]
         means[name] = BlockMeans(source.shape[0], fortran_order=source.fortran_order)
-        survey_source(name, source, on_values=means[name].add)
+        survey_source(name, simulation.redshifts[0], source, on_values=means[name].add)
     find_contradictions({name: of_field.of_blocks() for name, of_field in means.items()})
 
 

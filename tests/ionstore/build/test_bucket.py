@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from ionstore.errors import (
     StoreExistsError,
     StoreFormatError,
 )
-from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.storage.paths import StorePath, bytes_below
 from ionstore.storage.s3 import ObjectPath
@@ -39,15 +40,18 @@ from ionstore.storage.s3_lock import ObjectLock
 from ionstore.store.cube_store import CubeStore
 from tests.support.object_server import refused_credentials
 from tests.support.three_file_sets import files_of, write_set
+from tests.support.told import Told
 
 SIZES: dict[str, Any] = {
     "given": SimulationDescription(box_length_cmpc=20.0),
-    "max_shard_cells": 8,
-    "chunk_cells": 4,
+    "options": IngestOptions(max_shard_cells=8, chunk_cells=4),
 }
 
 
-FEW_PARTS: dict[str, Any] = {**SIZES, "max_shard_cells": 16}  # one of each field
+FEW_PARTS: dict[str, Any] = {  # one of each field
+    **SIZES,
+    "options": IngestOptions(max_shard_cells=16, chunk_cells=4),
+}
 
 
 @pytest.fixture
@@ -150,7 +154,9 @@ def test_a_store_is_replaced_only_when_told(
         ingest_cubes(sim, Path(str(place)), append=True, **SIZES)
     assert objects_of(place) == before
     notes: list[str] = []
-    ingest_cubes(sim, Path(str(place)), overwrite=True, on_note=notes.append, **SIZES)
+    ingest_cubes(
+        sim, Path(str(place)), overwrite=True, **SIZES, reporter=Told(on_note=notes.append)
+    )
     assert any("the old store is removed now" in note for note in notes)
     check_same(place, expected)
 
@@ -220,8 +226,8 @@ def counted(real):
 for name in sys.argv[5:]:
     setattr(ObjectPath, name, counted(getattr(ObjectPath, name)))
 ingest_cubes(
-    Path(sys.argv[1]), Path(sys.argv[2]),
-    max_shard_cells=8, chunk_cells=4, given=SimulationDescription(box_length_cmpc=20.0),
+    Path(sys.argv[1]), Path(sys.argv[2]), given=SimulationDescription(box_length_cmpc=20.0),
+    options=IngestOptions(max_shard_cells=8, chunk_cells=4),
 )
 """
 
@@ -268,7 +274,7 @@ def test_a_killed_ingest_goes_on_and_ends_the_same(
         with pytest.raises(StoreFormatError):
             CubeStore.open(place)
         notes: list[str] = []
-        ingest_cubes(sim, Path(str(place)), on_note=notes.append, **SIZES)
+        ingest_cubes(sim, Path(str(place)), **SIZES, reporter=Told(on_note=notes.append))
         assert (change != 7) == any(note.startswith("resuming: ") for note in notes)
     check_same(place, expected)
 
@@ -278,7 +284,7 @@ def test_other_options_do_not_resume(
 ) -> None:
     interrupt_after_parts(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
-        ingest_cubes(sim, Path(str(place)), max_shard_cells=8, chunk_cells=4)
+        ingest_cubes(sim, Path(str(place)), options=IngestOptions(max_shard_cells=8, chunk_cells=4))
     monkeypatch.undo()
     with pytest.raises(StoreExistsError, match=f"{partial(place)}: an ingest of other files or"):
         ingest_cubes(sim, Path(str(place)), **SIZES)
@@ -421,7 +427,12 @@ def take_over(place: ObjectPath, sim: Path) -> dict[str, bytes]:
     """Ingest other values into a store that is being built by a process that seems silent."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
-        ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits=OTHER_BITS, **FEW_PARTS)
+        ingest_cubes(
+            sim,
+            Path(str(place)),
+            overwrite=True,
+            **FEW_PARTS | {"options": replace(FEW_PARTS["options"], keep_bits=OTHER_BITS)},
+        )
     return objects_of(place)
 
 

@@ -20,20 +20,21 @@ from ionstore.cube.description import SimulationDescription, from_values
 from ionstore.edit import edit_store
 from ionstore.errors import SourceDataError, StoreExistsError, StoreFormatError
 from ionstore.info import take_inventory
-from ionstore.ingest import first_pass
+from ionstore.ingest import survey
 from ionstore.ingest.append import check_append, known_of
 from ionstore.ingest.detect import detect
-from ionstore.ingest.ingest import ingest_cubes
-from ionstore.ingest.ingest_outline import IngestOutline, find_origins
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
+from ionstore.ingest.plan import IngestOutline, find_origins
 from ionstore.ingest.selection import FileSelection
 from ionstore.storage import files as atomic
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore
 from tests.support.stores import write_store
 from tests.support.three_file_sets import PREFIXES, files_of, write_set
+from tests.support.told import Told
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
-CUT = {"max_shard_cells": 10, "chunk_cells": 5}
+CUT: dict[str, Any] = {"options": IngestOptions(max_shard_cells=10, chunk_cells=5)}
 OLD, NEW = ("9.000", "7.500"), ("10.000", "8.000", "7.000")
 
 
@@ -95,7 +96,7 @@ def test_a_store_without_a_field_takes_redshifts_without_it(tmp_path: Path) -> N
     shutil.copytree(target, tmp_path / "again.zarr")
     notes: list[str] = []
     # What the store does not hold is left out with a note, and need not be there.
-    ingest_cubes(new, target, append=True, on_note=notes.append)
+    ingest_cubes(new, target, append=True, reporter=Told(on_note=notes.append))
     (note,) = notes
     assert note.startswith("xhii is left out, although it is there: xHII_z10.000.npy, ")
     for path in new.glob("xHII_*"):
@@ -147,7 +148,9 @@ def test_counts_that_no_longer_fit_are_written_anew(tmp_path: Path) -> None:
     ingest_cubes(old, target, given=BOX, **CUT)
     assert CubeStore.open(target).dtype("n_src") == np.uint8
     seen: list[tuple[int, int]] = []
-    ingest_cubes(new, target, append=True, on_progress=lambda *done: seen.append(done))
+    ingest_cubes(
+        new, target, append=True, reporter=Told(on_progress=lambda *done: seen.append(done))
+    )
     ingest_cubes(everything, tmp_path / "whole.zarr", given=BOX, **CUT)
     assert CubeStore.open(target).dtype("n_src") == np.uint16
     assert without_identity(target) == without_identity(tmp_path / "whole.zarr")
@@ -161,7 +164,7 @@ def test_rounding_and_what_was_edited_goes_on(tmp_path: Path) -> None:
         old,
         target,
         given=SimulationDescription(box_length_cmpc=20.0, cosmology=Cosmology(h=0.7)),
-        keep_bits={"n_igm": 8},
+        options=IngestOptions(keep_bits={"n_igm": 8}),
     )
     ingest_cubes(new, target, append=True)
     store = CubeStore.open(target)
@@ -173,7 +176,9 @@ def test_rounding_and_what_was_edited_goes_on(tmp_path: Path) -> None:
     np.testing.assert_allclose(stored, np.load(new / "rho_z8.000.npy"), rtol=2**-9)
     write_set(tmp_path / "more", 8, ("6.000",))
     with pytest.raises(SourceDataError, match=r"keeps 8 bits .* leave the option out"):
-        ingest_cubes(tmp_path / "more", target, append=True, keep_bits={"n_igm": 5})
+        ingest_cubes(
+            tmp_path / "more", target, append=True, options=IngestOptions(keep_bits={"n_igm": 5})
+        )
 
 
 def _other_mesh(new: Path) -> None:
@@ -252,9 +257,9 @@ def test_what_does_not_fit_the_store_is_refused_and_nothing_changes(
         ({"given": SimulationDescription(box_length_cmpc=21.0)}, "20 cMpc"),
         ({"given": SimulationDescription(cosmology=Cosmology(h=0.6))}, "h 0.7"),
         ({"given": SimulationDescription(n_box=80)}, "60 cells"),
-        ({"keep_bits": {"n_igm": 0}}, "between 1 and 23, got 0"),
-        ({"keep_bits": {"rho": 3}}, "must name a field stored as floats"),
-        ({"keep_bits": {"n_igm": 5}}, "keeps all bits in"),
+        ({"options": IngestOptions(keep_bits={"n_igm": 0})}, "between 1 and 23, got 0"),
+        ({"options": IngestOptions(keep_bits={"rho": 3})}, "must name a field stored as floats"),
+        ({"options": IngestOptions(keep_bits={"n_igm": 5})}, "keeps all bits in"),
         (
             {
                 "files": FileSelection(redshifts=[10.0]),
@@ -283,7 +288,7 @@ def test_what_can_be_known_is_said_before_anything_is_read(
     if callable(options):
         options(new)
         options = {}
-    monkeypatch.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
+    monkeypatch.setattr(survey, "survey_source", lambda *_, **__: pytest.fail("reads"))
     with pytest.raises(SourceDataError, match=said):
         ingest_cubes(new, target, append=True, **options)
 
@@ -378,7 +383,7 @@ def test_what_an_edit_changed_converts_no_new_redshift(tmp_path: Path) -> None:
 def outline_of(folder: Path, target: Path) -> IngestOutline:
     store = CubeStore.open(target)
     detection = detect(folder, otherwise=known_of(store))
-    names = {path: ("", name) for path, name in detection.file_names().items()}
+    names = {path: ("", path.name) for path in detection.paths()}
     origins = find_origins(detection.simulation(), names)
     return IngestOutline(origins=origins, known=detection.known, layout=store.layout, keep_bits={})
 
@@ -407,11 +412,11 @@ def test_what_the_store_knows_is_not_said_to_be_unknown(tmp_path: Path) -> None:
     old, new, _ = split_set(tmp_path, 8)
     ingest_cubes(old, tmp_path / "cubes.zarr", given=BOX)
     notes: list[str] = []
-    ingest_cubes(new, tmp_path / "cubes.zarr", append=True, on_note=notes.append)
+    ingest_cubes(new, tmp_path / "cubes.zarr", append=True, reporter=Told(on_note=notes.append))
     assert notes == []
     # What only an edit can supply is no matter of an append.
     ingest_cubes(old, tmp_path / "other.zarr")
-    ingest_cubes(new, tmp_path / "other.zarr", append=True, on_note=notes.append)
+    ingest_cubes(new, tmp_path / "other.zarr", append=True, reporter=Told(on_note=notes.append))
     assert notes == []
 
 
@@ -533,11 +538,11 @@ def test_an_unfinished_append_is_resumed_and_kept_from_others(
             ingest_cubes(new, target, append=True)
     assert files_of(target) == before
     with monkeypatch.context() as patched:
-        patched.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
+        patched.setattr(survey, "survey_source", lambda *_, **__: pytest.fail("reads"))
         with pytest.raises(StoreExistsError, match="was not finished"):
             ingest_cubes(new, target, FileSelection(redshifts=[8.0]), append=True)
     notes: list[str] = []
-    ingest_cubes(new, target, append=True, on_note=notes.append)
+    ingest_cubes(new, target, append=True, reporter=Told(on_note=notes.append))
     assert [note for note in notes if "resuming: 7 of 72 parts" in note]
     ingest_cubes(everything, tmp_path / "whole.zarr", given=BOX, **CUT)
     assert without_identity(target) == without_identity(tmp_path / "whole.zarr")

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from ionstore.build.shard_writer import ShardWriter
 from ionstore.cube.description import SimulationDescription
 from ionstore.errors import ClusterError, SourceDataError, StoreExistsError
 from ionstore.ingest import cluster
-from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.storage.s3 import ObjectPath
 from tests.support.places import ROOT
 from tests.support.three_file_sets import contents_of, files_of, write_set
+from tests.support.told import Told
 
 distributed = pytest.importorskip("distributed")
 
-CUT: dict[str, Any] = {"max_shard_cells": 10, "chunk_cells": 5}
+CUT: dict[str, Any] = {"options": IngestOptions(max_shard_cells=10, chunk_cells=5)}
 N_PARTS = 3 * 2**3  # of a mesh of 20 cells at one redshift
 N_TURNS = 3
 
@@ -182,7 +184,7 @@ def in_the_middle(
 def resume_on_threads(sim: Path, target: Path) -> None:
     notes: list[str] = []
     done = n_done(target)
-    ingest_cubes(sim, target, **CUT, on_note=notes.append)
+    ingest_cubes(sim, target, **CUT, reporter=Told(on_note=notes.append))
     assert 0 < done < N_PARTS
     assert f"resuming: {done} of {N_PARTS} parts are there already" in notes
     assert not (target.parent / f"{target.name}.partial").exists()
@@ -219,8 +221,8 @@ def test_a_cluster_writes_the_store_that_threads_write(
             Path("cluster.zarr"),
             files,
             scheduler=two_workers.address,
-            on_progress=lambda *done: seen.append(done),
             **CUT,
+            reporter=Told(on_progress=lambda *done: seen.append(done)),
         )
     stores = [without_identity(tmp_path / f"{name}.zarr") for name in ("cluster", "threads")]
     assert stores[0] == stores[1]
@@ -277,7 +279,12 @@ def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
     def take_over() -> None:
         with monkeypatch.context() as patch:
             patch.setattr("ionstore.storage.s3_lock.STALE_S", -1.0)
-            ingest_cubes(sim, Path(str(place)), overwrite=True, keep_bits={"xhii": 7}, **CUT)
+            ingest_cubes(
+                sim,
+                Path(str(place)),
+                overwrite=True,
+                options=replace(CUT["options"], keep_bits={"xhii": 7}),
+            )
         as_files(place, tmp_path / "taken.zarr")
 
     with (
@@ -285,7 +292,11 @@ def test_workers_put_nothing_any_more_once_the_build_is_taken_over(
         pytest.raises(StoreExistsError, match="another one took the store over"),
     ):
         ingest_cubes(
-            sim, Path(str(place)), scheduler=two_workers.address, on_progress=on_progress, **CUT
+            sim,
+            Path(str(place)),
+            scheduler=two_workers.address,
+            **CUT,
+            reporter=Told(on_progress=on_progress),
         )
     assert files_of(as_files(place, tmp_path / "after.zarr")) == files_of(tmp_path / "taken.zarr")
     assert not place.with_name("taken.zarr.partial").exists()
@@ -299,7 +310,9 @@ def test_a_worker_killed_in_mid_run_is_made_up_for(
     (victim,) = two_workers.add_workers(1)
     target = tmp_path / "cubes.zarr"
     with in_the_middle(two_workers, partial(n_done, target), partial(kill, victim)) as kill_it:
-        ingest_cubes(sim, target, scheduler=two_workers.address, on_progress=kill_it, **CUT)
+        ingest_cubes(
+            sim, target, scheduler=two_workers.address, **CUT, reporter=Told(on_progress=kill_it)
+        )
     assert victim.returncode == -signal.SIGKILL
     assert without_identity(target) == expected
 
@@ -331,7 +344,9 @@ def test_what_a_cluster_leaves_unfinished_threads_finish(
             in_the_middle(started, partial(n_done, target), partial(kill, victim)) as kill_it,
             pytest.raises(ClusterError, match=f"{said}.* same command again, which resumes"),
         ):
-            ingest_cubes(sim, target, scheduler=started.address, on_progress=kill_it, **CUT)
+            ingest_cubes(
+                sim, target, scheduler=started.address, **CUT, reporter=Told(on_progress=kill_it)
+            )
     assert not target.exists()
     resume_on_threads(sim, target)
     assert without_identity(target) == expected
@@ -340,9 +355,10 @@ def test_what_a_cluster_leaves_unfinished_threads_finish(
 INGEST = """
 import sys
 from pathlib import Path
-from ionstore.ingest import ingest_cubes
+from ionstore.ingest import IngestOptions, ingest_cubes
 sim, target, scheduler = sys.argv[1:]
-ingest_cubes(Path(sim), Path(target), scheduler=scheduler, max_shard_cells=10, chunk_cells=5)
+options = IngestOptions(max_shard_cells=10, chunk_cells=5)
+ingest_cubes(Path(sim), Path(target), scheduler=scheduler, options=options)
 """
 
 
@@ -409,7 +425,7 @@ def test_a_missing_scheduler_is_noticed_before_anything_is_read_or_left(
             tmp_path / "sim",
             tmp_path / "cubes.zarr",
             scheduler="tcp://127.0.0.1:9",
-            on_progress=lambda *done: seen.append(done[0]),
+            reporter=Told(on_progress=lambda *done: seen.append(done[0])),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]
     assert not seen
@@ -444,8 +460,8 @@ def test_an_error_of_a_part_reaches_the_user_as_it_is(
             tmp_path / "sim",
             target,
             scheduler=two_workers.address,
-            on_progress=change_it,
             **CUT,
+            reporter=Told(on_progress=change_it),
         )
     done = n_done(target)
     assert 0 < done < N_PARTS

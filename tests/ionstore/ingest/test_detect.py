@@ -320,7 +320,7 @@ def test_cubes_are_converted_with_what_their_files_tell(tmp_path: Path) -> None:
     assert _values(detection, "n_igm", 9.0) == pytest.approx(mean / 2, rel=1e-4)
     assert set(_values(detection, "xhii", 9.0)) == {0.75}
     assert set(_values(detection, "n_src", 9.0)) == {3.0}
-    assert detection.file_names() == {tmp_path / "coeval.dat": "coeval.dat"}
+    assert set(detection.paths()) == {tmp_path / "coeval.dat"}
 
 
 def _truncate(path: Path) -> None:
@@ -541,7 +541,15 @@ def test_what_was_found_can_be_shown_before_all_is_there(tmp_path: Path) -> None
     write_toy(tmp_path / "again.dat", toy_field("xhii", 9.0, quantity="neutral_fraction"))
     detection = _toys(tmp_path)
     shown = [
-        (one.field, one.redshifts, one.file_name, one.shape, one.quantity, one.units, one.frame)
+        (
+            one.first.field,
+            one.redshifts,
+            one.first.name,
+            one.array.shape if one.array else None,
+            one.first.quantity,
+            one.units,
+            one.frame,
+        )
         for one in detection.summary()
     ]
     cube = (4, 4, 4)
@@ -564,7 +572,7 @@ def test_lists_of_one_kind_are_shown_one_below_the_other(tmp_path: Path) -> None
     for name in ("all", "used"):
         for z in (9.0, 8.0):
             write_toy(tmp_path / f"{z:.3f}-{name}.dat", toy_field("n_src", z, mesh=None))
-    shown = [(one.file_name, one.redshifts) for one in _toys(tmp_path).summary()]
+    shown = [(one.first.name, one.redshifts) for one in _toys(tmp_path).summary()]
     assert shown == [("9.000-all.dat", (9.0, 8.0)), ("9.000-used.dat", (9.0, 8.0))]
 
 

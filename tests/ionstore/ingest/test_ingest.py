@@ -22,13 +22,14 @@ from ionstore.errors import (
     StoreExistsError,
     UserError,
 )
-from ionstore.ingest import first_pass
-from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest import survey
+from ionstore.ingest.ingest import IngestOptions, ingest_cubes
 from ionstore.ingest.selection import FileSelection
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore
 from ionstore.verify.verify import verify_store
 from tests.support.three_file_sets import PREFIXES, files_of, random_cubes, write_set
+from tests.support.told import Told
 
 BOX = SimulationDescription(box_length_cmpc=20.0)
 C2RAY = SimulationDescription(
@@ -51,7 +52,7 @@ def test_the_store_holds_what_the_files_hold(tmp_path: Path, mesh: int, shard: i
         tmp_path / "sim",
         target,
         given=SimulationDescription(box_length_cmpc=20.0, cosmology=Cosmology(h=0.7)),
-        max_shard_cells=shard,
+        options=IngestOptions(max_shard_cells=shard),
     )
     store = CubeStore.open(target)
     assert store.redshifts == (9.0, 7.5)
@@ -107,7 +108,9 @@ def test_npz_sets_give_the_same_store(tmp_path: Path) -> None:
         np.save(file, cubes["xhii"])
     stored = []
     for kind in ("npy", "npz"):
-        ingest_cubes(tmp_path / kind, tmp_path / f"{kind}.zarr", max_shard_cells=32)
+        ingest_cubes(
+            tmp_path / kind, tmp_path / f"{kind}.zarr", options=IngestOptions(max_shard_cells=32)
+        )
         stored.append(
             {
                 name: content
@@ -121,7 +124,7 @@ def test_npz_sets_give_the_same_store(tmp_path: Path) -> None:
 def test_an_unknown_box_leaves_positions_in_cells(tmp_path: Path) -> None:
     write_set(tmp_path / "sim")
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_note=notes.append)
+    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", reporter=Told(on_note=notes.append))
     assert [note for note in notes if "--box-length" in note] == notes
     assert CubeStore.open(tmp_path / "cubes.zarr").mesh.box_length_cmpc is None
     with xr.open_zarr(tmp_path / "cubes.zarr") as dataset:
@@ -139,7 +142,7 @@ def test_options_win_over_the_description(tmp_path: Path) -> None:
         tmp_path / "sim",
         tmp_path / "cubes.zarr",
         given=SimulationDescription(box_length_cmpc=21.0),
-        on_note=notes.append,
+        reporter=Told(on_note=notes.append),
     )
     store = CubeStore.open(tmp_path / "cubes.zarr")
     assert store.mesh.box_length_cmpc == 21.0
@@ -153,7 +156,9 @@ def test_densities_in_no_known_frame_have_unknown_units(tmp_path: Path) -> None:
     write_set(tmp_path / "sim", redshifts=("9.000",))
     np.save(tmp_path / "sim" / "rho_z9.000.npy", np.ones((8, 8, 8)))
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", tmp_path / "a.zarr", given=BOX, on_note=notes.append)
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "a.zarr", given=BOX, reporter=Told(on_note=notes.append)
+    )
     store = CubeStore.open(tmp_path / "a.zarr")
     assert (store.units("n_igm"), store.frame) == ("unknown", "unknown")
     assert len(notes) == 1
@@ -183,7 +188,7 @@ def test_the_unit_of_sources_is_never_guessed(
         tmp_path / "sim",
         tmp_path / "cubes.zarr",
         given=SimulationDescription(box_length_cmpc=20.0, n_src_units=unit),
-        on_note=notes.append,
+        reporter=Told(on_note=notes.append),
     )
     store = CubeStore.open(tmp_path / "cubes.zarr")
     assert (str(store.dtype("n_src")), store.units("n_src")) == stored
@@ -197,7 +202,9 @@ def test_statistics_are_those_of_what_is_stored(tmp_path: Path) -> None:
     np.save(tmp_path / "sim" / "xHII_z9.000.npy", xhii)
     cubes["n_igm"][1, 1, :4] = 0
     np.save(tmp_path / "sim" / "rho_z9.000.npy", cubes["n_igm"])
-    inventory = ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", keep_bits={"n_igm": 6})
+    inventory = ingest_cubes(
+        tmp_path / "sim", tmp_path / "cubes.zarr", options=IngestOptions(keep_bits={"n_igm": 6})
+    )
     store = CubeStore.open(tmp_path / "cubes.zarr")
     stored = store.read_field("xhii", 9.0)
     assert (stored[0, 0, 0], stored[0, 0, 1]) == (1, 0)
@@ -229,9 +236,11 @@ def test_only_floats_can_be_rounded(
 ) -> None:
     write_set(tmp_path / "sim")
     if "n_src" not in keep_bits:  # only its values say whether it holds counts
-        monkeypatch.setattr(first_pass, "survey_source", lambda *_, **__: pytest.fail("reads"))
+        monkeypatch.setattr(survey, "survey_source", lambda *_, **__: pytest.fail("reads"))
     with pytest.raises(SourceDataError, match=said):
-        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", keep_bits=keep_bits)
+        ingest_cubes(
+            tmp_path / "sim", tmp_path / "cubes.zarr", options=IngestOptions(keep_bits=keep_bits)
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["sim"]
 
 
@@ -251,7 +260,7 @@ def _put(cell: float) -> Callable[[Array], Array]:
         ("nsrc", _put(np.inf), "must be finite"),
         ("rho", _put(1e300), "must fit float32"),
         ("rho", _put(-1e-30), "cannot be negative.*overdensity"),
-        ("rho", _put(-3.0), "cannot be negative.*mend"),
+        ("rho", _put(-3.0), "cannot be negative.*fix"),
         ("nsrc", _put(-1.0), "cannot be negative"),
         ("rho", np.zeros_like, "zero everywhere"),
         ("xHII", _put(1 + 1e-5), "between 0 and 1"),
@@ -385,7 +394,7 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
     raised: type[BaseException],
 ) -> None:
     write_set(tmp_path / "sim", 20)
-    options = {"given": BOX, "max_shard_cells": 10, "chunk_cells": 5}
+    options = {"given": BOX, "options": IngestOptions(max_shard_cells=10, chunk_cells=5)}
     ingest_cubes(tmp_path / "sim", tmp_path / "whole.zarr", **options)  # type: ignore[arg-type]
     with monkeypatch.context() as patched:
         _fail_after(patched, 7, error)
@@ -404,7 +413,9 @@ def test_a_stopped_ingest_is_resumed_bit_for_bit(
     unrecorded.mkdir(parents=True, exist_ok=True)
     (unrecorded / "1").write_bytes(b"torn")
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_note=notes.append, **options)  # type: ignore[arg-type]
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "cubes.zarr", **options, reporter=Told(on_note=notes.append)
+    )  # type: ignore[arg-type]
     assert notes == ["resuming: 7 of 48 parts are there already"]
     one, other = files_of(tmp_path / "cubes.zarr"), files_of(tmp_path / "whole.zarr")
     assert _without_identity(dict(one)) == _without_identity(dict(other))
@@ -424,7 +435,10 @@ def test_a_store_without_a_field_is_the_whole_one_but_for_it(
         for redshift in cubes:
             path = tmp_path / "sim" / f"{PREFIXES[name]}_z{redshift}.npy"
             np.save(path, cubes[redshift][name])
-    options: dict[str, Any] = {"given": BOX, "max_shard_cells": 10, "chunk_cells": 5}
+    options: dict[str, Any] = {
+        "given": BOX,
+        "options": IngestOptions(max_shard_cells=10, chunk_cells=5),
+    }
     ingest_cubes(tmp_path / "sim", tmp_path / "whole.zarr", **options)
     expected: dict[str, Any] = {
         path: content
@@ -444,8 +458,8 @@ def test_a_store_without_a_field_is_the_whole_one_but_for_it(
     left_out: list[str] = []
     ingest_cubes(
         *(tmp_path / "sim", tmp_path / "left_out.zarr", files),
-        on_note=left_out.append,
         **options,
+        reporter=Told(on_note=left_out.append),
     )
     for name in without:
         assert any(note.startswith(f"{name} is left out, although it is") for note in left_out)
@@ -457,7 +471,11 @@ def test_a_store_without_a_field_is_the_whole_one_but_for_it(
             ingest_cubes(tmp_path / "sim", tmp_path / "lacking.zarr", files, **options)
     notes: list[str] = []
     ingest_cubes(
-        tmp_path / "sim", tmp_path / "lacking.zarr", files, on_note=notes.append, **options
+        tmp_path / "sim",
+        tmp_path / "lacking.zarr",
+        files,
+        **options,
+        reporter=Told(on_note=notes.append),
     )
     assert notes == [f"resuming: 7 of {16 * (3 - len(without))} parts are there already"]
     for name in ("left_out", "lacking"):
@@ -489,7 +507,9 @@ def test_an_unfinished_build_of_another_plan_is_kept_unless_overwritten(
     assert files_of(build) == built
 
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", target, given=BOX, overwrite=True, on_note=notes.append)
+    ingest_cubes(
+        tmp_path / "sim", target, given=BOX, overwrite=True, reporter=Told(on_note=notes.append)
+    )
     assert notes == ["an unfinished build with other files or options is discarded"]
     stored = CubeStore.open(target).read_field("n_igm", 9.0)
     np.testing.assert_array_equal(stored, cubes["n_igm"])
@@ -530,7 +550,7 @@ def test_numbers_of_two_conversions_never_meet_in_a_store(
 ) -> None:
     _write_c2ray_set(tmp_path / "sim")
     options: dict[str, Any] = {"given": C2RAY}
-    sizes: dict[str, Any] = {"max_shard_cells": 4, "chunk_cells": 2}
+    sizes: dict[str, Any] = {"options": IngestOptions(max_shard_cells=4, chunk_cells=2)}
     target, whole = tmp_path / "cubes.zarr", tmp_path / "whole.zarr"
     with monkeypatch.context() as patched:
         _fail_after(patched, 3, KeyboardInterrupt())
@@ -570,7 +590,7 @@ def test_a_folder_by_another_name_resumes(tmp_path: Path, monkeypatch: pytest.Mo
             ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr")
     monkeypatch.chdir(tmp_path / "sim")
     notes: list[str] = []
-    ingest_cubes(Path("."), Path("../cubes.zarr"), on_note=notes.append)
+    ingest_cubes(Path("."), Path("../cubes.zarr"), reporter=Told(on_note=notes.append))
     assert "resuming: 1 of 6 parts are there already" in notes
 
 
@@ -633,7 +653,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
             path.write_bytes(path.read_bytes() + b"more")
 
     with pytest.raises(UserError, match="changed while it was ingested"):
-        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", on_progress=touch)
+        ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", reporter=Told(on_progress=touch))
     assert not (tmp_path / "cubes.zarr").exists()
 
 
@@ -641,7 +661,9 @@ def test_progress_counts_every_value_twice(tmp_path: Path) -> None:
     write_set(tmp_path / "sim", 12)
     calls: list[tuple[int, int]] = []
     ingest_cubes(
-        tmp_path / "sim", tmp_path / "a.zarr", on_progress=lambda *call: calls.append(call)
+        tmp_path / "sim",
+        tmp_path / "a.zarr",
+        reporter=Told(on_progress=lambda *call: calls.append(call)),
     )
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1] == (2 * 6 * 4 * 12**3, 2 * 6 * 4 * 12**3)
@@ -654,7 +676,7 @@ def test_real_cubes_are_stored_as_they_are(tmp_path: Path, shared_data: Path) ->
         folder,
         tmp_path / "dev.zarr",
         given=SimulationDescription(box_length_cmpc=152.384),
-        on_note=notes.append,
+        reporter=Told(on_note=notes.append),
     )
     store = CubeStore.open(tmp_path / "dev.zarr")
     assert store.redshifts == (10.11, 8.397, 7.305)
@@ -690,10 +712,12 @@ def test_gas_in_grid_masses_that_is_not_that_of_the_cosmos_is_refused_unless_tru
         assert float(times[1]) == pytest.approx((60 / n_box) ** 3, rel=0.03)
         assert "cosmic mean of 4.05e-31; --n-box 60 would fit, or give --trust n_igm" in said
         assert not target.exists()
-    ingest_cubes(tmp_path / "sim", target, given=wrong, trust=["n_igm"])
+    ingest_cubes(tmp_path / "sim", target, given=wrong, options=IngestOptions(trust=["n_igm"]))
     assert CubeStore.open(target).attributes.n_box == 45
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", target, given=C2RAY, overwrite=True, on_note=notes.append)
+    ingest_cubes(
+        tmp_path / "sim", target, given=C2RAY, overwrite=True, reporter=Told(on_note=notes.append)
+    )
     assert not any("cosmic" in note for note in notes)
 
 
@@ -705,7 +729,7 @@ def test_a_mean_that_is_not_the_cosmic_one_is_noted_with_both(tmp_path: Path) ->
         np.save(folder / f"{prefix}_z9.000.npy", values * (7 if name == "n_igm" else 1))
     notes: list[str] = []
     given = SimulationDescription(density_frame="proper")
-    ingest_cubes(tmp_path / "sim", tmp_path / "a", given=given, on_note=notes.append)
+    ingest_cubes(tmp_path / "sim", tmp_path / "a", given=given, reporter=Told(on_note=notes.append))
     (note,) = [note for note in notes if "cosmic" in note]
     assert "its mean is not the cosmic one: it is 3.0" in note
     assert "at redshift 9, where the cosmic mean is 4.21e-28 proper" in note
@@ -717,5 +741,7 @@ def test_redshifts_without_any_source_are_noted(tmp_path: Path) -> None:
         zeros = np.zeros_like(cubes[redshift]["n_src"])
         np.save(tmp_path / "sim" / f"nsrc_z{redshift}.npy", zeros)
     notes: list[str] = []
-    ingest_cubes(tmp_path / "sim", tmp_path / "cubes.zarr", given=BOX, on_note=notes.append)
+    ingest_cubes(
+        tmp_path / "sim", tmp_path / "cubes.zarr", given=BOX, reporter=Told(on_note=notes.append)
+    )
     assert notes == ["n_src is zero in every cell at redshift 12, 10.5"]
