@@ -1,5 +1,5 @@
-from .ingest import IngestOptions as IngestOptions
-from .ingest import PreparedIngest as PreparedIngest
 from .ingest import ingest_cubes as ingest_cubes
-from .ingest import prepare as prepare
+from .prepared import PreparedIngest as PreparedIngest
+from .prepared import prepare as prepare
 from .selection import FileSelection as FileSelection
+from .selection import IngestOptions as IngestOptions

@@ -1,4 +1,4 @@
-"""`FileSelection`: which files of a simulation are taken, where not all are."""
+"""`FileSelection` and `IngestOptions`: what a user chooses of an ingest."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ionstore.cube.fields import INPUTS, REQUIRED
 from ionstore.errors import SourceDataError
+from ionstore.store.layout import CHUNK_CELLS, SHARD_CELLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +66,23 @@ class FileSelection:
 
 ALL_FILES = FileSelection()
 """Nothing is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How cubes are checked and stored.
+
+    Parameters
+    ----------
+    keep_bits : mapping of str to int
+        Bits of the mantissa to keep, 1 to 23, for fields that are to be rounded; all by default.
+    trust : collection of str
+        Fields that are taken for what they are called, even if their values contradict it.
+    max_shard_cells, chunk_cells : int
+        As in `ionstore.store.layout.plan_layout`; appended redshifts take the layout of the store.
+    """
+
+    keep_bits: Mapping[str, int] = field(default_factory=dict)
+    trust: Collection[str] = ()
+    max_shard_cells: int = SHARD_CELLS
+    chunk_cells: int = CHUNK_CELLS

@@ -9,8 +9,8 @@ from click.testing import CliRunner, Result
 
 from ioncli.main import ionstore
 from ionstore.build.store_writer import write_attributes
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import merge_source_files
 from tests.support.three_file_sets import write_set

@@ -29,8 +29,9 @@ import xarray as xr
 from ionstore.cube.description import SimulationDescription
 from ionstore.ingest.coarse_field import BlockMeans
 from ionstore.ingest.detect import detect
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
+from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.plausibility import find_contradictions
+from ionstore.ingest.selection import IngestOptions
 from ionstore.ingest.survey import survey_source
 from ionstore.store.cube_store import CubeStore
 

@@ -32,8 +32,8 @@ from ionstore.errors import (
     StoreExistsError,
     StoreFormatError,
 )
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.storage.paths import StorePath, bytes_below
 from ionstore.storage.s3 import ObjectPath
 from ionstore.storage.s3_lock import ObjectLock

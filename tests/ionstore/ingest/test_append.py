@@ -23,9 +23,9 @@ from ionstore.info import take_inventory
 from ionstore.ingest import survey
 from ionstore.ingest.append import check_append, known_of
 from ionstore.ingest.detect import detect
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
+from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.plan import IngestOutline, find_origins
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.storage import files as atomic
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore

@@ -22,8 +22,8 @@ from ionstore.build.shard_writer import ShardWriter
 from ionstore.cube.description import SimulationDescription
 from ionstore.errors import ClusterError, SourceDataError, StoreExistsError
 from ionstore.ingest import cluster
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.storage.s3 import ObjectPath
 from tests.support.places import ROOT
 from tests.support.three_file_sets import contents_of, files_of, write_set

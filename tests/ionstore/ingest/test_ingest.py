@@ -23,8 +23,8 @@ from ionstore.errors import (
     UserError,
 )
 from ionstore.ingest import survey
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore
 from ionstore.verify.verify import verify_store

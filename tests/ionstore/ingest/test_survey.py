@@ -14,8 +14,8 @@ import pytest
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.ingest import survey
-from ionstore.ingest.ingest import IngestOptions, ingest_cubes
-from ionstore.ingest.selection import FileSelection
+from ionstore.ingest.ingest import ingest_cubes
+from ionstore.ingest.selection import FileSelection, IngestOptions
 from ionstore.ingest.survey import SourceSurvey, SurveyedSource, survey_source
 from ionstore.readers.arrays.flat import FlatArray
 from ionstore.store.cube_store import CubeStore
