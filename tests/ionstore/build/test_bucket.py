@@ -211,7 +211,7 @@ STOPS = """
 import os, sys
 from pathlib import Path
 from ionstore.cube.description import SimulationDescription
-from ionstore.ingest import ingest_cubes
+from ionstore.ingest import IngestOptions, ingest_cubes
 from ionstore.storage.s3 import ObjectPath
 
 left, signal = int(sys.argv[3]), int(sys.argv[4])
