@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--density-frame",
     type=click.Choice(("proper", "comoving")),
-    help="Whether the gas density in g/cm3 is that of its own time or of today's volume.",
+    help="Frame of the gas density: in g per proper or per comoving cm3.",
 )
 def edit(
     store: Path,
@@ -61,7 +61,7 @@ def edit(
 
     class Kept(EditReporter):  # defined late: its base class comes with zarr
         def opened(self, store: "CubeStore") -> None:
-            # Now, not after: the edited store is in its place then.
+            # Read now, because the edited store replaces it.
             before.update(_what_it_says(store))
 
         def note(self, sentence: str) -> None:
@@ -89,7 +89,7 @@ def edit(
 
 
 def _what_it_says(store: "CubeStore") -> dict[str, str]:
-    """Return what can be edited, in words."""
+    """Return the values that can be edited, in words."""
     from ionstore.cube.cosmology import Cosmology
 
     box, cosmology = store.mesh.box_length_cmpc, store.cosmology or Cosmology()

@@ -1,4 +1,4 @@
-"""Independent tasks on a dask.distributed cluster."""
+"""Run independent tasks on the workers of a dask.distributed cluster."""
 
 import asyncio
 import pickle
@@ -14,32 +14,21 @@ from ionstore.errors import ClusterError
 Item = TypeVar("Item")
 
 _ANSWER_WITHIN_S = 10.0
-_WORKER_WITHIN_S = 60.0
+_WORKER_WITHIN_S = 60.0  # workers may start after the scheduler, and others may replace them
 _LOOK_EVERY_S = 0.05
-_COUNT_WORKERS_EVERY_S = 1.0
+_COUNT_WORKERS_EVERY_S = 1.0  # a question to the scheduler, so not at every look
 
 
 def check_scheduler(address: str) -> None:
-    """Check that a dask scheduler answers.
-
-    Parameters
-    ----------
-    address : str
-        Address of the scheduler, such as "tcp://10.0.0.1:8786".
-
-    Raises
-    ------
-    ClusterError
-        If the package is missing, or no scheduler answers.
-    """
+    """Check that a dask scheduler answers at an address, such as "tcp://10.0.0.1:8786"."""
     try:
         import distributed  # noqa: F401
     except ImportError as error:
         raise ClusterError(
             'a cluster needs the package distributed; pip install "ionstore[distributed]"'
         ) from error
-    # Not by a Client: one that could not start may block the next when it is collected. In a
-    # thread, as this one may run an event loop of its own.
+    # Asked without a Client: one that could not start may block the next one when it is garbage
+    # collected. In a thread, because this one may run an event loop already, as in a notebook.
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(lambda: asyncio.run(_ask_type(address)))
     failure = asked.exception()
@@ -48,7 +37,7 @@ def check_scheduler(address: str) -> None:
     if failure is None:
         reason = f"this is a {asked.result()}"
     else:
-        reason = str(failure) or f"waited {_ANSWER_WITHIN_S:g} s"
+        reason = str(failure) or f"waited {_ANSWER_WITHIN_S:g} s"  # a timeout has no message
     raise ClusterError(
         f"{address}: expected a dask scheduler, none answers ({reason}); start one with "
         "`dask scheduler`, and workers that see the same files with `dask worker`"
@@ -63,32 +52,18 @@ def run_on_cluster(
 ) -> None:
     """Call a function on every item, on the workers of a dask scheduler.
 
-    Parameters
-    ----------
-    function : callable
-        Sent pickled to the workers with its item. It may run twice for an item, as when a worker
-        ends under it; what it returns should be small.
-    items : sequence
-        What it is called with.
-    address : str
-        Address of the scheduler, such as "tcp://10.0.0.1:8786".
-    on_done : callable
-        Called in this process with each item that is done.
-
-    Raises
-    ------
-    ClusterError
-        If the package is missing, no scheduler answers or it ends, there are no workers for a
-        minute, or they end again and again under one item.
-    Exception
-        What the function raised first. What has not begun then does not begin any more, and the
-        calls under way have returned.
+    The function is pickled. It may run twice for an item, as when its worker ends; what it returns
+    should be small. `on_done` is called in this process with each item that is done. The first
+    exception of the function is raised; by then, calls under way have returned, and no others
+    begin.
     """
     if not items:
         return
     with _connected(address) as client:
-        # As bytes: the scheduler would unpickle a function, and it need not see the files.
+        # As bytes, because the scheduler would unpickle a function, and it need not see the files.
         call = partial(_call, pickle.dumps(function))
+        # Not pure: calls write files, so a result of another run with equal arguments is no
+        # substitute.
         futures = client.map(call, items, pure=False, key="part")
         waiting = {future.key: future for future in futures}
         item_of = dict(zip(waiting, items, strict=True))
@@ -96,19 +71,21 @@ def run_on_cluster(
             for future in _as_they_end(client, address, futures):
                 _check_ended_well(future, address)
                 on_done(item_of[future.key])
-                # What nobody refers to is forgotten: no worker that ends makes it run again.
+                # The scheduler forgets tasks that nobody refers to, so that a part that is done
+                # does not run again when the worker that holds its result ends.
                 waiting.pop(future.key).release()
         finally:
-            if waiting:
+            if waiting:  # an error or an interrupt: nothing may write when the caller goes on
                 _stop(client, list(waiting.values()))
 
 
 async def _ask_type(address: str) -> str:
-    """Return what answers at an address of dask, "Scheduler" or "Worker"."""
+    """Return the type of the dask node at an address, "Scheduler" or "Worker"."""
     from distributed import rpc
     from distributed.security import Security
 
     arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    # The timeout of rpc covers connecting only; something that listens may never answer.
     async with (
         asyncio.timeout(_ANSWER_WITHIN_S),
         rpc(  # type: ignore[no-untyped-call]
@@ -120,6 +97,7 @@ async def _ask_type(address: str) -> str:
 
 @contextmanager
 def _connected(address: str) -> Iterator[Any]:
+    # First, because a Client that cannot start may block the next one.
     check_scheduler(address)
     from distributed import Client
 
@@ -136,12 +114,14 @@ def _as_they_end(client: Any, address: str, futures: Sequence[Any]) -> Iterator[
     ended = as_completed(futures, loop=client.loop)  # type: ignore[no-untyped-call]
     counted = seen = time.monotonic()
     while not ended.is_empty():  # type: ignore[no-untyped-call]
+        # Not blocking: it would wait forever when the last worker ends.
         batch = ended.next_batch(block=False)  # type: ignore[no-untyped-call]
         yield from batch
         now = time.monotonic()
         if now - counted > _COUNT_WORKERS_EVERY_S:
             counted = now
-            with suppress(OSError):  # of a scheduler that has ended: its futures are canceled
+            # A scheduler that has ended raises; its futures are canceled, and that is reported.
+            with suppress(OSError):
                 if client.nthreads():
                     seen = now
                 elif now - seen > _WORKER_WITHIN_S:
@@ -169,7 +149,8 @@ def _check_ended_well(future: Any, address: str) -> None:
                 f"{address}: workers ended again and again under one part ({error}); look at their "
                 "logs, and run the same command again, which resumes"
             ) from error
-    if future.cancelled():  # not where its result has been lost with a worker: the part is done
+    # Only where canceled, not where the result is lost with its worker: the part is written then.
+    if future.cancelled():
         raise ClusterError(
             f"{address}: the scheduler ended, or its work was canceled; see that it runs, and run "
             "the same command again, which resumes"
@@ -177,13 +158,13 @@ def _check_ended_well(future: Any, address: str) -> None:
 
 
 def _stop(client: Any, futures: Sequence[Any]) -> None:
-    """Let nothing begin any more, and wait for what is under way."""
+    """Cancel what has not begun, and wait for what is under way."""
     if client.status != "running":
         return
     client.cancel(futures)
     keys = {future.key for future in futures}
     quiet = 0
-    # Asked twice, as the question takes another way to the workers than the cancellation.
+    # Idle twice in a row, because the question may overtake the cancellation on its way to workers.
     while quiet < 2 and client.status == "running":
         time.sleep(_LOOK_EVERY_S)
         try:
@@ -194,5 +175,5 @@ def _stop(client: Any, futures: Sequence[Any]) -> None:
 
 
 def _holds_any(keys: Collection[str], dask_worker: Any) -> bool:
-    """Tell whether a worker runs, or is still to run, one of some tasks."""
+    """Tell whether a worker runs any of some tasks, or is about to."""
     return any(key in dask_worker.state.tasks for key in keys)

@@ -1,4 +1,4 @@
-"""Fields averaged over blocks of cells: all that can be told of large scales, in little memory."""
+"""Fields averaged over blocks of cells: their large scales in little memory."""
 
 import numpy as np
 from numba import njit
@@ -7,47 +7,24 @@ from numpy.typing import NDArray
 from ionstore.cube.mesh import Array
 
 COARSE_CELLS = 64
-"""Cells along a side that large scales need at most."""
+"""Blocks along a side at most: enough for large scales, 2 MB in float64."""
 
 CoarseField = NDArray[np.float64]
 """Means of a field over blocks of cells, shape (n, n, n), indexed [x, y, z], periodic."""
 
 
 def block_means(values: Array, max_cells: int) -> CoarseField:
-    """Return the means of a field over blocks of nearly the same size.
-
-    Parameters
-    ----------
-    values : ndarray, shape (n, n, n)
-        The field.
-    max_cells : int
-        Blocks along a side, where the field has more cells than that.
-
-    Returns
-    -------
-    ndarray of float64, shape (m, m, m)
-        ``m`` is the smaller of n and `max_cells`; cell i is part of block ``i * m // n``.
-    """
+    """Return the means of a field over at most `max_cells` blocks a side, of nearly equal size."""
     means = BlockMeans(len(values), max_cells)
     means.add(values.ravel())
     return means.of_blocks()
 
 
 class BlockMeans:
-    """Means over blocks of a field that passes by once, piece by piece.
+    """Means over blocks of a field whose values come piece by piece.
 
-    Parameters
-    ----------
-    cells : int
-        Cells along a side of the field.
-    max_cells : int
-        As in `block_means`.
-    fortran_order : bool
-        Whether the first index of the field runs fastest in the pieces.
-
-    Notes
-    -----
-    Memory: 2 MB for 64 blocks along a side.
+    Of n cells and m blocks along a side, cell i is in block ``i * m // n``. In Fortran order, the
+    first index of the field runs fastest in the pieces.
     """
 
     def __init__(
@@ -61,23 +38,25 @@ class BlockMeans:
         self._n_done = 0
 
     def add(self, values: Array) -> None:
-        """Take in the next values, shape (n,), in the order in which they lie in the file."""
-        if values.dtype not in (np.float32, np.float64):  # their bytes may be swapped, too
+        """Add the next values, shape (n,), in the order of the file."""
+        # One compiled kernel for each of two dtypes; Numba knows no swapped byte order.
+        if values.dtype not in (np.float32, np.float64):
             values = values.astype(np.float64)
         _add_rows(values, self._n_done, self._block_of, self._row, self._sums)
         self._n_done += values.size
 
     def of_blocks(self) -> CoarseField:
-        """Return the means, as of `block_means`, once all values are in."""
+        """Return the means, once all values are added."""
+        # Blocks differ by one cell a side where the mesh is no multiple of them.
         sizes = np.bincount(self._block_of)
         x, y, z = np.ix_(sizes, sizes, sizes)
         means: CoarseField = self._sums / (x * y * z)
-        return means.T if self._fortran_order else means
+        return means.T if self._fortran_order else means  # [x, y, z]
 
 
 @njit(nogil=True, cache=True)
 def _add_rows(values: Array, n_done: int, block_of: Array, row: Array, sums: CoarseField) -> None:
-    """Add values to the sums of their blocks; `row` is all zeros, before and after."""
+    """Add values to the sums of their blocks; `row` is all zeros before and after."""
     cells = block_of.size
     first = 0
     while first < values.size:
@@ -88,7 +67,7 @@ def _add_rows(values: Array, n_done: int, block_of: Array, row: Array, sums: Coa
         for index in range(n):
             here[index] += there[index]
         first += n
-        # Rows of one block after the other are added up before they are shared out.
+        # Rows that cross the same blocks are summed first, then split among the blocks once.
         next_line = (n_done + first) // cells
         next_x, next_y = divmod(next_line, cells)
         if (

@@ -1,4 +1,4 @@
-"""Statistical evidence that a field is not what it is said to be."""
+"""Statistical checks that fields are what they are said to be."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from ionstore.cube.mesh import Array
 from ionstore.ingest.coarse_field import COARSE_CELLS, CoarseField, block_means
 
-_FEWEST_CELLS = 16  # a side: below, there are too few shifts far from each other
-_FAR = 0.25  # of a side: copies shifted by this have forgotten where they were
+_FEWEST_CELLS = 16  # a side; fewer leave too few shifts that are far from each other
+_FAR = 0.25  # of a side; copies shifted by this much are as good as unrelated
 
-# Of pairs of unrelated fields, smooth or ragged, 10,000 made at random correlate by up to 4.3 times
-# the scatter and 1.3 times the largest value among shifted copies. Density and ionized fraction of
+# 10,000 pairs of unrelated random fields, smooth or ragged, correlate by up to 4.3 times the
+# scatter and 1.3 times the largest value among shifted copies. Density and ionized fraction of
 # simulations do by 8.6 times (32³ cells, redshift 7) to 129 times the scatter (200³ cells), and by
-# 2.6 times the largest value or more.
+# at least 2.6 times the largest value.
 _SCATTERS = 6.0
 _LARGEST = 1.5
 _WEAKEST = 0.1
 
-# Where fields correlate, one of them with other axes still does by up to 0.21 of that: near the
-# plane x = z of reversed ones, say, cells stay where they were.
+# Two fields that correlate still do by up to 0.21 of that when the axes of one are permuted: if
+# these are reversed, for example, cells near the plane x = z stay where they were.
 _LOST = 1 / 3
 
 _Axes = tuple[int, int, int]
@@ -32,21 +32,23 @@ _REVERSED: _Axes = (2, 1, 0)
 _GIVEN: _Axes = (0, 1, 2)
 _OTHER_ORDERS: tuple[_Axes, ...] = ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), _REVERSED)
 
-# At the ends of reionization a neutral fraction cannot be told from an ionized one: what is left
-# neutral in an ionized box is the densest gas, or what is left of voids.
+# At the ends of reionization, a neutral fraction cannot be distinguished from an ionized one: the
+# last neutral cells of an ionized box are its densest gas, or its voids.
 _MEAN_XHII = (0.1, 0.9)
 _LEAST_STD_XHII = 0.1
 
-# What recombination leaves ionized is 1e-4 of the hydrogen, in cosmic mean. Gas as dense as 1e-20
-# g/cm3, thousands of atoms in a cm3, fills no cell of a cosmological box.
+# Values that are all below this are a gas density in g/cm3, not an ionized fraction: recombination
+# leaves 1e-4 of the hydrogen ionized in the cosmic mean, and gas of 1e-20 g/cm3, thousands of atoms
+# in a cm3, fills no cell of a cosmological box.
 _LEAST_XHII = 1e-20
 
-# Ionized bubbles are cells at 1 with few just below it; values of other fields thin out upwards.
+# Inside ionized bubbles xHII is 1, and few cells are just below; values of other fields thin out
+# toward their largest.
 _NEARLY_ONE = 0.99
 _JUST_BELOW = 0.98
 _FEWEST_AT_ONE = 0.001  # of the cells
 _PILED_UP = 3.0
-_ROUNDING = 1e-6
+_ROUNDING = 1e-6  # of float32 near 1
 _MANY_ZEROS = 0.1  # of the cells
 
 _INSTEAD = {
@@ -58,28 +60,19 @@ _INSTEAD = {
 _TRACERS = ("n_igm", "n_src", "src_mass")
 _MEAN_OF_RELATIVE_DENSITY = 0.01
 
-# A list of a mesh of half the cells fills one octant. So many sources do not gather there by
-# chance: where they are as likely in either half along each axis, once in 8**50.
+# A list made for a mesh of half the cells a side fills one octant. Fifty sources that are equally
+# likely in all octants fall into the first one by chance once in 8**50.
 _FEWEST_OCCUPIED = 50
 _PART_OF_THE_BOX = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """How two fields vary together, and how copies of them that are shifted do.
+    """Correlation of two fields, compared with that of copies that are shifted."""
 
-    Parameters
-    ----------
-    r : float
-        Pearson's correlation of the cells, -1 to 1.
-    scatter : float
-        Root mean square of the correlation over all periodic shifts of one of the fields by a
-        quarter of the box or more.
-    largest : float
-        Largest magnitude among these.
-    """
-
-    r: float
+    r: float  # Pearson's, over all cells
+    # Root mean square and largest magnitude over all periodic shifts by a quarter of the box or
+    # more.
     scatter: float
     largest: float
 
@@ -90,7 +83,7 @@ class Correlation:
 
     @property
     def is_decisive(self) -> bool:
-        """Whether it is far outside of what shifted copies show."""
+        """True if the correlation is far outside of those of shifted copies."""
         return abs(self.r) >= max(_WEAKEST, _SCATTERS * self.scatter, _LARGEST * self.largest)
 
     def in_words(self) -> str:
@@ -101,45 +94,17 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """What the numbers of a field say against what it is said to be.
+    """A field whose values do not fit what it is said to be."""
 
-    Parameters
-    ----------
-    fields : tuple of str
-        Fields of which one is wrong; who trusts any of them takes them as they are.
-    sentence : str
-        The evidence with its numbers, and how to go on.
-    """
-
+    # One of them is wrong; if the user trusts any of them, all are taken as they are.
     fields: tuple[str, ...]
     sentence: str
 
 
 def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...]:
-    """Return all evidence against the fields of one cube; none where nothing can be decided.
+    """Return the contradictions among fields of one cube, indexed [x, y, z]; none if undecided.
 
-    Parameters
-    ----------
-    fields : mapping of str to ndarray, each of shape (n, n, n)
-        Fields at one redshift by their names in a store, indexed [x, y, z], or their means over
-        blocks as `BlockMeans` gives them; larger ones than 64 cells a side are averaged to that.
-
-    Notes
-    -----
-    An ionized fraction that falls where density or sources rise looks like a neutral one, unless
-    the box is almost neutral or almost ionized. Two fields that vary together only when the axes
-    of one are permuted were written in different order. A density about 1 is relative to its mean.
-    Many sources that all lie in the first octant belong to a coarser mesh. Fields that were
-    mistaken for each other are told by their ranges. Correlations count when they are far outside
-    of their scatter over all periodic shifts of the same fields, which knows of their structure
-    what no formula does.
-
-    Takes about 0.1 s for three fields.
-
-    References
-    ----------
-    Lotwick, Silverman 1982, Methods for analysing spatial processes of several types of points
-    (tests by periodic shifts of one field against the other).
+    Fields of more than 64 cells a side are averaged to that; takes about 0.1 s for three fields.
     """
     coarse = {
         name: _Field(name, block_means(values, COARSE_CELLS)) for name, values in fields.items()
@@ -155,28 +120,9 @@ def find_contradictions(fields: Mapping[str, Array]) -> tuple[Contradiction, ...
 
 
 def correlate(one: Array, other: Array) -> Correlation | None:
-    """Return how two fields of one mesh vary together.
+    """Return the correlation of two periodic fields of one mesh; None if nothing is to decide.
 
-    Parameters
-    ----------
-    one, other : ndarray, shape (n, n, n)
-        The fields, periodic.
-
-    Returns
-    -------
-    Correlation or None
-        None where there is nothing to decide: a field is constant, or has fewer than 16 cells a
-        side.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-
-    Notes
-    -----
-    The correlation at all shifts s at once is ``irfft(conj(rfft(a)) rfft(b))`` of the standardized
-    fields a and b, at the cost of three Fourier transforms.
+    That is where a field is constant, or has fewer than 16 cells a side.
     """
     if one.shape != other.shape:
         raise ValueError(f"one and other must share a mesh, got {one.shape} and {other.shape}")
@@ -189,19 +135,19 @@ class _Field:
     def __init__(self, name: str, values: Array) -> None:
         self.name = name
         self.values = values.astype(np.float64)
-        # In units of the largest: squares of a density in g/cm3 lose their digits or vanish.
+        # In units of the largest value: squares of a density in g/cm3 would underflow.
         largest = float(np.abs(self.values).max())
         deviations = self.values / largest if largest else self.values
         deviations = deviations - deviations.mean()
         std = float(deviations.std())
-        # What float32 adds to a constant is no structure.
+        # Variation within the rounding to float32 is no structure.
         self.varies = std > float(np.finfo(np.float32).eps)
         self._standardized = deviations / std if self.varies else deviations
         self.transform = cache(self._transform)
 
     @property
     def can_tell(self) -> bool:
-        """Whether shifted copies of it can be told apart."""
+        """True if shifted copies of it can be distinguished."""
         return self.varies and len(self.values) >= _FEWEST_CELLS
 
     def r(self, other: Self, axes: _Axes) -> float:
@@ -216,6 +162,9 @@ class _Field:
 
 def _correlation(one: _Field, other: _Field, axes: _Axes) -> Correlation | None:
     """Return the correlation with the other field, whose axes are permuted."""
+    # Significance comes from shifted copies of the same fields, since no formula knows their
+    # structure (Lotwick and Silverman 1982, tests by periodic shifts). The correlation at all
+    # shifts at once is irfft(conj(rfft(a)) rfft(b)) of standardized fields.
     if not (one.can_tell and other.can_tell):
         return None
     product = one.transform(_GIVEN).conj() * other.transform(axes)
@@ -238,7 +187,7 @@ def _far_shifts(cells: int) -> NDArray[np.bool_]:
 
 
 def _looks_like_another(field: _Field) -> Contradiction | None:
-    """Tell a field that was mistaken for another, by values that the one it is said to be lacks."""
+    """Recognize a field that was mistaken for another by the range of its values."""
     name, values = field.name, field.values
     if name not in _INSTEAD or not field.varies:
         return None
@@ -277,7 +226,8 @@ def _looks_like_another(field: _Field) -> Contradiction | None:
 
 
 def _looks_relative(n_igm: CoarseField) -> Contradiction | None:
-    """Tell a density that is divided by its mean; negative ones are refused where they are read."""
+    """Recognize a density that is divided by its mean."""
+    # A density with negative values, as overdensities have, is refused when it is read.
     least, mean = float(n_igm.min()), float(n_igm.mean())
     if least >= 0 and abs(mean - 1) <= _MEAN_OF_RELATIVE_DENSITY and least < n_igm.max():
         return Contradiction(
@@ -289,7 +239,7 @@ def _looks_relative(n_igm: CoarseField) -> Contradiction | None:
 
 
 def _fills_an_octant(n_src: CoarseField) -> Contradiction | None:
-    """Tell sources of a coarser mesh: all of them lie in the first octant of the box."""
+    """Recognize sources of a coarser mesh: all are in the first octant of the box."""
     occupied = np.argwhere(n_src != 0)
     if len(occupied) < _FEWEST_OCCUPIED:
         return None
@@ -300,13 +250,13 @@ def _fills_an_octant(n_src: CoarseField) -> Contradiction | None:
     return Contradiction(
         ("n_src",),
         f"all sources of n_src lie in one octant of the box, the farthest at ({x:.2f}, {y:.2f}, "
-        f"{z:.2f}) of its sides, as those of a coarser mesh do; give the sources of the mesh of "
+        f"{z:.2f}) of its sides, as those of a coarser mesh do; give sources on the mesh of "
         "the other fields, or --trust n_src to take them as they are",
     )
 
 
 def _looks_neutral(fields: Mapping[str, _Field]) -> Contradiction | None:
-    """Tell a neutral fraction by what it does where density and sources are."""
+    """Recognize a neutral fraction, which falls where density and sources rise."""
     xhii = fields["xhii"]
     low, high = _MEAN_XHII
     if not low <= xhii.values.mean() <= high or xhii.values.std() < _LEAST_STD_XHII:
@@ -330,7 +280,7 @@ def _looks_neutral(fields: Mapping[str, _Field]) -> Contradiction | None:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two fields, as they are given and, where that tells more, with other axes of the second."""
+    """Two fields as given and, if it may be decisive, with the axes of the second permuted."""
 
     names: tuple[str, str]
     given: Correlation
@@ -339,35 +289,35 @@ class _Pair:
 
     @classmethod
     def of(cls, one: _Field, other: _Field) -> Self | None:
-        """Return the pair, None where it tells nothing."""
+        """Return the pair, None if nothing is to decide."""
         given = _correlation(one, other, _GIVEN)
         if given is None:
             return None
         strengths = {axes: abs(one.r(other, axes)) for axes in _OTHER_ORDERS}
         axes = max(strengths, key=lambda axes: strengths[axes])
-        # Only where it may be decisive are its shifted copies worth their time.
+        # Transforms of permuted fields are computed only if the outcome may be decisive.
         is_lost = abs(given.r) <= _LOST * strengths[axes] and strengths[axes] >= _WEAKEST
         permuted = _correlation(one, other, axes) if is_lost else None
         return cls((one.name, other.name), given, axes, permuted)
 
     @property
     def agrees(self) -> bool:
-        """Whether the fields vary together as they are given."""
+        """True if the fields vary together as they are given."""
         return self.given.is_decisive and not self.disagrees
 
     @property
     def disagrees(self) -> bool:
-        """Whether they vary together only when the axes of one are permuted."""
+        """True if the fields vary together only if the axes of one are permuted."""
         return self.permuted is not None and self.permuted.is_decisive
 
     def order_of(self, name: str) -> _Axes:
-        """Return the axes that one of the fields has to be transposed to, to fit the other."""
+        """Return the axes by which one field must be transposed to fit the other."""
         x, y, z = self.axes if name == self.names[1] else np.argsort(self.axes).tolist()
         return x, y, z
 
 
 def _written_in_another_order(fields: tuple[_Field, ...]) -> list[Contradiction]:
-    """Tell fields whose axes are in another order than those of the others."""
+    """Recognize fields whose axes are in another order than those of the others."""
     pairs = [pair for two in combinations(fields, 2) if (pair := _Pair.of(*two)) is not None]
     standing = {field.name: 0 for field in fields}
     for pair in pairs:
@@ -376,7 +326,7 @@ def _written_in_another_order(fields: tuple[_Field, ...]) -> list[Contradiction]
     found: dict[tuple[str, ...], tuple[_Pair, Correlation]] = {}
     for pair in pairs:
         if pair.permuted is not None and pair.disagrees:
-            # The wrong one is that which the others speak against, either where none is.
+            # The wrong field is the one that fewer others agree with; in a draw, it may be either.
             worst = min(standing[name] for name in pair.names)
             suspects = tuple(name for name in pair.names if standing[name] == worst)
             before = found.get(suspects)

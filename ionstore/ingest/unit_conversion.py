@@ -1,4 +1,4 @@
-"""What the numbers of a file become in a store: conversions, and sources that apply them."""
+"""Conversion of the numbers in a file to the values of a store."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,13 +25,14 @@ QUANTITY_WORDS: Mapping[Quantity, str] = {
     "counts": "counts",
     "msun": "mass in Msun",
     "grid_mass": "mass in grid masses",
-    "sources": "sources of an open unit",
+    "sources": "sources, unit unknown",
     "ionized_fraction": "ionized fraction",
     "neutral_fraction": "neutral fraction",
     "as_is": "values in its unit",
 }
-"""What numbers are, for people."""
+"""Quantities in words."""
 
+# What conversions need to know of the simulation, as names of `INPUT_OPTIONS`.
 _NEEDED: Mapping[Quantity, tuple[str, ...]] = {
     "overdensity": ("h", "omega_b"),
     "gas_grid_mass": ("h", "omega_b", "n_box"),
@@ -41,41 +42,21 @@ _NEEDED: Mapping[Quantity, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class UnitConversion:
-    """How numbers of a file become values of a store: ``factor * number + offset``.
-
-    Parameters
-    ----------
-    factor, offset : float
-        1 and 0 where the numbers stay as they are.
-    units : str, optional
-        Unit of the values; None where nothing says it.
-    frame : {"proper", "comoving"}, optional
-        Frame of a gas density; None for other fields, and where nothing says it.
-    """
+    """Convert numbers of a file to values of a store: ``factor * number + offset``."""
 
     factor: float = 1.0
     offset: float = 0.0
-    units: str | None = None
-    frame: KnownFrame | None = None
+    units: str | None = None  # None where nothing says it
+    frame: KnownFrame | None = None  # of a gas density; None for other fields, or if unknown
 
 
 def stored_as(
     field: str, quantity: Quantity, known: SimulationDescription
 ) -> tuple[str | None, KnownFrame | None]:
-    """Return unit and frame of the values that a quantity is stored as, each None where open.
-
-    Parameters
-    ----------
-    field : str
-        Name of the field.
-    quantity : Quantity
-        What the numbers of its file are.
-    known : SimulationDescription
-        What is known of the simulation: ``n_src_units`` is the unit that the sources are to
-        have, ``density_frame`` the frame of a density whose file leaves it open.
-    """
+    """Return unit and frame of the values that a quantity is stored as, each None if unknown."""
     if field == "n_src":
         units = {"counts": "1", "msun": "Msun", "grid_mass": "Msun"}.get(quantity)
+        # What the user says of the sources wins over the file.
         return known.n_src_units or units, None
     if field == "n_igm":
         frames: Mapping[Quantity, KnownFrame | None] = {
@@ -87,7 +68,7 @@ def stored_as(
 
 
 def inputs_needed(field: str, quantity: Quantity, known: SimulationDescription) -> tuple[str, ...]:
-    """Return what a conversion needs and nothing tells, as names of `INPUT_OPTIONS`."""
+    """Return what a conversion needs and is unknown, as names of `INPUT_OPTIONS`."""
     if _stays(field, quantity, known):
         return ()
     there = known.values()
@@ -95,20 +76,8 @@ def inputs_needed(field: str, quantity: Quantity, known: SimulationDescription) 
 
 
 def check_inputs(what: Iterable[tuple[str, str, Quantity]], known: SimulationDescription) -> None:
-    """Check that all is known that conversions need.
-
-    Parameters
-    ----------
-    what : iterable of (str, str, Quantity)
-        Names of files, the field in each, and what its numbers are.
-    known : SimulationDescription
-        What is known of the simulation.
-
-    Raises
-    ------
-    SourceDataError
-        If something is not: all of it at once, each with its option and what needs it.
-    """
+    """Check that everything is known that conversions of (file, field, quantity) need."""
+    # All that is missing in one message, so that a user does not learn of it one by one.
     reasons: dict[tuple[str, Quantity], str] = {}
     missing: set[str] = set()
     for name, field, quantity in what:
@@ -138,36 +107,7 @@ def plan_conversion(
     mesh_cells: int,
     known: SimulationDescription,
 ) -> UnitConversion:
-    """Return how the numbers of a file become the values of a field.
-
-    Parameters
-    ----------
-    field : str
-        Name of the field.
-    quantity : Quantity
-        What the numbers of its file are.
-    redshift : float
-        Redshift of the cube.
-    mesh_cells : int
-        Cells along a side of its mesh.
-    known : SimulationDescription
-        What is known of the simulation, as for `stored_as`.
-
-    Raises
-    ------
-    SourceDataError
-        If something is needed that is not known.
-
-    Notes
-    -----
-    An overdensity δ becomes the proper density ``Ω_b ρ_crit (1 + redshift)³ (1 + δ)``, a mass of
-    gas the comoving density of its cell, a mass of sources its mass in Msun. The grid mass is the
-    mean mass of a cell of the finest N-body mesh, all matter in the box over ``n_box³``; a gas mass
-    is given as the mass of all matter that it stands for.
-
-    References
-    ----------
-    C2-Ray, density_module.F90; unlike there, cells without gas are left without.
+    """Return the conversion of the numbers of a file to the values of a field.
 
     Examples
     --------
@@ -180,10 +120,13 @@ def plan_conversion(
     if _stays(field, quantity, known):
         return UnitConversion(units=units, frame=frame)
     cosmology = known.cosmology or Cosmology()
-    if quantity == "overdensity":
+    if quantity == "overdensity":  # Ω_b ρ_crit (1 + redshift)³ (1 + δ), proper
         mean = mean_gas_density(cosmology, redshift)
         return UnitConversion(mean, mean, units, frame)
-    if quantity == "gas_grid_mass":
+    # A grid mass is the mean mass of a cell of the finest N-body mesh: all matter in the box over
+    # n_box³. Gas is given as the mass of all matter that it stands for (C2-Ray, density_module.F90;
+    # unlike there, cells without gas are left without).
+    if quantity == "gas_grid_mass":  # the comoving density of a cell
         h, omega_b = cosmology.known("h", "omega_b")
         assert known.n_box is not None  # checked above
         per_grid_mass = (mesh_cells / known.n_box) ** 3
@@ -193,20 +136,12 @@ def plan_conversion(
         assert known.box_length_cmpc is not None
         side_cmpc = known.box_length_cmpc / known.n_box
         return UnitConversion(matter_density(cosmology) * side_cmpc**3, 0.0, units, frame)
-    return UnitConversion(-1.0, 1.0, units, frame)  # the ionized fraction is what is not neutral
+    return UnitConversion(-1.0, 1.0, units, frame)  # xHII = 1 - xHI
 
 
 @dataclass(frozen=True)
 class ConvertedSource(SourceOfSource):
-    """The numbers of a source, converted as they are read.
-
-    Parameters
-    ----------
-    source : FieldSource
-        Gives the numbers as they are in its file.
-    conversion : UnitConversion
-        What becomes of them; computed in float64, given on in float32.
-    """
+    """The numbers of a source, converted as they are read."""
 
     conversion: UnitConversion
 
@@ -227,6 +162,7 @@ class ConvertedSource(SourceOfSource):
     @property
     def spool_bytes(self) -> int:
         """Bytes of the values, if the numbers cannot be cut into blocks."""
+        # Spooled as float32 after the conversion, whatever the dtype in the file.
         return prod(self.shape) * self.dtype.itemsize if self.source.spool_bytes else 0
 
     def from_spool(self, path: Path) -> FlatArray:
@@ -234,7 +170,7 @@ class ConvertedSource(SourceOfSource):
         return FlatArray(path, self.shape, self.dtype, 0, self.fortran_order)
 
     def _convert(self, numbers: Array) -> Array:
-        # What is not finite, or ceases to be, is refused where it is surveyed.
+        # No warnings: values that are not finite, or overflow here, are refused by the survey.
         with np.errstate(over="ignore", invalid="ignore"):
             values = numbers.astype(np.float64)
             values *= self.conversion.factor
@@ -243,7 +179,7 @@ class ConvertedSource(SourceOfSource):
 
 
 def convert(source: FieldSource, conversion: UnitConversion) -> FieldSource:
-    """Return a source of converted values: the source itself where nothing is to be converted."""
+    """Return a source of converted values; the same source if nothing changes."""
     if (conversion.factor, conversion.offset) == (1.0, 0.0):
         return source
     return ConvertedSource(source, conversion)
@@ -251,6 +187,7 @@ def convert(source: FieldSource, conversion: UnitConversion) -> FieldSource:
 
 def _stays(field: str, quantity: Quantity, known: SimulationDescription) -> bool:
     """Tell whether the numbers are stored as they are."""
+    # Sources in grid masses stay so if the user names another unit for them.
     if quantity == "grid_mass" and field == "n_src":
         return known.n_src_units not in (None, "Msun")
     return quantity not in (*_NEEDED, "neutral_fraction")

@@ -370,7 +370,7 @@ def test_a_dry_run_shows_what_was_found_and_writes_nothing(tmp_path: Path) -> No
     density = found.format(
         "rho", "gas density in g/cm3", r"g cm-3 \(frame guessed from the mean density\)"
     )
-    sources = found.format("nsrc", "sources of an open unit", r"1 \(counts\) or unknown")
+    sources = found.format("nsrc", "sources, unit unknown", r"1 \(counts\) or unknown")
     assert re.fullmatch(rf" +n_igm +{density}", n_igm)
     assert re.fullmatch(rf" +n_src +{sources}", n_src)
     assert re.fullmatch(rf" +xhii +{found.format('xHII', 'ionized fraction', '1')}", xhii)
@@ -435,7 +435,7 @@ def test_an_ingest_says_in_a_line_what_each_field_is_made_of(tmp_path: Path) -> 
     assert result.stderr.splitlines()[:3] == [
         "n_igm: rho_z9.000.npy and 1 more (three-file-set): gas density in g/cm3 → "
         "g cm-3 (frame guessed from the mean density)",
-        "n_src: nsrc_z9.000.npy and 1 more (three-file-set): sources of an open unit → "
+        "n_src: nsrc_z9.000.npy and 1 more (three-file-set): sources, unit unknown → "
         "1 (counts) or unknown",
         "xhii: xHII_z9.000.npy and 1 more (three-file-set): ionized fraction → 1",
     ]
