@@ -11,22 +11,22 @@ from ionstore.store.layout import CHUNK_CELLS, SHARD_CELLS
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """Which files of a simulation are taken, and what of them; all by default.
+    """Choice of files, fields and redshifts of a simulation; all by default.
 
     Parameters
     ----------
     format_name : str, optional
         The one format to look for, one of those of `ionstore.readers.READERS`.
     maps : mapping of str to sequence of Path
-        For a field the files, folders, or patterns such as ``sources/*_used.dat``, that hold it:
-        nothing else is considered for it.
+        Files, folders, or patterns such as ``sources/*_used.dat``, that hold a field; it is looked
+        for in nothing else.
     redshifts : sequence of float
         Redshifts to take; all by default.
     source_columns : sequence of int
-        Columns of text lists of sources that are summed up, counted from 1; the first column of
-        masses by default.
+        Columns of text lists of sources to sum, counted from 1; the first column of masses by
+        default.
     without : collection of str
-        Required fields that are not taken, whether they are there or not.
+        Required fields that are left out, even if there are files for them.
 
     Raises
     ------
@@ -60,12 +60,12 @@ class FileSelection:
 
     @property
     def required(self) -> tuple[str, ...]:
-        """Names of the fields that must be there at every redshift."""
+        """Names of the fields that are required at every redshift."""
         return tuple(one.name for one in REQUIRED if one.name not in self.without)
 
 
 ALL_FILES = FileSelection()
-"""Nothing is left out."""
+"""Leaves nothing out."""
 
 
 @dataclass(frozen=True, slots=True)
