@@ -89,7 +89,7 @@ class Folder(click.Path):
     type=FieldPath(),
     multiple=True,
     metavar="FIELD=PATH",
-    help="Take a field from this file, folder or 'pattern*.dat' alone. Repeatable.",
+    help="Take a field only from this file, folder or 'pattern*.dat'. Repeatable.",
 )
 @click.option(
     "--redshift",
@@ -105,13 +105,13 @@ class Folder(click.Path):
     type=click.IntRange(min=4),
     multiple=True,
     metavar="K",
-    help="Column of masses in text lists of sources, 4 by default. Repeatable: columns are summed.",
+    help="Column of masses in text lists of sources, 4 by default. Repeat it to sum columns.",
 )
 @click.option(
     "--without",
     multiple=True,
     type=click.Choice(("n_igm", "n_src", "xhii")),
-    help="Make a store without this field, such as without xhii to predict it. Repeatable.",
+    help="Leave out this field, such as xhii, to be predicted. Repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what was found; read and write no cubes.")
 @options.box_length
@@ -125,20 +125,20 @@ class Folder(click.Path):
     type=KeepBits(),
     multiple=True,
     metavar="FIELD=BITS",
-    help="Round a field to this many bits of its mantissa (of 23), so that it takes less space.",
+    help="Round a field to this many bits of its mantissa (of 23) to save space. Repeatable.",
 )
 @click.option(
     "--trust",
     multiple=True,
     type=click.Choice(("n_igm", "n_src", "xhii")),
-    help="Take a field for what it is said to be, whatever its numbers look like. Repeatable.",
+    help="Take a field for what it is called, even if its values contradict it. Repeatable.",
 )
 @click.option("--append", is_flag=True, help="Add the redshifts of SIM to STORE.")
 @click.option("--overwrite", is_flag=True, help="Replace STORE, or an unfinished build of it.")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Let the workers of this dask scheduler write, which see the same files.",
+    help="Let the workers of this dask scheduler write; they must see the same files.",
 )
 def ingest(
     sim: Path,
@@ -163,10 +163,10 @@ def ingest(
 ) -> None:
     """Copy the coeval cubes in the folder SIM into STORE.
 
-    SIM holds, for every redshift, gas density, sources and ionized fraction on one cubic mesh, in
-    any of the formats that `ionstore formats` lists; one that --without names may be missing. The
-    files directly in SIM are taken, or all below it when those are no cubes. What they do not say
-    is read from simulation.json in SIM, if there is one; options given here win over both.
+    SIM holds gas density, sources and ionized fraction for every redshift, on one cubic mesh, in
+    any of the formats that `ionstore formats` lists; those named by --without may be missing. Takes
+    the files directly in SIM, or everything below SIM if those are no cubes. What the files do not
+    say is read from simulation.json in SIM, if it exists; options given here win over both.
 
     \b
     Keys of simulation.json, each of which may be missing:
@@ -177,9 +177,8 @@ def ingest(
       n_box            cells along a side of the finest N-body mesh
       seed             of the initial conditions; marks what `ionstore simulate` wrote
 
-    An ingest that was stopped is taken up when the same command is run again: the simulation is
-    checked once more, parts that were written stay. STORE is at every moment what it was before or
-    what it is going to be.
+    Run the same command again to resume an ingest that was stopped: it checks the simulation once
+    more and keeps the parts that were written. STORE stays what it was until the new one is whole.
 
     \b
     Examples:

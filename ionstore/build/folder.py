@@ -1,5 +1,6 @@
 """`FolderBuild`: a store built in ``STORE.partial`` beside its place, and swapped in at the end."""
 
+import errno
 import fcntl
 import os
 import shlex
@@ -129,6 +130,10 @@ class FolderBuild(Build):
     def check_target(self) -> None:
         """Raise StoreExistsError if something is at the target that may not be replaced."""
         if not os.path.lexists(self.place):
+            there = next(one for one in self.place.parents if os.path.lexists(one))
+            if not there.is_dir():
+                reason = os.strerror(errno.ENOTDIR)
+                raise NotADirectoryError(errno.ENOTDIR, reason, str(self.folder))
             return
         try:
             read_root_metadata(self.target)

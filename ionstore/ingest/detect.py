@@ -227,7 +227,7 @@ def _about_columns(candidates: Candidates, files: FileSelection) -> Iterator[str
     """Yield notes about the columns of masses that are taken of lists of sources."""
     if files.source_columns:
         if not any(one.format_name == C2RaySources.name for one in _each(candidates)):
-            yield "source columns are those of text lists, and none is among the files taken"
+            yield "--source-column is for text lists of sources, and none is among the files taken"
         return
     # Once for all files of which one of several columns is taken.
     names: dict[tuple[int, int], list[str]] = {}
@@ -238,7 +238,7 @@ def _about_columns(candidates: Candidates, files: FileSelection) -> Iterator[str
                 names.setdefault((column, last), []).append(one.name)
     for (column, last), (name, *others) in names.items():
         yield (
-            f"{name}: column {column} of {column}-{last} is taken for the mass of a source; "
+            f"{name}: column {column} of {column}-{last} is taken as the mass of a source; "
             "--source-column chooses others, or several to be summed"
             + (f" (and {len(others)} more such files)" if others else "")
         )
@@ -263,10 +263,8 @@ def _told(candidates: Candidates) -> list[tuple[str, SimulationDescription]]:
 
 
 def _said(found: FoundFiles, candidates: Candidates, problems: Sequence[str] = ()) -> Iterator[str]:
-    """Yield what readers said about files, once for files that they said the same about.
-
-    What a problem repeats is left out, and how to find a field that is there.
-    """
+    """Yield the remarks of readers on files, each once for all files that it is about."""
+    # Without what a problem says anyway, and without ways to find a field that was found.
     alike: dict[str, list[str]] = {}
     for name, lines in found.said.items():
         own = PurePath(name).name
@@ -309,7 +307,7 @@ def _of_several_kinds(candidates: Candidates, known: SimulationDescription) -> I
 
 
 def _kind(one: Candidate, known: SimulationDescription) -> tuple[str | None, KnownFrame | None]:
-    """Return unit and frame of the values of a file, whatever unit sources are said to have."""
+    """Return unit and frame of the values of a file; of sources, the unit that the file says."""
     if one.field != "n_src":
         return stored_as(one.field, one.quantity, known)
     if one.quantity == "grid_mass" and known.n_src_units not in (None, "Msun"):
@@ -319,7 +317,7 @@ def _kind(one: Candidate, known: SimulationDescription) -> tuple[str | None, Kno
 
 
 def _overruled(candidates: Candidates, known: SimulationDescription) -> Iterator[str]:
-    """Yield a note for what is said of sources and densities against their files."""
+    """Yield a note for each unit or frame that was given against what files say."""
     firsts: dict[tuple[str, Quantity], Candidate] = {}
     for one in _each(candidates):
         firsts.setdefault((one.field, one.quantity), one)
@@ -328,14 +326,14 @@ def _overruled(candidates: Candidates, known: SimulationDescription) -> Iterator
             units, _ = _kind(one, known)
             if known.n_src_units not in (None, units):
                 yield (
-                    f"n_src is stored in the unit {known.n_src_units}, as it is said to have, "
+                    f"n_src is stored in the unit {known.n_src_units}, as given, "
                     f"although {one.name} holds {QUANTITY_WORDS[one.quantity]}"
                 )
         elif one.field == "n_igm":
             _, frame = stored_as(one.field, one.quantity, known)
             if known.density_frame not in (None, frame):
                 yield (
-                    f"n_igm is stored as {frame} density, which {one.name} gives as "
+                    f"n_igm is stored as {frame} density, because {one.name} holds "
                     f"{QUANTITY_WORDS[one.quantity]}; density_frame {known.density_frame} is not "
                     "used"
                 )

@@ -515,7 +515,7 @@ def test_a_unit_that_is_given_does_not_hide_a_mix_of_kinds(
         return
     assert detection.problems == ()
     assert len(detection.notes) == n_notes
-    assert all("as it is said to have" in note for note in detection.notes)
+    assert all("as given, although" in note for note in detection.notes)
 
 
 def test_what_is_said_against_the_files_is_noted(tmp_path: Path) -> None:
@@ -524,10 +524,9 @@ def test_what_is_said_against_the_files_is_noted(tmp_path: Path) -> None:
     said = C2RAY.model_copy(update={"n_src_units": "1", "density_frame": "comoving"})
     detection = _toys(tmp_path, given=said)
     assert detection.notes == (
-        "n_igm is stored as proper density, which n_igm_9.000.dat gives as overdensity; "
+        "n_igm is stored as proper density, because n_igm_9.000.dat holds overdensity; "
         "density_frame comoving is not used",
-        "n_src is stored in the unit 1, as it is said to have, although n_src_9.000.dat holds "
-        "mass in Msun",
+        "n_src is stored in the unit 1, as given, although n_src_9.000.dat holds mass in Msun",
     )
     assert detection.simulation().n_src_units == "1"
     assert detection.simulation().density_frame == "proper"
@@ -630,7 +629,7 @@ def test_columns_that_are_left_out_are_noted(tmp_path: Path) -> None:
         (tmp_path / f"{z:.3f}_sources.dat").write_text("1\n1 1 1 5. 6. 7.\n")
     readers = (*TOYS, C2RaySources())
     assert detect(tmp_path, given=C2RAY, readers=readers).notes == (
-        "8.000_sources.dat: column 4 of 4-6 is taken for the mass of a source; --source-column "
+        "8.000_sources.dat: column 4 of 4-6 is taken as the mass of a source; --source-column "
         "chooses others, or several to be summed (and 1 more such files)",
     )
     chosen = FileSelection(source_columns=(4,))
@@ -677,7 +676,7 @@ def test_real_caches_are_taken_without_sources(shared_data: Path) -> None:
 def test_source_columns_that_nothing_has_are_noted(tmp_path: Path) -> None:
     write_toys(tmp_path, 9.0)
     (note,) = _toys(tmp_path, files=FileSelection(source_columns=[5])).notes
-    assert note == "source columns are those of text lists, and none is among the files taken"
+    assert note == "--source-column is for text lists of sources, and none is among the files taken"
 
 
 def test_real_source_lists_of_one_redshift_are_refused_until_one_is_chosen(
