@@ -1,4 +1,4 @@
-"""`edit_store`: supply what was not known when a store was made."""
+"""`edit_store`: correct the box, cosmology and units of a store."""
 
 import dataclasses
 import os
@@ -25,10 +25,10 @@ from ionstore.store.metadata import ROOT_METADATA, how_to_finish, partial_folder
 
 
 class EditReporter(Reporter):
-    """Told by `edit_store` what it does; this one stays silent."""
+    """Receive what `edit_store` reports; this one ignores it."""
 
     def opened(self, store: CubeStore) -> None:
-        """Take the store as it is before the edit."""
+        """Receive the store as it is before the edit."""
 
 
 SILENT = EditReporter()
@@ -45,27 +45,26 @@ def edit_store(
     density_frame: KnownFrame | None = None,
     reporter: EditReporter = SILENT,
 ) -> CubeStore:
-    """Change what a store says about its numbers; the numbers stay.
+    """Change what a store records about its values; the values stay.
 
     Parameters
     ----------
     path : str or Path
         Folder of the store, or a symbolic link to it.
     box_length_cmpc : float or callable, optional
-        Comoving side of the box in cMpc, or what returns it from h, which is None where it is
-        unknown; the coordinates x, y, z follow. As it was by default.
+        Comoving side of the box in cMpc, or a function that returns it for h (None if unknown).
+        The coordinates x, y, z follow. Unchanged by default, as all that follows.
     h : float, optional
-        Hubble constant today in units of 100 km/s/Mpc. As it was by default.
+        Hubble constant today in units of 100 km/s/Mpc.
     omega_m, omega_b : float, optional
-        Density parameters of matter and of baryons today. As they were by default.
+        Density parameters of matter and of baryons today.
     n_src_unit : str, optional
-        Unit of sources that are not stored as counts, one of `ionstore.cube.units.N_SRC_UNITS`. As
-        it was by default.
+        Unit of sources that are not stored as counts, one of `ionstore.cube.units.N_SRC_UNITS`.
     density_frame : {"proper", "comoving"}, optional
-        Frame of the gas density, whose unit is then g/cm3. As it was by default.
+        Frame of the gas density, whose unit is then g/cm3.
     reporter : EditReporter
-        Told of the store as it is before, where the gas density contradicts the frame that it is
-        given, and which earlier values other numbers were converted with; silent by default.
+        Receives the store as it is before the edit, and notes: if the mean gas density contradicts
+        the frame, and if stored values were converted with a number that is changed.
 
     Returns
     -------
@@ -75,7 +74,7 @@ def edit_store(
     Raises
     ------
     StoreFormatError
-        If there is no complete store, or it is named in an object store.
+        If there is no complete store, or it is in an object store.
     SourceDataError
         If a value is not positive, or the unit is not one that the stored sources can have.
     NotInStoreError
@@ -103,9 +102,9 @@ def edit_store(
             "with what is known now"
         )
     if not partial_folder(place).exists():
-        CubeStore.open(place)  # refused before anything is made beside what is no store
-    # The store is read inside the build, since entering it puts back a store that an edit before
-    # took away when it was killed between two renames.
+        CubeStore.open(place)  # raises before a build is made beside a folder that is no store
+    # The store is read inside the build, because entering it restores a store that an earlier edit,
+    # killed between two renames, had moved away.
     with (
         full_disk_as_message(place, resumes=False),
         FolderBuild(place, overwrite=True) as build,
@@ -133,8 +132,8 @@ def edit_store(
         edited = _changed(store, {**parameters, "box_length_cmpc": box_length_cmpc})
         for name, before in edited.items():
             reporter.note(
-                f"{name} was {before:g}: what was converted with that stays as it is; ingest again "
-                "where it should follow"
+                f"{name} was {before:g}; values that were converted with it stay as they are, "
+                "ingest again to convert them anew"
             )
         changed = store.attributes.model_copy(
             update={
@@ -172,7 +171,7 @@ def _with_parameters(
 def _check_frame(
     store: CubeStore, frame: KnownFrame, cosmology: Cosmology | None, reporter: Reporter
 ) -> None:
-    """Report it if the mean densities contradict a frame; the user may know better."""
+    """Report a contradiction of the mean densities to a frame; the user may know better."""
     store.units(N_IGM.name)  # raises where there is no density
     means = {redshift: store.statistics(N_IGM.name, redshift).mean for redshift in store.redshifts}
     contradiction = contradiction_to_frame(frame, means, cosmology)
@@ -181,7 +180,7 @@ def _check_frame(
 
 
 def _changed(store: CubeStore, given: Mapping[str, float | None]) -> dict[str, float]:
-    """Return the earlier values of what was known and is changed."""
+    """Return the earlier values of known parameters that the edit changes."""
     known = {"box_length_cmpc": store.mesh.box_length_cmpc}
     if store.cosmology is not None:
         known |= dataclasses.asdict(store.cosmology)
@@ -208,8 +207,8 @@ def _checked_unit(store: CubeStore, unit: str) -> str:
         )
     if store.dtype(N_SRC.name).kind == "u" and unit != "1":
         raise SourceDataError(
-            f"{store.path}: n_src is stored as counts, whose unit is 1, got {unit}; if they are "
-            f"none, ingest the simulation again with --n-src-unit {unit}"
+            f"{store.path}: n_src is stored as counts, whose unit is 1, got {unit}; if they "
+            f"are not counts, ingest the simulation again with --n-src-unit {unit}"
         )
     return unit
 
@@ -230,7 +229,7 @@ def _rewrite_cell_centers(path: Path, mesh: Mesh) -> None:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Copy a store that is to be changed: its shards are shared, its permissions are not kept."""
+    """Copy a store for an edit: shards are shared, permissions are not kept."""
     target.mkdir()
     for path in source.iterdir():
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: their message is the whole story, no traceback needed."""
+"""Errors that a user can fix: the message says all that is needed, without a traceback."""
 
 
 class UserError(Exception):
@@ -38,7 +38,7 @@ class ObjectStoreError(UserError, OSError):
 
 
 class ExportFormatError(UserError, ValueError):
-    """A file that cannot be written: of no known suffix, or for want of a package."""
+    """A file whose suffix names no format, or a format whose package is missing."""
 
 
 class ClusterError(UserError, RuntimeError):

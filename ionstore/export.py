@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,8 +14,9 @@ import numpy as np
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.fields import IONIZED_FRACTIONS
 from ionstore.cube.mesh import Array, Corner
-from ionstore.errors import DiskSpaceError, ExportFormatError, StoreExistsError
+from ionstore.errors import ExportFormatError, StoreExistsError
 from ionstore.reporter import SILENT, Reporter
+from ionstore.storage.disk_space import full_disk_as_message, require_space
 from ionstore.storage.files import whole_file
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.metadata import check_is_outside_stores
@@ -134,7 +134,12 @@ def export_field(
     chunk = store.layout.chunk_cells
     blocks = plan_blocks(store.mesh.cells_per_side, chunk, max(_BLOCK_BYTES // dtype.itemsize, 1))
     progress = ProgressCounter(exported.n_bytes, reporter.progress)
-    with _naming(path), whole_file(path) as temporary, written.open(temporary, exported) as put:
+    with (
+        full_disk_as_message(path, resumes=False),
+        _naming(path),
+        whole_file(path) as temporary,
+        written.open(temporary, exported) as put,
+    ):
 
         def write(block: tuple[Corner, Corner]) -> None:
             # The longest axis of a block is the fastest one in the file, so that writes are long.
@@ -183,26 +188,15 @@ def _check_target(path: Path, n_bytes: int, *, overwrite: bool) -> None:
         raise StoreExistsError(f"{path}: already exists; choose another name or give --overwrite")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    # Before the work, so that a full disk costs no minutes; the disk may still fill up meanwhile.
-    free = shutil.disk_usage(path.parent).free
-    if free < n_bytes + _HEADERS_BYTES:
-        raise _disk_space_error(
-            path, f"{n_bytes / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
-        )
-
-
-def _disk_space_error(path: Path, how_much: str) -> DiskSpaceError:
-    return DiskSpaceError(f"{path}: {how_much}; free some space or choose another disk")
+    require_space(path.parent, n_bytes + _HEADERS_BYTES, path, way_on="choose another disk")
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Make errors of writing name the file, and those of a full disk say how to go on."""
+    """Make errors of writing name the file."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _disk_space_error(path, "the disk ran full") from error
         # `os.pwrite` names no file, and users do not know the temporary one.
         if error.errno is not None and str(error.filename) in ("None", f"{path}.tmp"):
             error.filename = str(path)

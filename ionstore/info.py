@@ -66,8 +66,8 @@ class Inventory(BaseModel):
     cosmology : Cosmology, optional
         Cosmology of the simulation.
     n_box, grid_mass_msun : optional
-        Mesh and mass in Msun that converted grid masses, as in
-        `ionstore.store.metadata.StoreAttributes`.
+        Cells along a side of the N-body mesh, and the grid mass in Msun, with which grid masses
+        were converted.
     density_frame : {"proper", "comoving", "unknown"}
         Frame of the gas density.
     redshifts : tuple of float
@@ -75,7 +75,7 @@ class Inventory(BaseModel):
     fields : mapping of str to FieldInventory
         The fields.
     n_clipped, n_zeros : mapping of str to tuple of int
-        Cells that were clipped or are zero, at each redshift, as in `StoreAttributes`.
+        Cells that were clipped into the range of the field or are zero, at each redshift.
     sources : tuple of SourceFile
         Files from which the store was made.
     versions : mapping of str to str

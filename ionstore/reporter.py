@@ -1,21 +1,21 @@
-"""`Reporter`: how long work tells what it does."""
+"""`Reporter`: receives notes and progress of long work."""
 
 
 class Reporter:
-    """Told by long work what it does; this one stays silent.
+    """Receive what long work reports; this one ignores it.
 
-    Subclass it and override what is to be shown. Work on several threads calls one method at a
+    Subclass it and override what you want to show. Work on several threads calls one method at a
     time.
     """
 
     def note(self, sentence: str) -> None:
-        """Take a sentence that the user should read."""
+        """Receive a sentence that the user should read."""
 
     def stage(self, name: str) -> None:
-        """Take the name of what begins now; progress counts anew."""
+        """Receive the name of the stage that begins; its progress starts at zero."""
 
     def progress(self, done: int, total: int) -> None:
-        """Take how much of the present stage is done; the total may grow."""
+        """Receive the progress of the present stage; the total may grow."""
 
 
 SILENT = Reporter()

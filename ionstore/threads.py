@@ -1,4 +1,4 @@
-"""Independent tasks on dask's threads."""
+"""Run independent tasks on dask's threads, and count their progress."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -15,29 +15,15 @@ MAX_THREADS = 8  # more would only hold more blocks in memory
 def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """Call a function on every item, on one thread more than there are processors, 8 at most.
 
-    Parameters
-    ----------
-    function : callable
-        Called once per item, on any thread.
-    items : iterable
-        What it is called with.
-
-    Returns
-    -------
-    list
-        Results in the order of the items.
-
-    Raises
-    ------
-    Exception
-        What the function raised first. What has not begun then does not begin any more, and the
-        calls under way have returned.
+    Results are in the order of the items. The first exception of the function is raised; by then,
+    calls under way have returned, and no others begin.
     """
     from dask.system import CPU_COUNT
     from dask.threaded import get  # `dask.compute` would import distributed, for 0.4 s
 
     # A partial is opaque to dask, which would otherwise look for its own graphs in every item.
-    # Among tasks that could all go first dask takes the one with the last key: the first item.
+    # Of tasks that are all ready, dask takes the one with the last key; keys count down, so that
+    # items begin in their order.
     todo = list(items)
     tasks = {
         f"task-{len(todo) - index:012}": (partial(function, item),)
@@ -51,15 +37,7 @@ def run_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
 
 
 class ProgressCounter:
-    """Adds up what several threads have done.
-
-    Parameters
-    ----------
-    total : int
-        All there is to do.
-    report : callable, optional
-        Called with the sum so far and the total, by one thread at a time.
-    """
+    """Add up the progress of several threads, and report the sum and the total."""
 
     def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
         self._total = total
@@ -68,12 +46,13 @@ class ProgressCounter:
         self._lock = threading.Lock()
 
     def expect(self, amount: int) -> None:
-        """Let there be more to do than was known."""
+        """Add to the total."""
         with self._lock:
             self._total += amount
 
     def add(self, amount: int) -> None:
-        """Report that more has been done."""
+        """Add to the progress, and report it."""
+        # Reports under the lock, so that they come one at a time and never go back.
         with self._lock:
             self._done += amount
             if self._report is not None:

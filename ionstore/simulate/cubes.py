@@ -216,7 +216,7 @@ def _check_memory(mesh: Mesh) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Box:
-    """What is the same at all redshifts of a simulation."""
+    """Properties of a simulation that are the same at all redshifts."""
 
     mesh: Mesh
     seed: int
@@ -259,8 +259,8 @@ def _simulate(
         reporter.progress(n_done, n_steps)
 
     spectrum = LinearSpectrum(box.cosmology)
-    # Streams of their own for the field and for the halos: neither depends on how many numbers
-    # the other one draws.
+    # Separate random streams for the field and the halos: neither depends on how many numbers the
+    # other one draws.
     modes = draw_linear_modes(box.mesh, spectrum, np.random.default_rng([box.seed, 0]))
     along_x, along_y, along_z = displacements(modes, n)
     displacement = (along_x, along_y, along_z)

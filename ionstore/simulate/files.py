@@ -15,7 +15,7 @@ from ionstore.cube.cosmology import PLANCK18, Cosmology
 from ionstore.cube.description import FILE_NAME, SimulationDescription, read_description
 from ionstore.cube.fields import N_IGM, N_SRC, XHII
 from ionstore.cube.mesh import Mesh
-from ionstore.errors import DiskSpaceError, SimulationRequestError, StoreExistsError
+from ionstore.errors import SimulationRequestError, StoreExistsError
 from ionstore.reporter import SILENT, Reporter
 from ionstore.simulate.cubes import (
     DEFAULT_MODEL,
@@ -25,6 +25,7 @@ from ionstore.simulate.cubes import (
     check_request,
     simulate_cubes,
 )
+from ionstore.storage.disk_space import require_space
 
 _STAGING = ".simulate-partial"
 _PREFIXES = tuple(field.file_prefix for field in (N_IGM, N_SRC, XHII))
@@ -196,12 +197,7 @@ def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
 
 def _check_disk(out: Path, mesh: Mesh, n_redshifts: int) -> None:
     needed = 3 * 4 * mesh.n_cells * n_redshifts  # three fields of float32
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise DiskSpaceError(
-            f"{out}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
-            f"free some space or choose a smaller mesh or fewer redshifts"
-        )
+    require_space(out, needed, out, way_on="choose a smaller mesh or fewer redshifts")
 
 
 def _write_cube(cube: SimulatedCube, staging: Path, out: Path) -> WrittenCube:

@@ -10,24 +10,32 @@ from ionstore.errors import DiskSpaceError
 from ionstore.storage.paths import StorePath
 
 
-def require_space(folder: Path, n_bytes: int, target: StorePath) -> None:
+def require_space(
+    folder: Path, n_bytes: int, target: StorePath, *, way_on: str = "choose another store"
+) -> None:
     """Check that the disk of a folder has room for what goes to a target."""
+    # Before the work, so that a full disk costs no minutes; the disk may still fill up meanwhile.
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise DiskSpaceError(
             f"{target}: about {n_bytes / 1e6:,.1f} MB are needed, "
-            f"{free / 1e6:,.1f} MB are free; free some space or choose another store"
+            f"{free / 1e6:,.1f} MB are free; free some space or {way_on}"
         )
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Tell whether an error of writing says that the disk is full."""
+    # EDQUOT: the disk has room, but the user's share of it is used up.
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def full_disk_as_message(folder: Path, *, resumes: bool = True) -> Iterator[None]:
-    """Turn a full disk into a sentence; `resumes` says if a second run goes on with this one."""
+    """Turn a full disk into a sentence; `resumes` says if a second run resumes this one."""
     try:
         yield
     except OSError as error:
-        # EDQUOT: the disk has room, but the user's share of it is used up.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         raise DiskSpaceError(
             f"{folder}: the disk is full; free some space and run the same command again"

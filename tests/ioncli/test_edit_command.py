@@ -281,7 +281,9 @@ def test_density_parameters_supplied_later_reach_the_cosmology(store: Path) -> N
     assert "omega_b must not be above omega_m" in refused.stderr
     result = _run(store, "--omega-b", "0.05", "--h", "0.7")
     assert result.stdout == f"{store}: h 0.7 (was unknown), omega_b 0.05 (was 0.044)\n"
-    told = "Note: omega_b was 0.044: what was converted with that stays as it is; ingest again"
+    told = (
+        "Note: omega_b was 0.044; values that were converted with it stay as they are, ingest again"
+    )
     assert result.stderr.startswith(told)
     assert CubeStore.open(store).cosmology == Cosmology(h=0.7, omega_m=0.27, omega_b=0.05)
 

@@ -236,7 +236,7 @@ def test_an_export_to_a_disk_that_runs_full_leaves_the_file_as_it_was(
     with stopped(commands, A_BLOCK_IS_READ, *arguments) as command:
         small_disk.fill()
         said = the_sentence(*go_on(command))
-    assert f"{path}: the disk ran full" in said
+    assert f"{path}: the disk is full" in said
     assert path.read_bytes() == b"old"
     assert sorted(one.name for one in small_disk.folder.iterdir()) == ["ballast", path.name]
     small_disk.make_room()

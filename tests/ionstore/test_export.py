@@ -343,7 +343,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(
     tmp_path: Path, store: CubeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 8, 2))
-    with pytest.raises(DiskSpaceError, match=r"field\.bin: 0\.0 MB are needed, 0\.0 MB are free"):
+    with pytest.raises(DiskSpaceError, match=r"field\.bin: .* 0\.0 MB are needed, 0\.0 MB are"):
         export_field(store, "xhii", 9.0, tmp_path / "field.bin")
     assert os.listdir(tmp_path) == []
 
@@ -351,7 +351,7 @@ def test_a_disk_that_is_too_small_is_noticed_before(
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (errno.ENOSPC, r"/field\.bin: the disk ran full; free"),
+        (errno.ENOSPC, r"/field\.bin: the disk is full; free"),
         (errno.EIO, "bin'$"),
     ],
 )

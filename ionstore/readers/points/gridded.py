@@ -1,6 +1,5 @@
 """Sources at positions as a field: their sum in each cell."""
 
-import errno
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from ionstore.cube.mesh import Array
 from ionstore.errors import DiskSpaceError
 from ionstore.readers.arrays.flat import SpooledSource
 from ionstore.readers.base import PointList
+from ionstore.storage.disk_space import is_full_disk
 from ionstore.storage.files import STREAM_BYTES, OnBytes
 
 # Sources that wait to be sorted in, and cells whose sums stay in memory: both bound it, to about
@@ -116,7 +116,7 @@ class _CellSums:
             self._file.write(self._sums.data)
             self._file.flush()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full_disk(error):
                 raise
             raise DiskSpaceError(
                 f"{tempfile.gettempdir()}: the disk is full, and sources are kept there while they "
