@@ -24,16 +24,23 @@ def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
 
 
 def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return about how many bytes the layers of a network take for what is predicted at once."""
+    """Return a bound on the bytes that layers take for what a network predicts at once."""
     if not network.has_dense_form:
         return patches_at_once(network) * layer_bytes(network, network.receptive_field)
-    widest = _widest(network)
     cells = (tile + network.receptive_field - 1) ** 3
+    at_once = _features_at_once(network)
     # The heap keeps holes among arrays: up to 0.45 of what is counted was measured, so half as much
     # again is added there. Better too much than too little, because --memory is a bound.
-    in_heap = min(cells, _HEAP_BYTES // (4 * widest))
-    # The larger of the two, so that a larger tile never takes less than a smaller one.
-    return 4 * _features_at_once(network) * max(cells, 3 * in_heap // 2)
+    in_heap = min(cells, _HEAP_BYTES // (4 * _widest(network)))
+    # The largest of all, so that a larger tile never takes less than a smaller one.
+    values = at_once * max(cells, 3 * in_heap // 2)
+    if isinstance(network, TwoBranch):
+        # Arrays of single branches may still lie in the heap where those of the head do not. The
+        # heap is not always given back before the head works: then the features of the fields,
+        # and holes as large that layers left between them, add to what the head takes.
+        in_heap = min(cells, _HEAP_BYTES // (4 * max(_convolved(network.branches))))
+        values = max(values, (at_once + 2 * network.n_beside) * in_heap)
+    return 4 * values
 
 
 def layer_bytes(network: PatchNetwork, width: int) -> int:

@@ -39,6 +39,17 @@ def test_no_tile_takes_less_than_a_smaller_one(width: int) -> None:
     assert said[-1] == layer_bytes(Pointwise(widths=[width]), 99) or width == 8
 
 
+def test_features_that_stay_in_the_heap_count() -> None:
+    network = TwoBranch(
+        3, channels=8, padding=False, block_channels=(32,), kernel=3, head_dropout_widths=(64,)
+    )
+    said = [tile_bytes(network, tile) for tile in range(8, 120)]
+    assert said == sorted(said)
+    # Those of all fields and as large holes, beside what the head takes.
+    assert tile_bytes(network, 48) == 4 * (2 * (8 * 32 + 64) + 2 * 8 * 32) * 54**3
+    assert said[-1] == layer_bytes(network, 125)  # nothing lies in the heap at that size
+
+
 MEASURE = """
 import re
 import torch
