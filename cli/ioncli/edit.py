@@ -70,6 +70,7 @@ def edit(
     with options.errors_as_messages():
         edited = edit_store(
             store,
+            # A function, because a length in cMpc/h may need the h that the store records.
             box_length_cmpc=lambda h_known: options.length_in_cmpc(box_length, h_known),
             h=h,
             omega_m=omega_m,

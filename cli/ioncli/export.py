@@ -50,7 +50,7 @@ def export(
     with options.errors_as_messages():
         cubes = CubeStore.open(store)
         redshift = options.only_redshift(cubes) if redshift is None else redshift
-        # What is exported most: the simulated or, in a predicted store, the predicted fraction.
+        # By default the simulated fraction or, in a predicted store, the predicted one.
         field = field or ionized_fraction_among(cubes.field_names)
         if field is None:
             raise NotInStoreError(

@@ -1,4 +1,4 @@
-"""The contents of a store as lines of text."""
+"""Contents of a store as lines of text."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def source_lines(inventory: Inventory) -> Iterator[str]:
 
 
 def _taken_from(source: SourceFile) -> str:
-    if not source.fields:
+    if not source.fields:  # stores of earlier versions do not record them
         return ""
     redshifts = ", ".join(f"{redshift:g}" for redshift in source.redshifts)
     return f"{', '.join(source.fields)} at {redshifts}"

@@ -4,6 +4,7 @@ import click
 
 from ioncli import edit, export, formats, info, ingest, predict, simulate, train, verify, view
 
+# Defaults are read from the options, so that help texts need not repeat them.
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 

@@ -1,4 +1,4 @@
-"""Shared by commands: options, error messages, tables, sizes and durations in words."""
+"""Options, error messages, tables, sizes and durations in words, shared by commands."""
 
 import math
 import os
@@ -37,7 +37,7 @@ def _os_error_in_words(error: OSError) -> str:
 
 
 def echo_note(line: str) -> None:
-    """Print a line that the user should read, above a progress bar where one is shown."""
+    """Print a line that the user should read, above a progress bar if there is one."""
     # Not err=True: click would bypass the stream that keeps a live bar below the printed lines.
     click.echo(f"Note: {line}", file=sys.stderr)
 
@@ -80,7 +80,7 @@ class Length(click.ParamType["float | LengthPerH"]):
         number, slash, unit = str(value).partition("/")
         if slash and unit.strip() != "h":
             self.fail(f"expected cMpc such as 714.3, or cMpc/h such as 500/h, got {value}")
-        # Kept in cMpc/h: h may be known only once the files of the simulation were read.
+        # Kept in cMpc/h, because h may come from the files of the simulation, which are read later.
         length = FiniteRange(min=0, min_open=True).convert(number.strip(), param, ctx)
         return LengthPerH(length) if slash else length
 
@@ -145,7 +145,7 @@ def only_redshift(store: "CubeStore") -> float:
 
 
 def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a table whose columns are as wide as their longest cell."""
+    """Yield the lines of a table whose columns are as wide as their longest cell."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     for row in (head, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -153,8 +153,8 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
 
 
 def say_if_the_working_folder_is_gone() -> None:
-    """Tell users whose working folder is the store that a new one has taken its place."""
-    # The system still points their shell to the folder that is gone.
+    """Tell users whose working folder was the replaced store to enter it again."""
+    # Their shell still refers to the old folder, which is deleted.
     try:
         os.getcwd()
     except FileNotFoundError:

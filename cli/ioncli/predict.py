@@ -1,4 +1,4 @@
-"""``ionmodel predict``: whole boxes of a store, predicted into another."""
+"""``ionmodel predict``."""
 
 import shlex
 import sys
@@ -40,7 +40,7 @@ class Size(click.ParamType[int]):
     "run_path",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of the run whose best network predicts.",
+    help="Folder of the run; its best network predicts.",
 )
 @click.option(
     "--store",
@@ -63,11 +63,11 @@ class Size(click.ParamType[int]):
 )
 @click.option(
     "--memory", type=Size(), default="2GiB",
-    help="Most memory of each process, beside Python and torch.",
+    help="Memory limit of each process, on top of Python and torch.",
 )  # fmt: skip
 @click.option(
     "--device", type=click.Choice(("auto", "cpu", "cuda", "mps")), default="auto",
-    help="Where to compute; auto takes an accelerator where there is one.",
+    help="Device to compute on; auto uses an accelerator if there is one.",
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a store at OUT.")
 def predict(
@@ -81,8 +81,8 @@ def predict(
 ) -> None:
     """Predict the ionized fraction of whole boxes.
 
-    Boxes may be of any size: they are read, predicted and written in blocks. A prediction that
-    was stopped goes on where it was when the same command is given again.
+    Boxes may be of any size: they are read, predicted and written in blocks. To resume a
+    prediction that was stopped, run the same command again.
 
     \b
     Examples:
@@ -91,6 +91,7 @@ def predict(
       torchrun --nproc-per-node 4 -- $(which ionmodel) predict --run runs/first --store cubes.zarr
     """
     with options.errors_as_messages():
+        # Late, so that --help need not wait for torch.
         from ioncli.process_memory import PeakMemory
         from ionmodel.prediction.predictor import load
         from ionmodel.prediction.store import predict_store
@@ -114,9 +115,9 @@ def predict(
                     reporter=display,
                 )
         except KeyboardInterrupt:
-            click.echo("Stopped; run the same command again to go on from here.", err=True)
+            click.echo("Stopped; run the same command again to resume.", err=True)
             raise click.exceptions.Exit(130) from None  # 128 + SIGINT, as shells expect
-    if inventory is None:
+    if inventory is None:  # another process of torchrun; the first one reports
         return
     seconds = time.monotonic() - began
     statistics = inventory.fields["xhii_predicted"].statistics
@@ -133,12 +134,13 @@ def predict(
         for sentence in display.sentences:
             click.echo(f"  {sentence}")
     click.echo(f"Wrote {out}")
+    # `ionstore view` needs a redshift where there are several.
     one = f" --redshift {inventory.redshifts[0]:g}" if len(inventory.redshifts) > 1 else ""
     click.echo(f"Next: ionstore view {out} --field xhii_predicted{one}")
 
 
 class _Display(PredictionReporter):
-    """Shows a prediction while it runs, and keeps what the summary repeats."""
+    """Shows a prediction while it runs, and keeps plans and notes for the summary."""
 
     def __init__(self, bar: BarReporter, *, device: str) -> None:
         self._bar, self._device = bar, device
@@ -150,7 +152,7 @@ class _Display(PredictionReporter):
         self._bar.note(sentence)
 
     def stage(self, name: str) -> None:
-        """Move the bar of this stage from now on."""
+        """Move the bar of another stage from now on."""
         self._bar.stage(name)
 
     def progress(self, done: int, total: int) -> None:
@@ -158,12 +160,12 @@ class _Display(PredictionReporter):
         self._bar.progress(done, total)
 
     def unlike(self, sentence: str) -> None:
-        """Print a sentence before the work, so that a user may stop it."""
+        """Print a sentence before the work begins, so that a user may stop it."""
         options.echo_note(sentence)
         self.sentences.append(sentence)
 
     def plan(self, plan: "PredictionPlan") -> None:
-        """Announce what will be done."""
+        """Announce the size and the duration of the work."""
         self.plans.append(plan)
         _announce(plan, device=self._device)
 
@@ -191,7 +193,7 @@ def _announce(plan: "PredictionPlan", *, device: str) -> None:
     click.echo(
         f"{cells} at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
         f"{device}: about {options.seconds_in_words(plan.seconds)} (decoding, encoding and derived "
-        f"channels come on top) and {options.bytes_in_words(plan.memory_bytes)} beside Python and "
-        f"torch{shared}.",
+        f"channels come on top) and {options.bytes_in_words(plan.memory_bytes)} on top of "
+        f"Python and torch{shared}.",
         file=sys.stderr,
     )

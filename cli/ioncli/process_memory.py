@@ -1,4 +1,4 @@
-"""Peak memory of a process and its children, shared pages counted once."""
+"""Peak memory of a process and its children, with shared pages counted once."""
 
 import threading
 from typing import Self

@@ -1,4 +1,4 @@
-"""Progress bars for the progress that the libraries report."""
+"""Show the progress that the libraries report as bars or lines."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ class BarReporter(Reporter):
         options.echo_note(sentence)
 
     def stage(self, name: str) -> None:
-        """Begin another bar, shown once there is progress, or go on with the one of that name."""
+        """Begin a bar, shown once there is progress, or continue the one of that name."""
         if name not in self._bars:
             self._bars[name] = self._new_bar(name)
         self._bar = self._bars[name]
@@ -44,10 +44,10 @@ class BarReporter(Reporter):
 
 @contextmanager
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[BarReporter]:
-    """Show a bar on standard error while the block runs; without a terminal, a line every tenth."""
+    """Show a bar on standard error while the block runs; lines, a tenth each, if it is a file."""
     # Of several processes that work together, all but one are quiet.
-    # Titles hold the names of files, in which brackets and colons mean themselves. Standard error,
-    # because standard output may be read by a program.
+    # Titles hold names of files, where brackets and colons are not markup. Standard error, because
+    # a program may read standard output.
     console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
     if not console.is_terminal:
         yield BarReporter(lambda name: _tenths(console, name), title)

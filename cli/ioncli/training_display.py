@@ -1,4 +1,4 @@
-"""What training shows while it runs: a bar of batches, a line per epoch."""
+"""Display of a training while it runs: a bar of batches, a line per epoch."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from ionmodel.training.events import TrainingProgress, TrainingReporter
 if TYPE_CHECKING:
     from ionmodel.config.training_config import Leak
 
-_LINE_INTERVAL_S = 30.0
+_LINE_INTERVAL_S = 30.0  # logs of trainings that take hours stay readable
 
 
 def _rate(per_s: float) -> str:
@@ -28,6 +28,7 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
+# A score of validation cells whose neighborhoods hold training cells says so beside each number.
 def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
     return "-" if math.isnan(r2) else f"{r2:.{digits}f}{', leaks' * (leaks == 'neighborhoods')}"
 
@@ -39,6 +40,7 @@ class TrainingDisplay(TrainingReporter):
     """
 
     def __init__(self) -> None:
+        # Names of runs and stores may hold brackets and colons, which are not markup.
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -51,7 +53,7 @@ class TrainingDisplay(TrainingReporter):
         )
         self._task: TaskID | None = None
         self._channels: TaskID | None = None
-        self._said = time.monotonic()
+        self._said = time.monotonic()  # time of the last line, where there is no bar
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -62,6 +64,7 @@ class TrainingDisplay(TrainingReporter):
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
+        # Not wrapped, so that it stays one line of a log.
         self._console.print(text, soft_wrap=True)
 
     def note(self, sentence: str) -> None:
@@ -69,12 +72,12 @@ class TrainingDisplay(TrainingReporter):
         self.say(f"Note: {sentence}.")
 
     def stage(self, text: str) -> None:
-        """Show what is done before the first step."""
+        """Show a stage of the preparations."""
         self.say(f"{text[0].upper()}{text[1:]} ...")
 
     def progress(self, done: int, total: int) -> None:
-        """Show how many derived channels are computed; nothing where there is no terminal."""
-        if not total:
+        """Show how many derived channels are computed, on terminals."""
+        if not total:  # none are configured, or all are there
             return
         if self._channels is None:
             self._channels = self._bars.add_task("derived channels", numbers="", visible=False)
@@ -87,6 +90,7 @@ class TrainingDisplay(TrainingReporter):
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.cells_per_s)} cells/s"
         share = progress.batch / progress.batches
         if self._console.is_terminal:
+            # The bar counts training: it stands still during validation, which the text counts.
             if progress.stage == "validation":
                 numbers, share = f"loss {progress.loss:.4f}  R² {r2}  validating {share:.0%}", 1.0
             at = f"epoch {epoch}"
