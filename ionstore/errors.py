@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What was required, what came, and how to go on, in one sentence."""
+    """An error whose message says what was required, what came, and how to go on."""
 
 
 class SourceDataError(UserError, ValueError):

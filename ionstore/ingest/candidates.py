@@ -46,7 +46,7 @@ class Candidate(FoundField):
 
 @dataclass(slots=True)
 class FoundFiles:
-    """What was found in files, and what was not; names of files are as `file_name` gives them."""
+    """Findings in files on the way to cubes; names of files are as `file_name` gives them."""
 
     candidates: list[Candidate] = dataclasses.field(default_factory=list)
     damaged: list[UnreadableFile] = dataclasses.field(default_factory=list)

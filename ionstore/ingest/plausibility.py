@@ -94,7 +94,7 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A field whose values do not fit what it is said to be."""
+    """A field with values that are implausible for it."""
 
     # One of them is wrong; if the user trusts any of them, all are taken as they are.
     fields: tuple[str, ...]

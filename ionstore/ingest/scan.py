@@ -54,7 +54,7 @@ class UnknownFile:
 
 @dataclass(frozen=True, slots=True)
 class InspectedFolder:
-    """What a folder holds."""
+    """The files in a folder, by what is known of them."""
 
     files: tuple[InspectedFile, ...]
     damaged: tuple[UnreadableFile, ...]

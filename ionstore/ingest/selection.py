@@ -70,7 +70,7 @@ ALL_FILES = FileSelection()
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """How cubes are checked and stored.
+    """Checks and layout of the cubes of an ingest.
 
     Parameters
     ----------

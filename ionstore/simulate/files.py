@@ -122,8 +122,7 @@ def write_simulation(
 
     Notes
     -----
-    All files are written in a folder beside their place and renamed at the end, `simulation.json`
-    last.
+    All files are written in a folder inside `out` and renamed at the end, `simulation.json` last.
     """
     out = Path(out)
     ordered = sorted(redshifts, reverse=True)
@@ -180,7 +179,7 @@ def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
             f"{out}: the folder is not empty; choose another one, or --overwrite the simulation "
             f"in it"
         )
-    # Only cubes that a simulation wrote may be replaced; the seed tells them from a user's data.
+    # Only cubes that a simulation wrote may be replaced; the seed distinguishes them from other data.
     cubes = {name for name in names if _CUBE_FILE.fullmatch(name)}
     if cubes and read_description(out).seed is None:
         raise StoreExistsError(

@@ -38,7 +38,7 @@ _ROUNDING = 1e-11
 
 
 class Verification(BaseModel):
-    """What `verify_store` found.
+    """Findings of `verify_store`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Evidence against wrong fields: simulations as they are and made wrong, unrelated fields."""
+"""Plausibility of fields: of simulations as they are and made wrong, and of unrelated ones."""
 
 from collections.abc import Mapping
 from functools import cache
