@@ -179,7 +179,7 @@ def _check_folder(out: Path, replaced: set[str], overwrite: bool) -> None:
             f"{out}: the folder is not empty; choose another one, or --overwrite the simulation "
             f"in it"
         )
-    # Only cubes that a simulation wrote may be replaced; the seed distinguishes them from other data.
+    # Only cubes that a simulation wrote may be replaced; other data have no seed.
     cubes = {name for name in names if _CUBE_FILE.fullmatch(name)}
     if cubes and read_description(out).seed is None:
         raise StoreExistsError(
