@@ -105,13 +105,11 @@ def predict_cells(
     try:
         with torch.inference_mode():
             for batch in loader:
-                inputs = batch.inputs
-                if redshift_input:
-                    inputs = with_redshift(inputs, batch.redshift)
-                logits = network(inputs.to(device, non_blocking=True), activate=False)
+                inputs = inputs_of(batch, device, redshift_input=redshift_input)
+                logits = network(inputs, activate=False)
                 new = _new_cells(batch, regions)
                 outputs.append(logits.cpu().reshape(new.shape)[new])
-                targets.append(batch.target[new])
+                targets.append(batch.target.cpu()[new])
                 on_batch(len(outputs), len(loader))
                 if should_stop():
                     raise Interrupted("prediction stopped")
@@ -122,13 +120,22 @@ def predict_cells(
     return Predictions(torch.cat(targets).numpy(), prediction.numpy(), logits.numpy())
 
 
+def inputs_of(
+    batch: Batch | TileBatch, device: torch.device, *, redshift_input: bool
+) -> torch.Tensor:
+    """Return what a network sees of a batch, on its device."""
+    # Moved first: a copy from pinned memory does not wait, one of a new tensor would.
+    inputs = batch.inputs.to(device, non_blocking=batch.inputs.is_pinned())
+    return with_redshift(inputs, batch.redshift) if redshift_input else inputs
+
+
 def _new_cells(batch: Batch | TileBatch, regions: Sequence[Region | Cells]) -> torch.Tensor:
     """Return which cells of a batch no tile before covers, as a mask of its targets."""
     if isinstance(batch, Batch):
-        return torch.ones_like(batch.target, dtype=torch.bool)
+        return torch.ones(batch.target.shape, dtype=torch.bool)
     tile = batch.target.shape[-1]
     new = np.empty(batch.target.shape, np.bool_)
-    starts, stores = batch.starts.numpy(), batch.store_index.numpy()
+    starts, stores = batch.starts.cpu().numpy(), batch.store_index.cpu().numpy()
     for store in np.unique(stores):
         region, here = regions[store], stores == store
         assert isinstance(region, Region)

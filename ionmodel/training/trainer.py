@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ionmodel.channels.redshift import with_redshift
 from ionmodel.config.training_config import TrainingConfig
 from ionmodel.errors import Interrupted, TrainingDivergedError
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.runs.checkpoint import load_checkpoint, save_checkpoint
 from ionmodel.runs.folder import RunFolder
 from ionmodel.training.data import TrainingData
-from ionmodel.training.evaluation import Predictions, predict_cells
+from ionmodel.training.evaluation import Predictions, inputs_of, predict_cells
 from ionmodel.training.events import Plan, TrainingProgress, TrainingReporter
 from ionmodel.training.learning_rate import one_cycle
 from ionmodel.training.losses import make_loss
 from ionmodel.training.timing import estimate_seconds
+from ionstore.loading.loaders import Batch, TileBatch
 
 _CHECKPOINT_INTERVAL_S = 300.0
 
@@ -117,10 +117,7 @@ class Trainer:
         before, done = state.seconds, 0
         try:
             for batch in self.data.train:
-                inputs = batch.inputs
-                if self.config.redshift_input:
-                    inputs = with_redshift(inputs, batch.redshift)
-                state.loss_sum += self._step(inputs, batch.target)
+                state.loss_sum += self._step(batch)
                 state.position += 1
                 done += batch.target.numel()
                 now = time.monotonic()
@@ -233,11 +230,13 @@ class Trainer:
         """Return how many batches of an epoch are done."""
         return self.state.position - (epoch - 1) * len(self.data.train)
 
-    def _step(self, inputs: torch.Tensor, target: torch.Tensor) -> float:
+    def _step(self, batch: Batch | TileBatch) -> float:
+        # Dropout draws from (seed, batch) alone, so a resumed run draws the same.
         seed = np.random.SeedSequence([self.config.seed, self.state.position])
         torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        logits = self.network(inputs.to(self.device, non_blocking=True), activate=False)
-        target = target.to(self.device, non_blocking=True)
+        inputs = inputs_of(batch, self.device, redshift_input=self.config.redshift_input)
+        logits = self.network(inputs, activate=False)
+        target = batch.target.to(self.device, non_blocking=batch.target.is_pinned())
         loss = self.loss_of(logits.flatten(), target.flatten())
         value = loss.item()
         if not math.isfinite(value):

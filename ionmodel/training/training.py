@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ionmodel.config.training_config import TARGET, TrainingConfig
-from ionmodel.errors import ConfigError, Interrupted, RunFolderError
+from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.ranks import n_processes
 from ionmodel.runs.begin import StoreLike, begin_run
 from ionmodel.runs.compatibility import check_stores, check_workers, remarks
@@ -119,6 +119,7 @@ def train_run(
             config,
             stores,
             run,
+            device=device,
             normalization=normalization,
             is_new=is_new,
             held=held,
@@ -191,18 +192,13 @@ def _open_data(
     stores: Sequence[CubeStore],
     run: RunFolder,
     *,
+    device: torch.device,
     normalization: Normalization | None,
     is_new: bool,
     held: ExitStack,
     reporter: TrainingReporter,
 ) -> TrainingData:
     """Open the loaders and claim a new folder: first where derived channels go there."""
-
-    def on_channels_or_stop(done: int, total: int) -> None:
-        if done < total and reporter.should_stop():
-            raise Interrupted("stopped before the first step, while channels were computed")
-        reporter.progress(done, total)
-
     reporter.stage(f"reading {', '.join(config.inputs)} and {TARGET}")
     has_config = run.config.exists()
     if config.derived_channels:
@@ -215,8 +211,8 @@ def _open_data(
             stores,
             normalization=normalization,
             channels_folder=run.channels,
-            on_note=reporter.stage,
-            on_channels=on_channels_or_stop,
+            device=device,
+            reporter=reporter,
         )
     except UserError:
         if config.derived_channels and is_new:

@@ -160,9 +160,7 @@ def plan_memory(
     if ring_bytes >= budget:
         raise batches_do_not_fit(ring_bytes, budget, settings.num_workers)
     all_resident = ranks * resident_bytes + ring_bytes  # each rank decodes for itself
-    # The order of samples must depend neither on workers nor on ranks. So the core is chosen from
-    # the budget as a whole less a fixed number of batches, or half of it where they take more.
-    decoded = max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
+    decoded = bytes_for_fields(budget, batch_bytes)
     if core is not None:
         # The order is fixed by the core already, so the mode may depend on ranks and workers.
         if all_resident <= budget:
@@ -187,6 +185,13 @@ def plan_memory(
         budget, settings, chosen, block=sizes.block_bytes(chosen), ring=ring_bytes, decoded=decoded
     )
     return MemoryPlan("regions", chosen, n_slots)
+
+
+def bytes_for_fields(budget: int, batch_bytes: int) -> int:
+    """Return the part of a budget that decoded fields may take, for batches of so many bytes."""
+    # The order of samples must depend neither on workers nor on ranks. So the core is chosen from
+    # the budget as a whole less a fixed number of batches, or half of it where they take more.
+    return max(budget // 2, budget - _RESERVED_BATCHES * batch_bytes)
 
 
 def _slots_of_rank(

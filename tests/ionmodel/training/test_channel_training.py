@@ -18,6 +18,7 @@ from ionmodel.runs.network import network_of
 from ionmodel.runs.splits import fit_to_mesh
 from ionmodel.training.data import open_training_data
 from ionmodel.training.evaluation import predict_cells
+from ionmodel.training.events import TrainingReporter
 from ionmodel.training.training import train_run
 from ionstore.edit import edit_store
 from ionstore.errors import MemoryBudgetError, UserError
@@ -221,14 +222,14 @@ def test_channels_of_several_stores_are_counted_together(
 ) -> None:
     config = pointwise(scales=[2.0])
     told: list[tuple[int, int]] = []
+
+    class Counts(TrainingReporter):
+        def progress(self, done: int, total: int) -> None:
+            told.append((done, total))
+
     for stores in ([odd_store], [store, odd_store]):
         told.clear()
-        with open_training_data(
-            config,
-            stores,
-            channels_folder=tmp_path,
-            on_channels=lambda *counts: told.append(counts),
-        ):
+        with open_training_data(config, stores, channels_folder=tmp_path, reporter=Counts()):
             pass
     n = 2 * len(store.redshifts)
     assert told == [*((done, n + 4) for done in range(n + 1)), (n + 4, n + 4)]
