@@ -1,4 +1,4 @@
-"""What was found of a simulation, as lines for people."""
+"""A found simulation as lines of text."""
 
 from __future__ import annotations
 

@@ -192,6 +192,7 @@ def ingest(
         --map 'n_src=sim/sources/*_wsubgrid_sources.dat' --map xhii=sim/results \\
         --box-length 714.3 --h 0.7 --omega-m 0.27 --omega-b 0.044 --n-box 13824
     """
+    # Each alone replaces STORE, but only --append keeps its redshifts.
     if append and overwrite:
         raise click.UsageError("--append adds to STORE, --overwrite replaces it; give one of them")
     from ioncli.inventory_text import inventory_lines
@@ -236,6 +237,7 @@ def ingest(
                 )
         except KeyboardInterrupt:
             click.echo(f"Stopped; {_what_is_kept(store)}.", err=True)
+            # 128 + SIGINT, as shells report a command that Ctrl-C ended.
             raise click.exceptions.Exit(130) from None
     for line in inventory_lines(inventory):
         click.echo(line)
@@ -256,6 +258,7 @@ def _echo_fields(prepared: "PreparedIngest") -> None:
     """Print what was found for each field, above a progress bar where one is shown."""
     from ioncli.found_text import field_lines
 
+    # Of an ingest that will be refused, the reason alone.
     if not prepared.problems:
         for line in field_lines(prepared.found):
             click.echo(line, file=sys.stderr)

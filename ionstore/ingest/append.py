@@ -1,4 +1,4 @@
-"""Whether and how redshifts are added to a store; no values are read."""
+"""Check and plan that redshifts are added to a store; no values are read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -74,6 +74,7 @@ def select_for(store: CubeStore, files: FileSelection) -> FileSelection:
                 f"{store.path} lacks {name} at its other redshifts, so new ones cannot have it; "
                 f"leave --map {name} out, or make a store of their own"
             )
+    # New redshifts need not have what the store lacks.
     return replace(files, without=lacking)
 
 
@@ -111,6 +112,7 @@ def plan_append(store: CubeStore, plan: IngestPlan, reporter: Reporter) -> Inges
             )
     fields = tuple(_merged(store, coming[name]) for name in store.field_names)
     redshifts = tuple(sorted((*store.redshifts, *plan.redshifts), reverse=True))
+    # Files of fields that the store does not hold leave no trace in it.
     taken = [file for file in plan.sources if {*file.fields} & {*store.field_names}]
     return plan.model_copy(
         update={
@@ -146,6 +148,7 @@ def by_redshift(plan: IngestPlan, old: Sequence[Item], new: Mapping[int, Item]) 
 def _check_redshifts(store: CubeStore, outline: IngestOutline) -> None:
     for redshift in outline.redshifts:
         for there in store.redshifts:
+            # Rounding of float64 must not make two redshifts differ.
             apart = abs(redshift - there) - REDSHIFT_ROUNDING
             if apart <= REDSHIFT_TOLERANCE:
                 raise SourceDataError(
@@ -219,6 +222,7 @@ def _merged(store: CubeStore, coming: StoredField) -> StoredField:
         )
     _check_keep_bits(store, name, coming.keep_bits)
     keep_bits = store.keep_bits(name)
+    # Counts widen from uint8 to uint16, or to float32; old values are then written anew.
     dtype = max(store.dtype(name), coming.numpy_dtype, key=lambda dtype: dtype.itemsize)
     return StoredField(name, str(dtype), units, frame, keep_bits)
 

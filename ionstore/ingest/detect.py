@@ -63,7 +63,7 @@ class FieldSummary:
 
 @dataclass(frozen=True, slots=True)
 class FoundSimulation:
-    """What was found of a simulation, to be looked at before anything is written.
+    """A found simulation, to be looked at before anything is written.
 
     Attributes
     ----------
@@ -212,6 +212,7 @@ def _choose(
     problems += there_twice(folder, candidates)
     problems += redshifts_too_close(folder, candidates)
     problems += missing_fields(folder, candidates, found, files.required)
+    # Only of one file for each cube: of two, the one to be left out may be of another run.
     if not problems:
         problems += of_different_runs(candidates)
     if not problems and all(isinstance(one.source, PointList) for one in _each(candidates)):
@@ -321,6 +322,7 @@ def _overruled(candidates: Candidates, known: SimulationDescription) -> Iterator
     firsts: dict[tuple[str, Quantity], Candidate] = {}
     for one in _each(candidates):
         firsts.setdefault((one.field, one.quantity), one)
+    # Files of one quantity are alike, so the first speaks for all.
     for one in firsts.values():
         if one.field == "n_src":
             units, _ = _kind(one, known)

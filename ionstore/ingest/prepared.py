@@ -116,13 +116,16 @@ class PreparedIngest:
             ) as build,
             full_disk_as_message(build.folder),
         ):
+            # Only now does the lock keep other processes from changing it.
             old = self._old_unchanged(build)
             simulation = self.found.simulation()
             for line in self.found.notes:
                 reporter.note(line)
             outline = outline_ingest(self.found.known, simulation, self._names, old, self._options)
-            # Before values are read, which may take hours.
+            # An unfinished build of another ingest is refused before values are read, which can take
+            # hours; once they are read, the whole plan is compared.
             self._is_resumed(build, outline.fingerprint())
+            # Every value is read twice: now, and when its part is written.
             progress = ProgressCounter(2 * source_bytes(simulation), reporter.progress)
             sources, surveys = survey_simulation(
                 simulation, self._names, build, progress, trust=self._options.trust
@@ -133,6 +136,7 @@ class PreparedIngest:
             if old is not None:
                 plan = plan_append(old, plan, reporter)
             sources = with_old_values(sources, plan, old)
+            # The others are hard links to shards of the old store.
             parts = [part for part in plan.parts if plan.linked(part) is None]
             done = self._parts_done(build, plan, parts, reporter)
             todo = [part for part in parts if part not in done]
@@ -148,6 +152,7 @@ class PreparedIngest:
             progress.expect(sum(map(part_writer.source_bytes, parts)) - source_bytes(simulation))
             write_parts(part_writer, todo, done, progress, scheduler)
             build.check()  # before its records are read
+            # Statistics of the survey must be those of the values that were written.
             check_all_unchanged(simulation, surveys)
             finalize(writer, plan, old, surveys, merge_parts(build.records, parts))
             build.publish()
@@ -252,6 +257,7 @@ def prepare(
     problems = [*found.problems]
     if not problems:
         try:
+            # `run` does the same under the lock; here it is only to be shown.
             outline_ingest(found.known, found.simulation(), names, old, options)
             build.check_target()
         except (SourceDataError, StoreExistsError) as error:
@@ -268,6 +274,7 @@ def outline_ingest(
 ) -> IngestOutline:
     """Return what an ingest starts from, once everything is checked but the values."""
     cells = check_shapes(simulation).cells_per_side
+    # Of another mesh, `check_append` below says so.
     if old is not None and cells == old.mesh.cells_per_side:
         layout = old.layout
     else:

@@ -48,7 +48,7 @@ class FoundValues(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SourceSurvey:
-    """What one pass over the values of a field at a redshift found."""
+    """Findings of one pass over the values of a field at a redshift."""
 
     file: SourceFile
     modified_ns: int
