@@ -122,8 +122,8 @@ class PreparedIngest:
             for line in self.found.notes:
                 reporter.note(line)
             outline = outline_ingest(self.found.known, simulation, self._names, old, self._options)
-            # An unfinished build of another ingest is refused before values are read, which can take
-            # hours; once they are read, the whole plan is compared.
+            # An unfinished build of another ingest is refused before values are read for hours;
+            # the whole plan is compared once they are read.
             self._is_resumed(build, outline.fingerprint())
             # Every value is read twice: now, and when its part is written.
             progress = ProgressCounter(2 * source_bytes(simulation), reporter.progress)
