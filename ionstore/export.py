@@ -18,7 +18,7 @@ from ionstore.errors import ExportFormatError, StoreExistsError
 from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.disk_space import full_disk_as_message, require_space
 from ionstore.storage.files import whole_file
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike, open_store
 from ionstore.store.metadata import check_is_outside_stores
 from ionstore.threads import ProgressCounter, run_in_threads
 
@@ -75,7 +75,7 @@ class ExportFormat:
 
 
 def export_field(
-    store: CubeStore | str | os.PathLike[str],
+    store: StoreLike,
     field: str,
     redshift: float,
     path: str | os.PathLike[str],
@@ -124,12 +124,12 @@ def export_field(
     -----
     Memory: per thread one block as stored and one as written, each 8 MB or one row of chunks.
     """
-    if not isinstance(store, CubeStore):
-        store = CubeStore.open(store)
+    store = open_store(store)
     path = Path(path)
     written = find_format(path)
     dtype = written.dtype_of(field, store.dtype(field))
-    exported = Exported(store, field, store.redshifts[store.redshift_index(redshift)], dtype)
+    (exact,) = store.chosen_redshifts([redshift])
+    exported = Exported(store, field, exact, dtype)
     _check_target(path, exported.n_bytes, overwrite=overwrite)
     chunk = store.layout.chunk_cells
     blocks = plan_blocks(store.mesh.cells_per_side, chunk, max(_BLOCK_BYTES // dtype.itemsize, 1))

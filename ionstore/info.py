@@ -1,6 +1,5 @@
 """`Inventory`: contents and sizes of a store, to print or to parse."""
 
-import os
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.cube.units import Frame
 from ionstore.storage.paths import StorePath, bytes_below
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import StoreLike, open_store
 from ionstore.store.metadata import SourceFile
 
 
@@ -126,7 +125,7 @@ class Inventory(BaseModel):
         return self.uncompressed_bytes / max(self.stored_bytes, 1)  # 0 if all files are missing
 
 
-def take_inventory(store: CubeStore | str | os.PathLike[str]) -> Inventory:
+def take_inventory(store: StoreLike) -> Inventory:
     """Return the contents of a store, from its metadata and the sizes of its files.
 
     Parameters
@@ -141,8 +140,7 @@ def take_inventory(store: CubeStore | str | os.PathLike[str]) -> Inventory:
     OSError
         If the store cannot be read.
     """
-    if not isinstance(store, CubeStore):
-        store = CubeStore.open(store)
+    store = open_store(store)
     mesh, said = store.mesh, store.attributes
     fields = {
         name: FieldInventory(

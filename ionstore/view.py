@@ -11,7 +11,7 @@ from ionstore.cube.fields import IONIZED_FRACTIONS
 from ionstore.cube.mesh import Array
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import FigureFormatError, NotInStoreError
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike, open_store
 from ionstore.store.metadata import check_is_outside_stores
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_slice(
 
 
 def draw_slice(
-    store: CubeStore | str | os.PathLike[str],
+    store: StoreLike,
     field: str,
     redshift: float,
     path: str | os.PathLike[str],
@@ -98,10 +98,9 @@ def draw_slice(
     known = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.removeprefix(".").lower() not in known:
         raise FigureFormatError(f"{path}: the suffix must be one of {', '.join(known)}")
-    if not isinstance(store, CubeStore):
-        store = CubeStore.open(store)
+    store = open_store(store)
     plane = read_slice(store, field, redshift, axis=axis, index=index)
-    exact = store.redshifts[store.redshift_index(redshift)]
+    (exact,) = store.chosen_redshifts([redshift])
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot, which keeps figures alive and may want a display
     axes = figure.add_subplot()

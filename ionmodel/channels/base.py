@@ -143,5 +143,5 @@ def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
 
 def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
     """Return the cubes of a store as channels see them."""
-    taken = {store.redshift_index(redshift) for redshift in redshifts or store.redshifts}
-    return [Box(store.mesh, store.redshifts[index], store.cosmology) for index in sorted(taken)]
+    taken = sorted({*store.chosen_redshifts(redshifts)}, reverse=True)
+    return [Box(store.mesh, redshift, store.cosmology) for redshift in taken]

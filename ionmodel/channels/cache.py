@@ -22,7 +22,8 @@ from ionstore.errors import MemoryBudgetError
 from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import start_digest
 from ionstore.storage.disk_space import full_disk_as_message
-from ionstore.store.cube_store import CubeStore, JoinedStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.joined_store import JoinedStore
 from ionstore.store.layout import Part, plan_parts
 
 ALGORITHM = 1

@@ -52,10 +52,9 @@ class PredictionPlan:
         return prod(shape)
 
 
-def chosen_redshifts(store: CubeStore, redshifts: Sequence[float]) -> tuple[float, ...]:
-    """Return redshifts as a store holds them, descending; all where none are given."""
-    chosen = {store.redshifts[store.redshift_index(redshift)] for redshift in redshifts}
-    return tuple(sorted(chosen or store.redshifts, reverse=True))
+def redshifts_of(store: CubeStore, redshifts: Sequence[float]) -> tuple[float, ...]:
+    """Return redshifts as a store holds them, each once, descending; all if none are given."""
+    return tuple(sorted({*store.chosen_redshifts(redshifts)}, reverse=True))
 
 
 def plan_prediction(
@@ -69,7 +68,7 @@ def plan_prediction(
 ) -> PredictionPlan:
     """Choose the largest tile that fits a memory, and time it; all shards are left."""
     layout = store.layout
-    taken = chosen_redshifts(store, redshifts)
+    taken = redshifts_of(store, redshifts)
     shard = min(layout.shard_cells, layout.mesh_cells)
     # Inputs of a shard with its halo in float32, held while its tiles are predicted.
     block = 4 * predictor.config.n_channels * (shard + 2 * predictor.radius) ** 3

@@ -17,8 +17,8 @@ from ionmodel.prediction.channels import found_channels, with_derived_channels
 from ionmodel.prediction.plan import (
     DEFAULT_MEMORY_BYTES,
     PredictionPlan,
-    chosen_redshifts,
     plan_prediction,
+    redshifts_of,
 )
 from ionmodel.prediction.predictor import Predictor, check_numbers
 from ionmodel.prediction.reporter import PREDICTING_STAGE, SILENT, PredictionReporter
@@ -164,7 +164,7 @@ def predict_store(
     place = parse_place(target)
     with joined_ranks() as ranks, ExitStack() as held:
         _check_same_network(predictor, ranks)
-        taken = chosen_redshifts(store, redshifts)
+        taken = redshifts_of(store, redshifts)
         unlike = check_store(predictor.config, predictor.trained, store, taken)
         _check_target(place, store, overwrite=overwrite)
         build = start_build(place, overwrite=overwrite, on_note=reporter.note)

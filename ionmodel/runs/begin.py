@@ -19,10 +19,9 @@ from ionmodel.runs.folder import (
     resumed_config,
 )
 from ionmodel.runs.splits import fit_to_mesh
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike, open_stores
 
 DEFAULT_STORE = Path("cubes.zarr")
-StoreLike = str | PathLike[str] | CubeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,7 @@ def _open_stores(
         store = [store]
     if not store and checkpoint is not None:
         return tuple(open_trained_stores(run, checkpoint))
-    return tuple(
-        one if isinstance(one, CubeStore) else CubeStore.open(one)
-        for one in store or [DEFAULT_STORE]
-    )
+    return tuple(open_stores(store or [DEFAULT_STORE]))
 
 
 def _changes(

@@ -67,9 +67,7 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
                 f"{store.path}: fields {', '.join(missing)} are needed, the store holds "
                 f"{', '.join(store.field_names)}; change inputs"
             )
-        for redshift in config.redshifts or ():
-            store.redshift_index(redshift)
-        refuse_empty(config, store, config.redshifts or store.redshifts)
+        refuse_empty(config, store, store.chosen_redshifts(config.redshifts))
     split_cells(config, stores)
     boxes = [box for store in stores for box in boxes_of(store, config.redshifts)]
     check_channels(config.derived_channels, boxes)
@@ -218,7 +216,7 @@ class SeenBox:
     @classmethod
     def of(cls, config: TrainingConfig, store: CubeStore, redshift: float) -> Self:
         """Return that of a store at a redshift, with the inputs of a run."""
-        at = store.redshifts[store.redshift_index(redshift)]
+        (at,) = store.chosen_redshifts([redshift])
         found = {name: store.statistics(name, at) for name in config.inputs}
         return cls(str(store.path), store.mesh.cell_size_cmpc, at, found)
 
@@ -244,7 +242,7 @@ def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[s
     boxes = [
         SeenBox.of(config, store, redshift)
         for store in stores
-        for redshift in config.redshifts or store.redshifts
+        for redshift in store.chosen_redshifts(config.redshifts)
     ]
     redshifts = [box.redshift for box in boxes if box.redshift is not None]
     moments = {name: [_moments_of(config, name, box) for box in boxes] for name in config.inputs}

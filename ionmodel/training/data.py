@@ -197,7 +197,7 @@ def _count_samples(
 ) -> _SampleCounts:
     n_validated = available = 0
     for store, split in zip(stores, splits, strict=True):
-        n_cubes = len(config.redshifts or store.redshifts)
+        n_cubes = len(store.chosen_redshifts(config.redshifts))
         n_validated += n_cubes * bool(_count(split.validation))
         available += n_cubes * -(-_count(split.train) // (config.tile or 1) ** 3)
     wanted = config.samples_per_epoch or available
@@ -226,7 +226,7 @@ def _place(
     return place_fields(
         device.type,
         field_bytes=sum(
-            per_cell * math.prod(store.mesh.shape) * len(config.redshifts or store.redshifts)
+            per_cell * math.prod(store.mesh.shape) * len(store.chosen_redshifts(config.redshifts))
             for store in stores
         ),
         budget_bytes=bytes_for_fields(config.memory_budget, slot_bytes(parts, samples.batch_size)),
@@ -295,7 +295,8 @@ def _open_tiles(
                 tiles = tile_starts(split.validation, tile)
                 here = tiles[_drawn(len(tiles), samples.per_validated_cube, config.seed)]
                 new = tile - first_new_cells(here, split.validation, tile)
-                n_cells += int(new.prod(axis=1).sum()) * len(config.redshifts or store.redshifts)
+                n_redshifts = len(store.chosen_redshifts(config.redshifts))
+                n_cells += int(new.prod(axis=1).sum()) * n_redshifts
             starts.append(here)
         return train, train.sibling(starts, tile=tile, **_SIBLING), n_cells
 

@@ -11,7 +11,7 @@ import torch
 from ionmodel.config.training_config import TARGET, TrainingConfig
 from ionmodel.errors import ConfigError, RunFolderError
 from ionmodel.ranks import n_processes
-from ionmodel.runs.begin import StoreLike, begin_run
+from ionmodel.runs.begin import begin_run
 from ionmodel.runs.compatibility import check_stores, check_workers, remarks
 from ionmodel.runs.folder import RunFolder, begun_config, check_new, resumed_config
 from ionmodel.runs.network import choose_device, full_device_as_message, network_of
@@ -20,7 +20,7 @@ from ionmodel.training.events import SILENT, Result, TrainingReporter
 from ionmodel.training.figures import draw_losses, draw_predictions
 from ionmodel.training.trainer import Trainer
 from ionstore.errors import UserError
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike
 from ionstore.store.normalization import Normalization
 
 

@@ -13,7 +13,7 @@ import torch
 
 from ionstore.cube.mesh import Mesh
 from ionstore.errors import MemoryBudgetError
-from ionstore.loading.cubes import Store, open_stores, select_cubes
+from ionstore.loading.cubes import select_cubes
 from ionstore.loading.device import DeviceFields, available_device
 from ionstore.loading.fill import batch_parts
 from ionstore.loading.iteration import BatchType, CurrentIteration, Iteration
@@ -28,6 +28,7 @@ from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, CubeSamples, Samples
 from ionstore.sampling.settings import LoaderSettings, SettingsOptions, whole_number
+from ionstore.store.cube_store import StoreLike, open_stores
 from ionstore.store.normalization import Normalization
 
 CellsOfStores = Callable[[Sequence[Mesh]], Sequence[Centers]]  # cells of samples, by store
@@ -114,7 +115,7 @@ class BatchLoader(ABC, Generic[BatchType]):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
+        store: StoreLike | Sequence[StoreLike],
         centers: CellsOfStores,
         reach: Reach,
         batch_size: int,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
 
 import numpy as np
 
@@ -35,17 +34,6 @@ class CubeToDecode:
         return self.target.store.mesh.cells_per_side
 
 
-Store = str | PathLike[str] | CubeStore
-
-
-def open_stores(store: Store | Sequence[Store]) -> list[CubeStore]:
-    """Return stores, opened where they are paths."""
-    stores = [store] if isinstance(store, str | PathLike | CubeStore) else list(store)
-    if not stores:
-        raise ValueError("store must name at least one store, got none")
-    return [one if isinstance(one, CubeStore) else CubeStore.open(one) for one in stores]
-
-
 def select_cubes(
     stores: Sequence[CubeStore],
     inputs: Sequence[str],
@@ -64,8 +52,7 @@ def select_cubes(
     store_of_cube, cubes = [], []
     for index, store in enumerate(stores):
         _check_store(store, inputs, target, reach, halo_name)
-        wanted = store.redshifts if redshifts is None else redshifts
-        chosen = [store.redshifts[store.redshift_index(redshift)] for redshift in wanted]
+        chosen = store.chosen_redshifts(redshifts)
         # Its samples would be drawn twice.
         if len(set(chosen)) < len(chosen):
             shown = ", ".join(f"{redshift:g}" for redshift in chosen)

@@ -35,10 +35,10 @@ import torch
 
 from ionstore.cube.mesh import Mesh, Region
 from ionstore.loading.batch_loader import BatchLoader, LoaderStats
-from ionstore.loading.cubes import Store
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, centers_of_boxes, tile_starts, tiles_within
 from ionstore.sampling.settings import SettingsOptions, whole_number
+from ionstore.store.cube_store import StoreLike
 from ionstore.store.normalization import Normalization
 
 
@@ -233,7 +233,7 @@ class NeighborhoodLoader(BatchLoader[Batch]):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
+        store: StoreLike | Sequence[StoreLike],
         *,
         radius: int,
         batch_size: int,
@@ -324,7 +324,7 @@ class TileLoader(BatchLoader[TileBatch]):
 
     def __init__(
         self,
-        store: Store | Sequence[Store],
+        store: StoreLike | Sequence[StoreLike],
         *,
         tile: int,
         halo: int,

@@ -1,7 +1,7 @@
 """`CubeStore`: the coeval cubes of one simulation in one chunked, compressed Zarr group."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Self, cast
 
@@ -12,7 +12,7 @@ from ionstore.cube.fields import FIELDS
 from ionstore.cube.mesh import REDSHIFT_TOLERANCE, Array, Corner, Mesh, check_region
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.cube.units import Frame
-from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
+from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.storage.paths import StorePath, parse_place
 from ionstore.storage.s3 import ObjectPath
 from ionstore.store.codecs import Compression, check_storage, stored_compression
@@ -211,6 +211,18 @@ class CubeStore:
             f"redshift must be one of {there} (those of {self.path.name}), got {redshift:g}"
         )
 
+    def chosen_redshifts(self, wanted: Sequence[float] | None = None) -> tuple[float, ...]:
+        """Return the redshifts asked for, exactly as the store has them; all where none are given.
+
+        Raises
+        ------
+        NotInStoreError
+            If the store does not hold one of them.
+        """
+        if wanted is None or not len(wanted):  # `or` would refuse NumPy arrays
+            return self.redshifts
+        return tuple(self.redshifts[self.redshift_index(redshift)] for redshift in wanted)
+
     def read_field(self, field: str, redshift: float) -> Array:
         """Return a field at a redshift, shape (nx, ny, nz), in its stored dtype.
 
@@ -362,86 +374,18 @@ def layout_of(metadata: Mapping[str, Any]) -> Layout:
     return Layout(metadata["shape"][1], chunk, shard)
 
 
-class JoinedStore(CubeStore):
-    """A store to read from that also offers the fields of a second store of the same mesh.
+StoreLike = CubeStore | str | os.PathLike[str]
+"""A store, or its path."""
 
-    Name, path, redshifts and all else are those of the first. It is pickled as both paths.
 
-    Parameters
-    ----------
-    store : CubeStore
-        The first store.
-    beside : CubeStore
-        The second one, computed from the first; it may hold fewer redshifts.
+def open_store(store: StoreLike) -> CubeStore:
+    """Return a store, opened if it is a path."""
+    return store if isinstance(store, CubeStore) else CubeStore.open(store)
 
-    Raises
-    ------
-    StoreFormatError
-        If their meshes differ, or a field is in both.
-    """
 
-    def __init__(self, store: CubeStore, beside: CubeStore) -> None:
-        twice = sorted({*store.field_names} & {*beside.field_names})
-        if store.mesh != beside.mesh or twice:
-            raise StoreFormatError(
-                f"{beside.path}: expected other fields on the mesh of {store.path}, "
-                f"{store.mesh}, found {', '.join(twice) or beside.mesh}; remove it"
-            )
-        self.path, self.attributes, self.layout = store.path, store.attributes, store.layout
-        self._first, self._second = store, beside
-        self._metadata = {**store._metadata, **beside._metadata}
-
-    @classmethod
-    def open_both(cls, path: str | os.PathLike[str], beside: str | os.PathLike[str]) -> Self:
-        """Open two complete stores and join them.
-
-        Raises
-        ------
-        StoreFormatError
-            As `CubeStore.open`, or if they do not go together.
-        OSError
-            If their metadata cannot be read.
-        """
-        return cls(CubeStore.open(path), CubeStore.open(beside))
-
-    def __reduce__(self) -> tuple[Callable[..., Self], tuple[str, ...]]:
-        return type(self).open_both, (str(self.path), str(self._second.path))
-
-    def __repr__(self) -> str:
-        return f"JoinedStore({self._first!r}, {self._second!r})"
-
-    def statistics(self, field: str, redshift: float) -> FieldStatistics:
-        """Return the statistics of the stored values of a field at a redshift.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field or redshift.
-        """
-        return self._holder(field).statistics(field, redshift)
-
-    def shard_path(self, field: str, redshift_index: int, shard: Corner) -> StorePath:
-        """Return the file or the object that holds a shard of a field."""
-        holder = self._holder(field)
-        index = holder.redshift_index(self.redshifts[redshift_index])
-        return holder.shard_path(field, index, shard)
-
-    def _holder(self, field: str) -> CubeStore:
-        return self._second if field in self._second.field_names else self._first
-
-    def _decode(
-        self, field: str, redshift: float, start: Corner, shape: Corner, converter: BlockWriter
-    ) -> int:
-        holder = self._holder(field)
-        try:
-            return holder._decode(field, redshift, start, shape, converter)
-        except StoreDamageError as error:
-            if holder is self._first:
-                raise
-            raise StoreDamageError(
-                f"{holder.path}: {field} is damaged; remove this store of derived fields and run "
-                "the same command again, which computes it anew"
-            ) from error
-
-    def _field_layout(self, field: str) -> Layout:
-        return self._holder(field)._field_layout(field)
+def open_stores(store: StoreLike | Sequence[StoreLike]) -> list[CubeStore]:
+    """Return one store or several, opened where they are paths."""
+    stores = [store] if isinstance(store, str | os.PathLike | CubeStore) else list(store)
+    if not stores:
+        raise ValueError("store must name at least one store, got none")
+    return [open_store(one) for one in stores]

@@ -189,9 +189,9 @@ def fit_normalization(
     if unknown:
         raise ValueError(f"transforms must be among {get_args(Transform)}, got {unknown}")
     cubes = [
-        (store, region, store.redshifts[store.redshift_index(redshift)])
+        (store, region, redshift)
         for store, region in zip(stores, centers, strict=True)
-        for redshift in (store.redshifts if redshifts is None else redshifts)
+        for redshift in store.chosen_redshifts(redshifts)
     ]
     fields = {}
     for name in inputs:

@@ -19,7 +19,7 @@ from ionstore.errors import StoreFormatError
 from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import find_digest
 from ionstore.storage.files import read_pieces, why_unreadable
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike, open_store
 from ionstore.store.layout import Layout, Part, plan_parts
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, StoreAttributes, read_root_metadata
 from ionstore.store.shards import check_shard
@@ -79,7 +79,7 @@ class Verification(BaseModel):
 
 
 def verify_store(
-    store: CubeStore | str | os.PathLike[str],
+    store: StoreLike,
     *,
     sources: Sequence[str | os.PathLike[str]] = (),
     reporter: Reporter = SILENT,
@@ -113,8 +113,7 @@ def verify_store(
     Chunks are read, checked and decoded as in a loader. Memory: one chunk per thread, encoded
     and decoded.
     """
-    if not isinstance(store, CubeStore):
-        store = CubeStore.open(store)
+    store = open_store(store)
     began = monotonic()
     root = read_root_metadata(store.path)
     members = root["consolidated_metadata"]["metadata"]

@@ -15,7 +15,7 @@ from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.store.codecs import chunk_codecs, default_compression, round_to_bits
 from ionstore.store.conversion import AS_STORED, ValueMap, convert
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, open_store, open_stores
 from ionstore.store.layout import Layout
 from tests.support.places import DATA
 from tests.support.stores import cubes_at, write_store
@@ -135,6 +135,23 @@ def test_redshifts_are_matched_within_half_a_thousandth(small_store: CubeStore) 
     assert small_store.redshift_index(7.4996) == 1
     with pytest.raises(NotInStoreError, match=r"one of 9, 7\.5 .*, got 8"):
         small_store.redshift_index(8.0)
+
+
+def test_chosen_redshifts_are_those_of_the_store(small_store: CubeStore) -> None:
+    assert small_store.chosen_redshifts([7.5004, 8.9996, 7.5]) == (7.5, 9.0, 7.5)
+    assert small_store.chosen_redshifts(np.array([7.5, 9.0])) == (7.5, 9.0)
+    assert small_store.chosen_redshifts() == small_store.chosen_redshifts([]) == (9.0, 7.5)
+    with pytest.raises(NotInStoreError, match="redshift must be one of 9, "):
+        small_store.chosen_redshifts([7.5, 8.0])
+
+
+def test_stores_are_opened_where_they_are_paths(small_store: CubeStore) -> None:
+    assert open_store(small_store) is small_store
+    path = Path(small_store.path)
+    for given in (path, str(path), [path, small_store]):
+        assert {one.uuid for one in open_stores(given)} == {small_store.uuid}
+    with pytest.raises(ValueError, match="store must name at least one store, got none"):
+        open_stores([])
 
 
 def test_unknown_fields_are_named(small_store: CubeStore) -> None:

@@ -11,7 +11,8 @@ from ionstore.cube.mesh import Array, Region
 from ionstore.cube.statistics import FieldStatistics
 from ionstore.errors import NotInStoreError, StoreDamageError, StoreFormatError
 from ionstore.loading.loaders import NeighborhoodLoader
-from ionstore.store.cube_store import CubeStore, JoinedStore
+from ionstore.store.cube_store import CubeStore
+from ionstore.store.joined_store import JoinedStore
 from ionstore.store.layout import Layout
 from ionstore.store.normalization import fit_normalization
 from tests.support.stores import cubes_at, write_store
