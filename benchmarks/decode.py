@@ -30,10 +30,11 @@ from result import median_and_spread, print_result
 
 from ionstore.cube.mesh import Array, Corner, Region
 from ionstore.storage.paths import open_file
+from ionstore.store.block_plan import plan_block
 from ionstore.store.conversion import convert, slices
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.normalization import fit_normalization
-from ionstore.store.shards import ShardIndexes, plan_block
+from ionstore.store.shard_index import ShardIndexes
 
 Block = tuple[Corner, Corner]
 """First cell and shape of a block."""

@@ -17,7 +17,8 @@ from ionstore.storage.paths import StorePath
 from ionstore.storage.s3_lock import LockClaim
 from ionstore.store.codecs import Compression, blosc
 from ionstore.store.layout import Layout, Part
-from ionstore.store.shards import MISSING, ShardIndex, check_shard, one_thread_in_blosc
+from ionstore.store.shard_index import MISSING, ShardIndex
+from ionstore.store.shards import check_shard, one_thread_in_blosc
 
 
 def encode_shard(values: Array, *, layout: Layout, compression: Compression) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from ionstore.cube.units import Frame
 from ionstore.errors import NotInStoreError, StoreFormatError
 from ionstore.storage.paths import StorePath, parse_place
 from ionstore.storage.s3 import ObjectPath
+from ionstore.store.block_plan import plan_block
 from ionstore.store.codecs import Compression, check_storage, stored_compression
 from ionstore.store.conversion import AS_STORED, Block, BlockWriter, ValueMap
 from ionstore.store.layout import Layout
@@ -24,7 +25,8 @@ from ionstore.store.metadata import (
     partial_folder,
     read_root_metadata,
 )
-from ionstore.store.shards import ShardIndexes, plan_block, read_chunks
+from ionstore.store.shard_index import ShardIndexes
+from ionstore.store.shards import read_chunks
 
 DIMENSIONS = ("redshift", "x", "y", "z")
 

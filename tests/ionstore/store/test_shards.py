@@ -22,10 +22,12 @@ from numcodecs import blosc
 from ionstore.cube.mesh import Corner
 from ionstore.errors import StoreDamageError, StoreFormatError
 from ionstore.storage.paths import open_file
+from ionstore.store.block_plan import plan_block
 from ionstore.store.conversion import ValueMap, convert, slices
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout
-from ionstore.store.shards import ShardIndexes, check_shard, plan_block
+from ionstore.store.shard_index import ShardIndexes
+from ionstore.store.shards import check_shard
 from tests.support.stores import cubes_at, write_store
 
 LAYOUT = Layout(12, 4, 8)
