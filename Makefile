@@ -23,7 +23,7 @@ QUICK := not process and not server and not slow
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto -m "$(QUICK)"
-	@echo "left out: tests that start processes or servers, and slow ones; \`make test-all\` runs them too"
+	@echo "left out: tests that start processes or servers, and slow ones; \`make test-all\` runs all"
 
 # A file stays on one worker, so that what its tests share is made once.
 test-all: $(VENV)/installed

@@ -176,6 +176,8 @@ def trained(
             reporter=Timed(clock, look, seconds),
         )
     took, wall = clock.elapsed(), clock.wall()
+    if not epochs:
+        raise SystemExit(f"no epoch ended within {seconds:.0f} s; give more --minutes")
     best = min(epochs, key=lambda entry: entry["validation_loss"])  # of the checkpoint
     return {
         "seconds": round(took, 1),

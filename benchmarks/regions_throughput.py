@@ -129,103 +129,113 @@ def main() -> None:
             measure(store, radius, arguments, Path(folder))
 
 
-def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder: Path) -> None:
-    width = 2 * radius + 1
-    sample_bytes = 4 * len(NAMES) * width**3
-    batch_size = max(1, min(MOST_SAMPLES, int(BATCH_BYTES / sample_bytes)))
-    budget = int(arguments.budget_mb * 1e6)
-    out = np.empty((batch_size, len(NAMES), width, width, width), np.float32)
-    loader = NeighborhoodLoader(
-        store,
-        radius=radius,
-        batch_size=batch_size,
-        memory_budget=budget,
-        samples_per_opening=arguments.samples_per_opening,
-        core=arguments.core,
-        n_lanes=N_LANES,
-    )
-    batches = iter(loader)
-    cached = TensorStoreFields(store, budget - out.nbytes)
-    plain = TensorStoreFields(store, 0)
-    random = np.random.default_rng(radius).integers(0, cached.mesh, size=(10**5, 3))
-    library = compiled(folder)
-    source = np.random.default_rng(0).random(out.shape, dtype=np.float32)
-    in_order = centers_in_order(loader)
-    regions = openings(loader)
-    cursor = {"random": 0}
+class Contest:
+    """Ways to the same neighborhoods: each method yields so many batches."""
 
-    def by_loader(n: int) -> Iterator[Delivered]:
-        for batch in itertools.islice(batches, n):
+    def __init__(
+        self, store: CubeStore, radius: int, arguments: argparse.Namespace, folder: Path
+    ) -> None:
+        self.radius, self.width = radius, 2 * radius + 1
+        self.sample_bytes = 4 * len(NAMES) * self.width**3
+        self.batch_size = max(1, min(MOST_SAMPLES, int(BATCH_BYTES / self.sample_bytes)))
+        self.out = np.empty((self.batch_size, len(NAMES), *(self.width,) * 3), np.float32)
+        budget = int(arguments.budget_mb * 1e6)
+        self.loader = NeighborhoodLoader(
+            store,
+            radius=radius,
+            batch_size=self.batch_size,
+            memory_budget=budget,
+            samples_per_opening=arguments.samples_per_opening,
+            core=arguments.core,
+            n_lanes=N_LANES,
+        )
+        self._batches = iter(self.loader)
+        self.cached = TensorStoreFields(store, budget - self.out.nbytes)
+        self._plain = TensorStoreFields(store, 0)
+        generator = np.random.default_rng(radius)
+        self._random = generator.integers(0, self.cached.mesh, size=(10**5, 3))
+        self._n_random = 0
+        self._library = compiled(folder)
+        self.source = np.random.default_rng(0).random(self.out.shape, dtype=np.float32)
+        self._in_order = centers_in_order(self.loader)
+        self._regions = openings(self.loader)
+
+    def by_loader(self, n: int) -> Iterator[Delivered]:
+        """Go on with the loader in regions, the same iteration in every round."""
+        for batch in itertools.islice(self._batches, n):
             yield Delivered(batch.centers.numpy(), batch.inputs.numpy(), batch.target.numpy())
 
-    def by_tensorstore_random(n: int) -> Iterator[Delivered]:
+    def by_tensorstore_random(self, n: int) -> Iterator[Delivered]:
+        """Read random cells by TensorStore, whose cache has the budget."""
         for _ in range(n):
-            first = cursor["random"] % (len(random) - batch_size)
-            cursor["random"] += batch_size
-            centers = random[first : first + batch_size]
-            cached.read(centers - radius, out)
-            yield Delivered(centers, out, cached.read_targets(centers))
+            first = self._n_random % (len(self._random) - self.batch_size)
+            self._n_random += self.batch_size
+            centers = self._random[first : first + self.batch_size]
+            self.cached.read(centers - self.radius, self.out)
+            yield Delivered(centers, self.out, self.cached.read_targets(centers))
 
-    def by_tensorstore_order(n: int) -> Iterator[Delivered]:
-        for centers in itertools.islice(in_order, n):
-            cached.read(centers - radius, out[: len(centers)])
-            yield Delivered(centers, out[: len(centers)], cached.read_targets(centers))
+    def by_tensorstore_order(self, n: int) -> Iterator[Delivered]:
+        """Read the cells of the loader's batches by TensorStore, whose cache has the budget."""
+        for centers in itertools.islice(self._in_order, n):
+            self.cached.read(centers - self.radius, self.out[: len(centers)])
+            yield Delivered(centers, self.out[: len(centers)], self.cached.read_targets(centers))
 
-    def by_tensorstore_blocks(n: int) -> Iterator[Delivered]:
-        done = 0
-        for start, block, centers in regions:
+    def by_tensorstore_blocks(self, n: int) -> Iterator[Delivered]:
+        """Read the block of each region at once by TensorStore, then cut it by NumPy."""
+        done, width = 0, self.width
+        for start, block, centers in self._regions:
             decoded = np.empty((1, len(NAMES), *block), np.float32)
-            plain.read(start[None], decoded)
-            target = plain.read_targets(centers)
-            within = (centers - radius - start) % cached.mesh
-            for first in range(0, len(within), batch_size):
-                some = slice(first, first + batch_size)
+            self._plain.read(start[None], decoded)
+            target = self._plain.read_targets(centers)
+            within = (centers - self.radius - start) % self.cached.mesh
+            for first in range(0, len(within), self.batch_size):
+                some = slice(first, first + self.batch_size)
                 corners = within[some].tolist()
-                for place, (i, j, k) in zip(out, corners, strict=False):
+                for place, (i, j, k) in zip(self.out, corners, strict=False):
                     place[...] = decoded[0, :, i : i + width, j : j + width, k : k + width]
                 done += len(corners)
-                yield Delivered(centers[some], out[: len(corners)], target[some])
-            if done >= n * batch_size:
+                yield Delivered(centers[some], self.out[: len(corners)], target[some])
+            if done >= n * self.batch_size:
                 return
 
-    def by_memcpy(n: int) -> Iterator[Delivered]:
+    def by_memcpy(self, n: int) -> Iterator[Delivered]:
+        """Copy a batch that is there already: the limit."""
+        some = self._random[: self.batch_size]
         for _ in range(n):
-            library.contiguous_copy(pointer(source), ctypes.c_int64(out.size), pointer(out))
-            yield Delivered(random[:batch_size], out, random[:batch_size, 0])
+            self._library.contiguous_copy(
+                pointer(self.source), ctypes.c_int64(self.out.size), pointer(self.out)
+            )
+            yield Delivered(some, self.out, some[:, 0])
 
+
+def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder: Path) -> None:
+    contest = Contest(store, radius, arguments, folder)
     contestants: dict[str, Callable[[int], Iterator[Delivered]]] = {
-        "regions": by_loader,
-        "tensorstore_random": by_tensorstore_random,
-        "tensorstore_order": by_tensorstore_order,
-        "tensorstore_blocks": by_tensorstore_blocks,
+        "regions": contest.by_loader,
+        "tensorstore_random": contest.by_tensorstore_random,
+        "tensorstore_order": contest.by_tensorstore_order,
+        "tensorstore_blocks": contest.by_tensorstore_blocks,
     }
     for way in contestants.values():
         check(next(way(1)), store, radius)
-    contestants["c_memcpy"] = by_memcpy
-    np.testing.assert_array_equal(next(by_memcpy(1)).inputs, source)
-    sizes = {name: batches_a_round(way) for name, way in contestants.items()}
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(arguments.rounds):
-        for name, way in contestants.items():
-            if name == "regions":
-                prepared = 2 * N_LANES * arguments.samples_per_opening
-                for _ in way(5 + prepared // batch_size):
-                    pass
-            began = time.perf_counter()
-            n_samples = sum(len(delivered.inputs) for delivered in way(sizes[name]))
-            rates[name].append(n_samples / (time.perf_counter() - began))
-    stats = loader.stats
-    loader.close()
+    contestants["c_memcpy"] = contest.by_memcpy
+    np.testing.assert_array_equal(next(contest.by_memcpy(1)).inputs, contest.source)
+    prepared = 2 * N_LANES * arguments.samples_per_opening
+    # Batches that the loader prepared while the others ran would cost no time here.
+    dropped = {"regions": 5 + prepared // contest.batch_size}
+    rates = rates_of(contestants, arguments.rounds, dropped)
+    stats = contest.loader.stats
+    contest.loader.close()
     medians = {name: median_and_spread(values) for name, values in rates.items()}
     print_result(
         f"r = {radius}",
         packages=("ionstore", "numpy", "numba", "numcodecs", "tensorstore", "torch"),
-        mesh=cached.mesh,
+        mesh=contest.cached.mesh,
         budget_mb=arguments.budget_mb,
         samples_per_opening=arguments.samples_per_opening,
         core=stats.core,
         decoded_mb=round(stats.decoded_bytes / 1e6),
-        batch_size=batch_size,
+        batch_size=contest.batch_size,
         batches_mb=round(stats.batch_bytes / 1e6),
         predicted_amplification=round(stats.predicted_amplification),
         decode_ms_an_opening=round(1e3 * stats.decode_s / stats.openings, 1),
@@ -233,7 +243,8 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
         samples_per_s={name: round(median, 1) for name, (median, _) in medians.items()},
         spread={name: round(spread, 1) for name, (_, spread) in medians.items()},
         gigabytes_per_s={
-            name: round(median * sample_bytes / 1e9, 2) for name, (median, _) in medians.items()
+            name: round(median * contest.sample_bytes / 1e9, 2)
+            for name, (median, _) in medians.items()
         },
         regions_relative_to={
             name: round(medians["regions"][0] / medians[name][0], 2)
@@ -241,6 +252,24 @@ def measure(store: CubeStore, radius: int, arguments: argparse.Namespace, folder
             if name != "regions"
         },
     )
+
+
+def rates_of(
+    contestants: dict[str, Callable[[int], Iterator[Delivered]]],
+    rounds: int,
+    dropped: dict[str, int],
+) -> dict[str, list[float]]:
+    """Return samples/s in each round, the rounds interleaved, some batches dropped first."""
+    sizes = {name: batches_a_round(way) for name, way in contestants.items()}
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, way in contestants.items():
+            for _ in way(dropped.get(name, 0)):
+                pass
+            began = time.perf_counter()
+            n_samples = sum(len(delivered.inputs) for delivered in way(sizes[name]))
+            rates[name].append(n_samples / (time.perf_counter() - began))
+    return rates
 
 
 def batches_a_round(way: Callable[[int], Iterator[Delivered]]) -> int:

@@ -1,8 +1,10 @@
 """Small stores for tests, a server of objects, and where real simulation output is kept."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if any(parameters.get(name) for name in N_WORKERS):
             item.add_marker("process")
+
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+TIERS = ("process", "server", "slow")
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count tests that are left out by their marks."""
+    for item in items:
+        marks = [mark for mark in TIERS if item.get_closest_marker(mark)]
+        item.config.stash.setdefault(LEFT_OUT, Counter()).update(marks and ["tests", *marks])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the main process what a process of pytest-xdist left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash.get(LEFT_OUT, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what such a process left out: each of them collects all tests."""
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out."""
+    counts = config.stash.get(LEFT_OUT, Counter())
+    if counts["tests"]:
+        by_mark = ", ".join(f"{counts[mark]} {mark}" for mark in TIERS)
+        terminalreporter.write_line(f"left out by marks: {counts['tests']} tests ({by_mark})")
 
 
 @pytest.fixture(scope="session")

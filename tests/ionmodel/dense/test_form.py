@@ -103,6 +103,48 @@ ACTIVATIONS: list[Callable[[], nn.Module]] = [
 ]
 
 
+def three(draw: st.DrawFn, limits: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(draw(st.integers(1, max(1, limit))) for limit in limits)
+
+
+def window(draw: st.DrawFn, widths: tuple[int, ...], most: int, *, dilated: bool) -> dict[str, Any]:
+    """Options of a layer whose window fits into an input."""
+    kernel = three(draw, tuple(min(most, w) for w in widths))
+    if draw(st.booleans()):  # the same on all axes, where pools and convolutions are usual
+        kernel = 3 * (min(kernel),)
+    options: dict[str, Any] = {
+        "kernel_size": kernel,
+        "stride": three(draw, draw(st.sampled_from([(1, 1, 1), (2, 2, 2), (3, 2, 1)]))),
+    }
+    if dilated:
+        room = ((w - 1) // (k - 1) if k > 1 else 3 for w, k in zip(widths, kernel, strict=True))
+        options["dilation"] = three(draw, tuple(min(3, steps) for steps in room))
+    return options
+
+
+def spatial_layer(draw: st.DrawFn, x: Tensor) -> nn.Module:
+    """A layer that takes an input."""
+    n_in, widths = x.shape[1], tuple(x.shape[2:])
+    match draw(st.sampled_from(["conv", "conv", "mean", "max", "norm", "prelu", "dropout"])):
+        case "conv":
+            groups = draw(st.sampled_from([n for n in range(1, n_in + 1) if n_in % n == 0]))
+            n_out = groups * draw(st.integers(1, 3))
+            bias = draw(st.booleans())
+            options = window(draw, widths, draw(st.sampled_from([2, 3, 7])), dilated=True)
+            return nn.Conv3d(n_in, n_out, groups=groups, bias=bias, **options)
+        case "mean":
+            divisor = draw(st.sampled_from([None, 3]))
+            return nn.AvgPool3d(divisor_override=divisor, **window(draw, widths, 3, dilated=False))
+        case "max":
+            return nn.MaxPool3d(**window(draw, widths, 3, dilated=True))
+        case "norm":
+            return nn.BatchNorm3d(n_in, affine=draw(st.booleans()))
+        case "prelu":
+            return nn.PReLU(n_in)
+        case _:
+            return nn.Dropout3d(0.5)
+
+
 @st.composite
 def architectures(draw: st.DrawFn) -> tuple[nn.Sequential, int, int]:
     """A patch network, its width and its channels; the shapes are found by running it."""
@@ -117,50 +159,8 @@ def architectures(draw: st.DrawFn) -> tuple[nn.Sequential, int, int]:
         with torch.no_grad():
             x = layer.eval()(x)
 
-    def three(limits: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(draw(st.integers(1, max(1, limit))) for limit in limits)
-
-    def window(most: int, dilated: bool) -> dict[str, Any]:
-        widths = tuple(x.shape[2:])
-        kernel = three(tuple(min(most, w) for w in widths))
-        if draw(st.booleans()):  # the same on all axes, where pools and convolutions are usual
-            kernel = 3 * (min(kernel),)
-        options: dict[str, Any] = {
-            "kernel_size": kernel,
-            "stride": three(draw(st.sampled_from([(1, 1, 1), (2, 2, 2), (3, 2, 1)]))),
-        }
-        if dilated:
-            room = ((w - 1) // (k - 1) if k > 1 else 3 for w, k in zip(widths, kernel, strict=True))
-            options["dilation"] = three(tuple(min(3, steps) for steps in room))
-        return options
-
     for _ in range(draw(st.integers(0, 4))):
-        n_in = x.shape[1]
-        match draw(st.sampled_from(["conv", "conv", "mean", "max", "norm", "prelu", "dropout"])):
-            case "conv":
-                groups = draw(st.sampled_from([n for n in range(1, n_in + 1) if n_in % n == 0]))
-                n_out = groups * draw(st.integers(1, 3))
-                bias = draw(st.booleans())
-                add(
-                    nn.Conv3d(
-                        n_in,
-                        n_out,
-                        groups=groups,
-                        bias=bias,
-                        **window(draw(st.sampled_from([2, 3, 7])), dilated=True),
-                    )
-                )
-            case "mean":
-                divisor = draw(st.sampled_from([None, 3]))
-                add(nn.AvgPool3d(divisor_override=divisor, **window(3, dilated=False)))
-            case "max":
-                add(nn.MaxPool3d(**window(3, dilated=True)))
-            case "norm":
-                add(nn.BatchNorm3d(n_in, affine=draw(st.booleans())))
-            case "prelu":
-                add(nn.PReLU(n_in))
-            case "dropout":
-                add(nn.Dropout3d(0.5))
+        add(spatial_layer(draw, x))
         if draw(st.booleans()):
             add(draw(st.sampled_from(ACTIVATIONS))())
     cut = draw(st.integers(0, len(layers)))

@@ -137,6 +137,7 @@ def test_channels_larger_than_the_memory_budget_train_region_by_region(
     assert_same_numbers(one, other)
 
 
+@pytest.mark.slow  # a score near 1 takes 20 epochs
 def test_the_surroundings_are_learned_from_averages(tmp_path: Path) -> None:
     cubes = cubes_at(24, (8.0,), seed=4)
     around = PeriodicField(cubes["n_src"][0]).smoothed(3.0)
@@ -148,6 +149,7 @@ def test_the_surroundings_are_learned_from_averages(tmp_path: Path) -> None:
     assert train_run(config, [store], RunFolder(tmp_path / "without")).best_r2 < 0.3
 
 
+@pytest.mark.slow  # a score near 1 takes 20 epochs
 def test_the_redshift_is_learned_from(tmp_path: Path) -> None:
     redshifts = (9.0, 7.0)
     cubes = cubes_at(16, redshifts, seed=4)

@@ -105,6 +105,7 @@ def test_the_predictions_of_the_best_checkpoint_are_its_own(
     np.testing.assert_array_equal(predictions.prediction, torch.cat(by_hand).detach().numpy())
 
 
+@pytest.mark.slow  # a score takes 600 steps
 def test_it_learns(store: CubeStore, tiny_config: ConfigMaker, tmp_path: Path) -> None:
     config = tiny_config(
         epochs=6, samples_per_epoch=3200, channels=[16], head_dropout=0.0, learning_rate=0.01

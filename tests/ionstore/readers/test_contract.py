@@ -199,6 +199,7 @@ def _read_all(path: Path) -> tuple[int, int]:
     return found, len(said)
 
 
+@pytest.mark.slow  # damages hundreds of bytes, each read by every format
 @pytest.mark.parametrize("kind", MADE)
 def test_flipped_bytes_end_in_a_sentence_at_worst(tmp_path: Path, kind: str) -> None:
     content = MADE[kind].content

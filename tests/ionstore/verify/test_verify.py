@@ -158,6 +158,7 @@ def test_a_store_of_format_1_has_no_damage() -> None:
     assert found.n_chunks == 2 * 3 * 2**3
 
 
+@pytest.mark.slow  # verifies a store for each of hundreds of bits
 def test_every_flipped_bit_is_found_and_never_read(store: CubeStore) -> None:
     shards = shards_of(store)
     sizes = np.array([shard.path.stat().st_size for shard in shards])
