@@ -21,18 +21,6 @@ _LIGHT_KM_S = 299792.458
 def choudhury2009(redshift: float, cosmology: Cosmology) -> float:
     """Return the mean free path set by Lyman-limit systems in cMpc.
 
-    Parameters
-    ----------
-    redshift : float
-        Redshift.
-    cosmology : Cosmology
-        Must tell h and omega_m; flat, radiation left out.
-
-    Raises
-    ------
-    ValueError
-        If the cosmology leaves one of them out.
-
     Notes
     -----
     .. math:: \\lambda = (1 + z) \\, 0.1 \\, \\frac{c}{H(z)}
@@ -61,11 +49,6 @@ def choudhury2009(redshift: float, cosmology: Cosmology) -> float:
 
 def worseck2014(redshift: float) -> float:
     """Return the mean free path of pyC2Ray's model "Worseck2014" in cMpc.
-
-    Parameters
-    ----------
-    redshift : float
-        Redshift.
 
     Notes
     -----

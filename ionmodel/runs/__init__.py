@@ -1,1 +1,1 @@
-"""Read and write the folder of a run, and tell which stores fit it."""
+"""Read and write the folder of a run, and check that stores fit it."""

@@ -1,4 +1,4 @@
-"""Beginning a run, or going on with one: its folder, configuration and stores."""
+"""Begin a run, or resume one: its folder, configuration and stores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ DEFAULT_STORE = Path("cubes.zarr")
 
 @dataclass(frozen=True, slots=True)
 class BegunRun:
-    """What is trained, on which stores, where, and what the user should know of that."""
+    """Configuration, stores and folder of a run, and notes for the user."""
 
     config: TrainingConfig
     stores: tuple[CubeStore, ...]
@@ -41,11 +41,7 @@ def begin_run(
     *,
     resume: bool = False,
 ) -> BegunRun:
-    """Resolve what a user gives to the run that it means; writes nothing.
-
-    ``given`` are keys of the configuration, ``preset`` among them. A preset gives way to what a
-    mesh has room for; keys that are given do not.
-    """
+    """Return the run that a user asks for, with given keys (also ``preset``); writes nothing."""
     if path is None and resume:
         raise RunFolderError("resuming needs the folder of a run; name it with --run")
     if path is not None:
@@ -54,13 +50,14 @@ def begin_run(
     checkpoint = run.read_last()
     begun = begun_config(run, checkpoint)
     if begun is not None:
-        anew = f"{run.path} has no checkpoint: it begins anew with its config.toml"
+        anew = f"{run.path} has no checkpoint: it begins again with its config.toml"
         config = resumed_config(run, begun, given)
         stores = _open_stores(store, run, checkpoint)
         return BegunRun(config, stores, run, (anew,) if checkpoint is None else ())
     preset = read_preset(given.get("preset", DEFAULT_PRESET))
     config = make_config(over_preset(preset, given))
     stores = _open_stores(store, run, checkpoint)  # after the keys, which are quick to check
+    # A preset is fitted to the mesh, keys that the user gives are not.
     asked = {key: getattr(config, key) for key in ("radius", "tile", "scales") if key in given}
     fitted = fit_to_mesh(config, stores).model_copy(update=asked)
     return BegunRun(fitted, stores, run, tuple(_changes(config, fitted, stores, preset)))
@@ -84,9 +81,9 @@ def _changes(
     stores: Sequence[CubeStore],
     preset: Mapping[str, Any],
 ) -> Iterator[str]:
-    """Yield in words how a preset gave way, and which keys change nothing."""
+    """Yield notes on how the preset was fitted, and on keys without effect."""
     if config.split != "random" and config.random_cells != preset["random_cells"]:
-        yield f"random_cells changes nothing: split is {config.split!r}, not 'random'"
+        yield f"random_cells has no effect: split is {config.split!r}, not 'random'"
     if fitted.radius < config.radius:
         yield (
             f"Radius lowered from {config.radius} to {fitted.radius}, the largest that fits the "
@@ -99,4 +96,4 @@ def _changes(
     if fitted.scales != config.scales:
         kept = ", ".join(f"{scale:g}" for scale in fitted.scales or ()) or "none"
         unit = "cells" if stores[0].mesh.cell_size_cmpc is None else "cMpc"
-        yield f"Scales above a quarter of the smallest box are left out, kept: {kept} {unit}"
+        yield f"Scales above a quarter of the smallest box are left out; kept: {kept} {unit}"

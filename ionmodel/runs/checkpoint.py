@@ -1,4 +1,4 @@
-"""Checkpoints: plain dicts of tensors, numbers, strings and lists, written atomically."""
+"""Checkpoints: nested dicts and lists of tensors, numbers and strings, written atomically."""
 
 import pickle
 import zipfile
@@ -18,20 +18,7 @@ _PIECE_BYTES = 2**20
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; ``path`` is always the old or the new one, whole.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    content : dict
-        Nested dicts and lists of tensors, numbers, strings and None; tuples become lists.
-
-    Raises
-    ------
-    TypeError
-        If anything else is in it.
-    """
+    """Write a checkpoint; a kill leaves the old one or the new one."""
     plain = _plain({"format_version": FORMAT_VERSION, **content}, "checkpoint")
     with whole_file(path) as temporary:
         torch.save(plain, temporary)
@@ -40,37 +27,23 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(
     path: Path, *, on_bytes: Callable[[bytes], object] | None = None
 ) -> dict[str, Any]:
-    """Read a checkpoint on the CPU.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-    on_bytes : callable, optional
-        Given the bytes of the file, piece by piece: of the one that is read, though another may
-        take its place meanwhile.
-
-    Raises
-    ------
-    RunFolderError
-        If the file is damaged, not a checkpoint, or newer than this version.
-    ConfigError
-        If it is older, and of a configuration that is not known here.
-    """
+    """Read a checkpoint on the CPU, and hand on the bytes that were read."""
     try:
         with open(path, "rb") as file:
+            # From the open file: a running training may put another one at this path.
             while on_bytes is not None and (piece := file.read(_PIECE_BYTES)):
                 on_bytes(piece)
-            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+            with zipfile.ZipFile(file) as archive:  # torch does not verify the checksums
                 damaged = archive.testzip()
             if damaged is not None:
-                raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train anew")
+                raise RunFolderError(f"{path}: damaged at {damaged}; restore it or train again")
             file.seek(0)
+            # Plain values alone: a pickle may run any code.
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RunFolderError(
             f"{path}: expected a checkpoint of plain values, it holds other Python objects, which "
-            "are not loaded; train anew"
+            "are not loaded; train again"
         ) from error
     except (zipfile.BadZipFile, RuntimeError, EOFError) as error:
         raise RunFolderError(f"{path}: not a checkpoint or damaged ({error})") from error
@@ -82,13 +55,14 @@ def load_checkpoint(
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest read "
             "here; update ionmodel"
         )
+    # Runs of older versions stay readable.
     for entry in content.get("history", ()):
         if version == 1:  # its epochs count from 0
             entry["epoch"] += 1
         if version <= 2:  # a sample was a cell
             entry["validation_cells"] = entry.pop("validation_samples")
             entry["cells"] = entry.pop("samples")
-        if version <= 3:  # its leaks, if it says any, are those of neighborhoods alone
+        if version <= 3:  # it recorded only that neighborhoods leak
             entry["leaks"] = make_config(content["config"]).leaks
     return content
 

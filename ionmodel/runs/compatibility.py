@@ -1,4 +1,4 @@
-"""What a network was trained on, and how other boxes differ from it."""
+"""Check that stores fit a configuration, and boxes a trained network."""
 
 import math
 import os
@@ -19,35 +19,20 @@ from ionstore.store.normalization import DEFAULT_TRANSFORMS
 
 _WORKERS_A_PROCESSOR = 4
 _ALONE = 0.5  # cells: a ball of such a radius holds the cell in its middle alone
+_SAME_CELL = 0.01  # relative difference of two cell sizes that are taken as the same
+_FAR = 1.5  # a moment is far above this times the largest seen, or below the smallest over this
+_REDSHIFTS_BEYOND = 0.5
 
 _EDIT_OPTIONS = {
     (N_SRC.name, "unit"): "--n-src-unit",
     (N_IGM.name, "unit"): "--density-frame",
     (N_IGM.name, "frame"): "--density-frame",
 }
-"""Option of ``ionstore edit`` that supplies what a store does not know of a field."""
+"""Option of ``ionstore edit`` that supplies what a store does not know about a field."""
 
 
 def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
-    """Check that stores can be trained on together, from their metadata alone.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Says which fields, redshifts and cells.
-    stores : sequence of CubeStore
-        Stores to train on.
-
-    Raises
-    ------
-    ConfigError
-        If a store is given twice, lacks a field or room for the neighborhoods, holds an empty box
-        of which overdensities are asked for, disagrees with another in the unit or frame of an
-        input that is not divided by its own mean, or does not tell what a derived channel depends
-        on.
-    NotInStoreError
-        If a store does not hold a redshift.
-    """
+    """Check that stores can be trained on together, from their metadata alone."""
     paths: dict[str, StorePath] = {}
     for store in stores:
         if store.uuid in paths:
@@ -68,25 +53,19 @@ def check_stores(config: TrainingConfig, stores: Sequence[CubeStore]) -> None:
                 f"{', '.join(store.field_names)}; change inputs"
             )
         refuse_empty(config, store, store.chosen_redshifts(config.redshifts))
-    split_cells(config, stores)
+    split_cells(config, stores)  # refuses meshes without room
     boxes = [box for store in stores for box in boxes_of(store, config.redshifts)]
     check_channels(config.derived_channels, boxes)
     for name in config.inputs:
-        if is_overdensity(config, name):  # the same number in every unit and frame
-            continue
+        if is_overdensity(config, name):
+            continue  # dividing by the mean removes unit and frame
         _check_agreement(name, "unit", {store.path: store.units(name) for store in stores})
         if name == N_IGM.name:
             _check_agreement(name, "frame", {store.path: store.frame for store in stores})
 
 
 def check_workers(n_workers: int) -> None:
-    """Refuse more worker processes than can be of use.
-
-    Raises
-    ------
-    ConfigError
-        If there are more than four for each processor.
-    """
+    """Refuse far more worker processes than processors."""
     most = _WORKERS_A_PROCESSOR * (os.cpu_count() or 1)
     if n_workers > most:
         raise ConfigError(
@@ -96,24 +75,17 @@ def check_workers(n_workers: int) -> None:
 
 
 def remarks(config: TrainingConfig, stores: Sequence[CubeStore]) -> Iterator[str]:
-    """Yield what a user should know of stores that can be trained on, a line each.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        What is trained.
-    stores : sequence of CubeStore
-        Stores that `check_stores` accepts.
-    """
+    """Yield notes on stores that can be trained on, one sentence each."""
     sizes = {store.path: _cell_size_in_words(store) for store in stores}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{size} in {path}" for path, size in sizes.items())
         yield (
-            f"cells differ in size ({told}): the network sees as many of each, whatever their size"
+            f"cells differ in size ({told}); the network sees the same number of cells in each "
+            "store"
         )
     if config.scales and stores[0].mesh.cell_size_cmpc is None:
         yield (
-            "scales are taken in cells, not in cMpc, for the box length is unknown; supply it with "
+            "scales are in cells, not in cMpc, because the box length is unknown; supply it with "
             f"`ionstore edit {stores[0].path} --box-length`"
         )
     for store in stores:
@@ -127,8 +99,8 @@ def remarks(config: TrainingConfig, stores: Sequence[CubeStore]) -> Iterator[str
             half = _ALONE * (store.mesh.cell_size_cmpc or 1.0)
             unit = "cell" if store.mesh.cell_size_cmpc is None else "cMpc"
             yield (
-                f"{', '.join(alone)} only repeat their field in {store.path}: balls of radius up "
-                f"to half a cell, {half:.3g} {unit}, hold one cell; leave them out"
+                f"{', '.join(alone)} only repeat their field in {store.path}: balls of a radius "
+                f"up to half a cell, {half:.3g} {unit}, hold one cell; leave them out"
             )
 
 
@@ -138,12 +110,12 @@ def _cell_size_in_words(store: CubeStore) -> str:
 
 
 def is_overdensity(config: TrainingConfig, name: str) -> bool:
-    """Whether a network sees a field relative to the mean of its box."""
+    """Tell if a network sees a field relative to the mean of its box."""
     return {**DEFAULT_TRANSFORMS, **config.transforms}.get(name) == "overdensity"
 
 
 def needs_mean(config: TrainingConfig, name: str) -> bool:
-    """Whether a network sees a field, or averages of it, relative to the mean of its box."""
+    """Tell if a network sees a field, or averages of it, relative to the mean of its box."""
     averages = [channel.name for channel in config.derived_channels if channel.parent == name]
     transforms = config.channel_transforms
     return is_overdensity(config, name) or any(
@@ -152,22 +124,14 @@ def needs_mean(config: TrainingConfig, name: str) -> bool:
 
 
 def refuse_empty(config: TrainingConfig, store: CubeStore, redshifts: Sequence[float]) -> None:
-    """Check that every box has the overdensities that a network sees.
-
-    Raises
-    ------
-    ConfigError
-        If the mean of such a field is 0.
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
+    """Refuse boxes whose mean is 0, so that overdensities are undefined."""
     for name in config.inputs:
         for redshift in redshifts:
             if needs_mean(config, name) and store.statistics(name, redshift).mean == 0:
                 raise ConfigError(
-                    f"{store.path}: {name} must not be 0 on average, for the network sees it "
-                    f"relative to its mean, got an empty box at redshift {redshift:g}; take other "
-                    "redshifts, or ingest the box anew"
+                    f"{store.path}: {name} must not be 0 on average, because the network sees it "
+                    f"relative to its mean, got an empty box at redshift {redshift:g}; choose "
+                    "other redshifts, or ingest the box again"
                 )
 
 
@@ -187,58 +151,25 @@ def _check_agreement(field: str, what: str, told: Mapping[StorePath, str]) -> No
         )
 
 
-_SAME_CELL = 0.01  # relative
-_FAR = 1.5  # times the largest, or one such part of the smallest
-_REDSHIFTS_BEYOND = 0.5
-
-
 @dataclass(frozen=True, slots=True)
 class SeenBox:
-    """A coeval cube as it is compared with those of the training.
+    """Properties of a coeval cube that are compared with those of training."""
 
-    Parameters
-    ----------
-    name : str
-        What messages call it.
-    cell_size_cmpc : float, optional
-        Comoving side of a cell in cMpc, None where it is not known.
-    redshift : float, optional
-        Its redshift, None where it is not told.
-    statistics : mapping of str to FieldStatistics
-        Of every input, in its unit.
-    """
-
-    name: str
-    cell_size_cmpc: float | None
-    redshift: float | None
-    statistics: Mapping[str, FieldStatistics]
+    name: str  # in messages
+    cell_size_cmpc: float | None  # None where unknown
+    redshift: float | None  # None where not given
+    statistics: Mapping[str, FieldStatistics]  # of every input, in its unit
 
     @classmethod
     def of(cls, config: TrainingConfig, store: CubeStore, redshift: float) -> Self:
-        """Return that of a store at a redshift, with the inputs of a run."""
+        """Return the box of a store at a redshift, with the inputs of a run."""
         (at,) = store.chosen_redshifts([redshift])
         found = {name: store.statistics(name, at) for name in config.inputs}
         return cls(str(store.path), store.mesh.cell_size_cmpc, at, found)
 
 
 def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[str, Any]:
-    """Return what a checkpoint keeps of the inputs of its training, as plain values.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Of the run.
-    stores : sequence of CubeStore
-        Stores trained on.
-
-    Returns
-    -------
-    dict
-        ``cell_sizes_cmpc`` (0 where unknown), ``redshifts`` (least, largest) and ``fields``: for
-        every input its ``units``, its ``frame`` and the range (least, largest) of its mean and
-        standard deviation over the cubes; of one that becomes an overdensity, relative to the
-        mean.
-    """
+    """Return the range of the training inputs that a checkpoint keeps, as plain values."""
     boxes = [
         SeenBox.of(config, store, redshift)
         for store in stores
@@ -247,12 +178,13 @@ def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[s
     redshifts = [box.redshift for box in boxes if box.redshift is not None]
     moments = {name: [_moments_of(config, name, box) for box in boxes] for name in config.inputs}
     return {
-        "cell_sizes_cmpc": sorted({box.cell_size_cmpc or 0.0 for box in boxes}),
+        "cell_sizes_cmpc": sorted({box.cell_size_cmpc or 0.0 for box in boxes}),  # 0: unknown
         "redshifts": [min(redshifts), max(redshifts)],
         "fields": {
             name: {
                 "units": stores[0].units(name),
                 "frame": stores[0].frame if name == N_IGM.name else "",
+                # Ranges over the cubes.
                 **{
                     what: [min(one[what] for one in found), max(one[what] for one in found)]
                     for what in found[0]
@@ -264,13 +196,7 @@ def trained_range(config: TrainingConfig, stores: Sequence[CubeStore]) -> dict[s
 
 
 def radii_in_cells(trained: Mapping[str, Any] | None) -> bool:
-    """Whether a network was trained on boxes of unknown length, whose scales are in cells.
-
-    Parameters
-    ----------
-    trained : mapping, optional
-        From `trained_range`.
-    """
+    """Tell if a network was trained on boxes of unknown length, so with scales in cells."""
     return trained is not None and 0.0 in trained["cell_sizes_cmpc"]
 
 
@@ -280,38 +206,12 @@ def check_store(
     store: CubeStore,
     redshifts: Sequence[float],
 ) -> list[str]:
-    """Check that a network can predict a store; return what is unlike its training.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Of the run.
-    trained : mapping, optional
-        From `trained_range`; None where the checkpoint does not say.
-    store : CubeStore
-        Store to predict.
-    redshifts : sequence of float
-        Redshifts to predict.
-
-    Returns
-    -------
-    list of str
-        A sentence with the numbers for each thing that is unlike.
-
-    Raises
-    ------
-    ConfigError
-        If an input is missing, is stored in another unit or frame where that matters, or is empty
-        where overdensities are asked for; or if a derived channel cannot be computed of a box or
-        would mean another thing in it.
-    NotInStoreError
-        If the store does not hold a redshift.
-    """
+    """Check that a network can predict a store; return sentences on what is unlike its training."""
     missing = [name for name in config.inputs if name not in store.field_names]
     if missing:
         raise ConfigError(
             f"{store.path}: the network needs the fields {', '.join(config.inputs)}, the store "
-            f"holds {', '.join(store.field_names)}; ingest {', '.join(missing)} too"
+            f"holds {', '.join(store.field_names)}; also ingest {', '.join(missing)}"
         )
     if trained is not None:
         _check_units(config, trained, store)
@@ -325,22 +225,7 @@ def check_store(
 
 
 def check_length(config: TrainingConfig, name: str, mesh: Mesh) -> None:
-    """Check that a box has room for the averages that a network sees.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Of the run.
-    name : str
-        What messages call the box.
-    mesh : Mesh
-        Its mesh.
-
-    Raises
-    ------
-    ConfigError
-        If the largest of the scales is above a quarter of it.
-    """
+    """Refuse a box that is less than four times as long as the largest scale."""
     largest = max(config.scales or (0.0,))
     length, unit = float(mesh.cells_per_side), "cells"
     if mesh.box_length_cmpc is not None:
@@ -348,25 +233,17 @@ def check_length(config: TrainingConfig, name: str, mesh: Mesh) -> None:
     if not fits(largest, length):
         raise ConfigError(
             f"{name}: the network sees means within {largest:g} {unit} and needs boxes of at least "
-            f"{largest / LARGEST_SHARE:g} {unit}, got {length:.4g} {unit}; train one with smaller "
-            "scales for it"
+            f"{largest / LARGEST_SHARE:g} {unit}, got {length:.4g} {unit}; train a network with "
+            "smaller scales for it"
         )
 
 
 def unlike_training(
     config: TrainingConfig, trained: Mapping[str, Any] | None, boxes: Sequence[SeenBox]
 ) -> list[str]:
-    """Return what is unlike the training of a network, a sentence with the numbers for each.
-
-    Parameters
-    ----------
-    config, trained
-        As in `check_store`.
-    boxes : sequence of SeenBox
-        Boxes to predict.
-    """
+    """Return a sentence with numbers for everything that is unlike the training of a network."""
     if trained is None:
-        return ["the run does not say what its network was trained on; train it anew to be warned"]
+        return ["the run does not record what its network was trained on; train again to be warned"]
     sizes = [_cell_size(trained["cell_sizes_cmpc"], box) for box in boxes]
     found = list(dict.fromkeys(line for lines in sizes for line in lines))
     for box in boxes:
@@ -425,7 +302,7 @@ def _moments_of(config: TrainingConfig, name: str, box: SeenBox) -> dict[str, fl
 def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: CubeStore) -> None:
     for name in config.inputs:
         if is_overdensity(config, name):
-            continue  # the same number in every unit and frame
+            continue  # dividing by the mean removes unit and frame
         known = trained["fields"][name]
         frame = store.frame if name == N_IGM.name else ""
         for what, before, now in (
@@ -433,11 +310,11 @@ def _check_units(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
             ("frame", known["frame"], frame),
         ):
             if before != now:
-                way_on = f"ingest it so, or train on stores with {now!r}"
+                way_on = f"ingest it with that {what}, or train on stores with {now!r}"
                 if before == "unknown":
-                    way_on = "supply it for the stores of the training, and train anew"
+                    way_on = f"supply the {what} of the training stores, and train again"
                 elif now == "unknown":
-                    way_on = "supply it with `ionstore edit` if that is what it is"
+                    way_on = "supply it with `ionstore edit` if you know it"
                 raise ConfigError(
                     f"{store.path}: {name} must have the {what} {before!r} that the network was "
                     f"trained with, got {now!r}; {way_on}"
@@ -455,7 +332,7 @@ def _check_radii(config: TrainingConfig, trained: Mapping[str, Any], store: Cube
             )
         raise ConfigError(
             f"{store.path}: the network was trained with {name} in cells, on boxes of unknown "
-            "length, but the length of this one is known; train it anew on boxes of known length"
+            "length, but the length of this one is known; train again on boxes of known length"
         )
 
 

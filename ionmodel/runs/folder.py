@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, how one is begun and taken up again."""
+"""The folder of a run: its files, and how a run is begun and resumed."""
 
 import fcntl
 import json
@@ -23,19 +23,13 @@ from ionstore.store.cube_store import CubeStore
 _log = logging.getLogger(__name__)
 
 CHANGEABLE = ("epochs", "device", "num_workers")
-"""Keys that a run may go on with otherwise than it was begun; they do not change its samples."""
+"""Keys that may change when a run is resumed, because they do not change its samples."""
 _CHANGEABLE_IN_WORDS = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths of a run.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    """
+    """Paths of a run."""
 
     path: Path
 
@@ -51,7 +45,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Checkpoint to go on from."""
+        """Checkpoint to resume from."""
         return self.path / "last.pt"
 
     @property
@@ -76,13 +70,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training in the folder, which must exist.
-
-        Raises
-        ------
-        RunFolderError
-            If one does so already.
-        """
+        """Keep other processes from training in the folder, which must exist."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -93,21 +81,14 @@ class RunFolder:
                     "name another --run"
                 ) from error
             except OSError:
+                # Some network file systems: better unlocked than no training at all.
                 _log.warning("%s: this file system has no locks", self.path)
             yield
         finally:
             os.close(descriptor)
 
     def read_last(self) -> dict[str, Any] | None:
-        """Read the checkpoint to go on from; None where there is none.
-
-        Raises
-        ------
-        RunFolderError
-            If it is damaged.
-        ConfigError
-            If it is older, and of a configuration that is not known here.
-        """
+        """Read the checkpoint to resume from; None where there is none."""
         return load_checkpoint(self.last) if self.last.exists() else None
 
     def write_config(self, config: TrainingConfig) -> None:
@@ -116,9 +97,10 @@ class RunFolder:
             temporary.write_text(config.to_toml(), encoding="utf-8")
 
     def write_log(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the log, of a whole number of epochs; what is undefined (nan) becomes null."""
+        """Write one line of JSON for each finished epoch."""
         lines = [
             {
+                # JSON has no nan.
                 key: None if isinstance(value, float) and math.isnan(value) else value
                 for key, value in entry.items()
             }
@@ -138,39 +120,22 @@ def default_run_folder(preset: str, parent: Path = Path("runs")) -> Path:
 
 
 def check_new(path: Path) -> None:
-    """Refuse a folder that holds anything.
-
-    Raises
-    ------
-    RunFolderError
-        If the path exists and is not an empty folder.
-    """
+    """Refuse a folder that holds anything."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunFolderError(
-            f"{path} exists and is not an empty folder; go on with --resume or name another --run"
+            f"{path} exists and is not an empty folder; resume it with --resume or choose another "
+            "--run"
         )
 
 
 def check_begun(path: Path) -> None:
-    """Refuse to go on in a folder that is not there.
-
-    Raises
-    ------
-    RunFolderError
-        If the path is no folder.
-    """
+    """Refuse to resume in a folder that does not exist."""
     if not path.is_dir():
-        raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to start one")
+        raise RunFolderError(f"{path}: there is no run to resume; leave out --resume to begin one")
 
 
 def open_trained_stores(run: RunFolder, checkpoint: Mapping[str, Any]) -> list[CubeStore]:
-    """Open the stores that a run was trained on, where they lay then.
-
-    Raises
-    ------
-    RunFolderError
-        If one does not lie there any more.
-    """
+    """Open the stores of a run at the paths where they were."""
     opened = []
     for entry in checkpoint["stores"]:
         try:
@@ -178,45 +143,24 @@ def open_trained_stores(run: RunFolder, checkpoint: Mapping[str, Any]) -> list[C
         except (UserError, OSError) as error:
             raise RunFolderError(
                 f"{run.path} was trained on {entry['path']}, which cannot be opened ({error}); "
-                "give --store where it lies now"
+                "give its present path with --store"
             ) from error
     return opened
 
 
 def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> TrainingConfig | None:
-    """Return the configuration that a run is to go on with, None where none was begun.
-
-    Parameters
-    ----------
-    run : RunFolder
-        The run.
-    checkpoint : mapping, optional
-        Its checkpoint, None where it ended before the first one.
-
-    Returns
-    -------
-    TrainingConfig or None
-        That of ``config.toml``, or of the checkpoint where the file is gone.
-
-    Raises
-    ------
-    ConfigError
-        If the file is no configuration.
-    RunFolderError
-        If the file says otherwise than the checkpoint (except `CHANGEABLE`, which it may know
-        better), or the checkpoint is gone and what the run has learned is not.
-    """
+    """Return the configuration to resume with; None where no run was begun."""
     written = _written_config(run)
     if checkpoint is None:
         left = [file.name for file in (run.best, run.log) if file.exists() and file.stat().st_size]
         if left:
             raise RunFolderError(
                 f"{run.path} holds {' and '.join(left)} of a run, but not {run.last.name}, the "
-                "checkpoint to go on from; put it back, or name another --run to start anew"
+                "checkpoint to resume from; put it back, or choose another --run for a new one"
             )
         return written
     saved = make_config(checkpoint["config"])
-    if written is None:
+    if written is None:  # somebody deleted the file
         return saved
     edited = [
         f"{key} = {now!r} (was {before!r})"
@@ -225,8 +169,8 @@ def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> Traini
     ]
     if edited:
         raise RunFolderError(
-            f"{run.config} must be as the run was begun but for {_CHANGEABLE_IN_WORDS}, got "
-            f"{', '.join(edited)}; undo that, or start a new run with --config {run.config}"
+            f"{run.config} must be as it was when the run began, except for "
+            f"{_CHANGEABLE_IN_WORDS}, got {', '.join(edited)}; undo that, or start a new run with --config {run.config}"
         )
     return written
 
@@ -244,30 +188,13 @@ def _written_config(run: RunFolder) -> TrainingConfig | None:
 def resumed_config(
     run: RunFolder, saved: TrainingConfig, given: Mapping[str, Any]
 ) -> TrainingConfig:
-    """Return a run's configuration with what is given anew.
-
-    Parameters
-    ----------
-    run : RunFolder
-        The run.
-    saved : TrainingConfig
-        Configuration from `begun_config`.
-    given : mapping
-        Keys given anew; they must agree with it, except `CHANGEABLE`.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown or its value does not fit.
-    RunFolderError
-        If another key than `CHANGEABLE` differs.
-    """
+    """Return the configuration of a run with the given keys; only `CHANGEABLE` may differ."""
     wanted = make_config({**saved.model_dump(exclude_none=True), **given})
     for key in given:
         before, now = getattr(saved, key), getattr(wanted, key)
         if key not in CHANGEABLE and before != now:
             raise RunFolderError(
                 f"{run.path} was begun with {key} = {before!r}, got {now!r}; only "
-                f"{_CHANGEABLE_IN_WORDS} can change, start a new run instead"
+                f"{_CHANGEABLE_IN_WORDS} can change, begin a new run instead"
             )
     return wanted

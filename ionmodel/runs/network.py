@@ -13,23 +13,10 @@ from ionstore.errors import MemoryBudgetError
 
 
 def choose_device(name: str, *, recompute: bool = False) -> torch.device:
-    """Return the device of that name; "auto" is cuda, mps or cpu, the first that will do.
-
-    Parameters
-    ----------
-    name : {"auto", "cpu", "cuda", "mps"}
-        Which device.
-    recompute : bool
-        Whether float64 is needed, which mps lacks.
-
-    Raises
-    ------
-    ConfigError
-        If there is no device of that name, or this machine does not have it.
-    """
+    """Return a device by its name; "auto" is the first of cuda, mps and cpu that serves."""
     available = {
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available() and not recompute,
+        "mps": torch.backends.mps.is_available() and not recompute,  # which needs float64
     }
     if name == "auto":
         name = next((device for device, there in available.items() if there), "cpu")
@@ -40,22 +27,17 @@ def choose_device(name: str, *, recompute: bool = False) -> torch.device:
         )
     elif not available.get(name, True):
         raise ConfigError(
-            f"device {name!r} is not there on this machine; use 'cpu' (-o device=cpu of a training "
+            f"this machine has no device {name!r}; use 'cpu' (-o device=cpu of a training "
             "or a resumed one, --device cpu of a prediction)"
         )
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of the processes of torchrun
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # Processes of torchrun share out the GPUs; with more processes than GPUs, some share one.
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 
 def network_of(config: TrainingConfig) -> PatchNetwork:
-    """Return the network of a configuration with its initial weights, on the CPU.
-
-    Raises
-    ------
-    ConfigError
-        If the family refuses an option.
-    """
+    """Return the network of a configuration with its initial weights, on the CPU."""
     try:
         return build_network(
             config.network,

@@ -1,4 +1,4 @@
-"""Which cells of the stores a run trains on and is validated with, as its configuration says."""
+"""Cells of the stores that a run trains on and is validated with."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,7 @@ from ionstore.store.cube_store import CubeStore
 
 
 def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> TrainingConfig:
-    """Return the configuration with radius, tile and scales that every mesh can hold.
-
-    Radius and tile are lowered; of the scales, those above a quarter of a box are left out.
-
-    Raises
-    ------
-    ConfigError
-        If a mesh has no room at any radius.
-    """
+    """Lower radius and tile, and drop scales, so that every mesh has room for them."""
     cells = min(store.mesh.cells_per_side for store in stores)
     fits = _largest_radius(config, cells)
     if fits < 0:
@@ -46,14 +38,7 @@ def fit_to_mesh(config: TrainingConfig, stores: Sequence[CubeStore]) -> Training
 
 
 def split_cells(config: TrainingConfig, stores: Sequence[CubeStore]) -> list[Split]:
-    """Return the split of every store's mesh.
-
-    Raises
-    ------
-    ConfigError
-        If a mesh cannot be split as configured or has no room for a tile, or there is one store
-        where another is to be held out.
-    """
+    """Return the split of every mesh; refuse one without room for it or for a tile."""
     if config.split == "store":
         splits = _split_by_store(config, stores)
     else:

@@ -1,4 +1,4 @@
-"""Predictions for a set of cells, and how good they are."""
+"""Predict the validation cells, and score the predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,19 +18,8 @@ Floats = NDArray[np.float32]
 
 
 def r_squared(target: Floats, prediction: Floats) -> float:
-    """Return the coefficient of determination of a whole set of cells.
-
-    Parameters
-    ----------
-    target, prediction : ndarray, shape (n,)
-        Simulated and predicted xHII.
-
-    Returns
-    -------
-    float
-        ``1 - sum((target - prediction)²) / sum((target - mean(target))²)``, in float64; 1 is
-        perfect, 0 no better than the mean, nan if all targets are equal.
-    """
+    """Return the coefficient of determination; 1 is perfect, nan if all targets are equal."""
+    # float64: differences of float32 sums would lose digits over millions of cells.
     wide = target.astype(np.float64)
     residual = float(np.square(wide - prediction).sum())
     total = float(np.square(wide - wide.mean()).sum())
@@ -39,19 +28,11 @@ def r_squared(target: Floats, prediction: Floats) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """Targets and predictions of a set of cells.
+    """Targets and predictions of a set of cells."""
 
-    Parameters
-    ----------
-    target, prediction : ndarray of float32, shape (n,)
-        Simulated and predicted xHII.
-    logits : ndarray of float32, shape (n,)
-        The network's output before its final activation.
-    """
-
-    target: Floats
+    target: Floats  # simulated xHII, shape (n,)
     prediction: Floats
-    logits: Floats
+    logits: Floats  # before the final activation
 
     @property
     def r_squared(self) -> float:
@@ -69,32 +50,9 @@ def predict_cells(
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predict every cell of one epoch of a loader, each once.
+    """Predict every cell of the first epoch of a loader once.
 
-    Parameters
-    ----------
-    network : PatchNetwork
-        Put into evaluation mode while this runs.
-    loader : NeighborhoodLoader or TileLoader
-        Neighborhoods or tiles, normalized as in training; read from the start of its first epoch.
-    device : torch.device
-        Where the network is.
-    regions : sequence of Region
-        What the tiles cover in each store, as `ionstore.sampling.samples.tile_starts` says; needed
-        of a loader of tiles, which may overlap.
-    redshift_input : bool
-        Whether the network sees the redshift.
-    on_batch : callable
-        Told after every batch how many are done, and how many there are.
-    should_stop : callable
-        Asked after every batch.
-
-    Raises
-    ------
-    Interrupted
-        If ``should_stop`` says so.
-    ValueError
-        If there are no regions for a loader of tiles.
+    Tiles may overlap; ``regions`` are those that they cover in each store.
     """
     if isinstance(loader, TileLoader) and not regions:
         raise ValueError("regions must be given for a loader of tiles, got none; they may overlap")
@@ -130,7 +88,7 @@ def inputs_of(
 
 
 def _new_cells(batch: Batch | TileBatch, regions: Sequence[Region | Cells]) -> torch.Tensor:
-    """Return which cells of a batch no tile before covers, as a mask of its targets."""
+    """Return a mask of the targets that no earlier tile covers."""
     if isinstance(batch, Batch):
         return torch.ones(batch.target.shape, dtype=torch.bool)
     tile = batch.target.shape[-1]

@@ -1,4 +1,4 @@
-"""Messages of training to its caller: the plan, the progress, the result."""
+"""Plan, progress and result of a training, and who is told of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,114 +10,62 @@ from ionstore.reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """Where training is.
-
-    Parameters
-    ----------
-    stage : {"training", "validation"}
-        What the batches are for.
-    epoch, epochs : int
-        Epoch in progress, from 1, and how many there are.
-    batch, batches : int
-        Batches done in this stage of the epoch, and how many it has.
-    loss : float
-        Mean training loss of this epoch so far.
-    validation_r2 : float
-        R² of the last finished epoch; nan before.
-    leaks : {"neighborhoods", "large scales"}, optional
-        What leaks into that from the training cells.
-    cells_per_s : float
-        Training cells a second since this call began.
-    """
+    """Progress of training after a batch."""
 
     stage: Literal["training", "validation"]
-    epoch: int
+    epoch: int  # from 1
     epochs: int
-    batch: int
+    batch: int  # done in this stage of the epoch
     batches: int
-    loss: float
-    validation_r2: float
-    leaks: Leak | None
-    cells_per_s: float
+    loss: float  # mean of this epoch so far
+    validation_r2: float  # of the last finished epoch; nan before
+    leaks: Leak | None  # what leaks into it from training cells
+    cells_per_s: float  # training cells, since this call began
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run is about to do.
-
-    Parameters
-    ----------
-    n_parameters : int
-        Weights of the network.
-    n_training_cells, n_validation_cells : int
-        Cells that are predicted in one epoch.
-    epochs_left : float
-        Epochs still to run.
-    seconds : float
-        Estimated duration on this device.
-    batch_seconds : float
-        Estimated duration of a training batch, its share of the validation included.
-    device : str
-        Where it runs.
-    core : int, optional
-        Cells along a side of the regions that are decoded at a time; None if all fields are.
-    """
+    """Size and estimated duration of the work ahead."""
 
     n_parameters: int
-    n_training_cells: int
+    n_training_cells: int  # predicted in an epoch
     n_validation_cells: int
     epochs_left: float
     seconds: float
-    batch_seconds: float
+    batch_seconds: float  # of a training batch, its share of the validation included
     device: str
-    core: int | None
+    core: int | None  # cells along a side of regions that are decoded in turn; None if all are
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run.
+    """A finished run."""
 
-    Parameters
-    ----------
-    best_r2 : float
-        Validation R² of the best checkpoint, which has the least validation loss.
-    best_epoch : int
-        Its epoch, from 1.
-    n_validation_cells : int
-        Validation cells that the score is over.
-    history : sequence of dict
-        One entry per epoch.
-    leaks : {"neighborhoods", "large scales"}, optional
-        What leaks into that score from the training cells.
-    was_finished : bool
-        Whether all epochs were done before, so that nothing was.
-    """
-
-    best_r2: float
-    best_epoch: int
+    best_r2: float  # validation R² of the checkpoint with the least validation loss
+    best_epoch: int  # from 1
     n_validation_cells: int
-    history: Sequence[dict[str, Any]]
-    leaks: Leak | None
-    was_finished: bool = False
+    history: Sequence[dict[str, Any]]  # one entry an epoch
+    leaks: Leak | None  # what leaks into the score from training cells
+    was_finished: bool = False  # before, so that nothing was trained now
 
 
 class TrainingReporter(Reporter):
-    """Told by training what it does; this one stays silent and never stops it.
+    """Receive the progress of a training; this one is silent and never stops it.
 
-    ``stage`` names what comes before the first step, ``progress`` counts derived channels.
+    ``stage`` names the work before the first step, ``progress`` counts derived channels.
     """
 
     def plan(self, plan: Plan) -> None:
-        """Take what is about to be done, once before the first step."""
+        """Take size and estimated duration, once before the first step."""
 
     def batch(self, progress: TrainingProgress) -> None:
-        """Take where training is, after every batch."""
+        """Take the progress, after every batch."""
 
     def epoch(self, entry: dict[str, Any]) -> None:
-        """Take a new line of the log."""
+        """Take a new entry of the log."""
 
     def should_stop(self) -> bool:
-        """Tell whether training is to write its checkpoint and stop; asked after every batch."""
+        """Return True to write a checkpoint and stop; asked after every batch."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""Figures of a run: how the losses fell, and predictions against targets."""
+"""Draw the figures of a run: losses by epoch, and predictions against targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TRAINING, _VALIDATION = "#8fa3b8", "#b5442e"
 _N_BINS = 50
+# Shortest vertical axes, so that noise does not fill the figure.
 _LEAST_R2_SPAN = 0.1
 _LEAST_LOSS_SPAN = 0.1  # of the largest loss
 _LEAKS: dict[Leak | None, str] = {
@@ -23,22 +24,12 @@ _LEAKS: dict[Leak | None, str] = {
     "large scales": "\nlarge scales leak: derived channels",
     None: "",
 }
-"""Second line of a score: beside it, there is no room for what leaks into it."""
+"""Second line of a score; there is no room beside it."""
 _LOSS_NAMES = {"mse": "mean squared error", "bce": "binary cross-entropy"}
 
 
 def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) -> None:
-    """Draw losses and validation R² by epoch.
-
-    Parameters
-    ----------
-    history : sequence of mapping
-        Lines of the log, at least one.
-    path : Path
-        PNG file to write.
-    loss : str
-        Name of the loss.
-    """
+    """Draw losses and validation R² by epoch."""
     figure = _figure(9.0, 3.6)
     epochs = [entry["epoch"] for entry in history]
     left, right = figure.subplots(1, 2)
@@ -50,6 +41,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     left.set(xlabel="epoch", ylabel=_LOSS_NAMES.get(loss, loss))
     left.legend(frameon=False)
     scores = [entry["validation_r2"] for entry in history]
+    # Checkpoints are chosen by loss, which is what is trained, not by R².
     best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
     right.plot(epochs, scores, "o-", ms=3, color=_VALIDATION)
     right.plot(epochs[best], scores[best], "o", ms=9, mfc="none", color="black")
@@ -67,22 +59,13 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
 
 
 def draw_predictions(predictions: Predictions, path: Path, *, leaks: Leak | None) -> None:
-    """Draw predicted against true xHII, and both histograms.
-
-    Parameters
-    ----------
-    predictions : Predictions
-        Of a set of cells, at least one.
-    path : Path
-        PNG file to write.
-    leaks : {"neighborhoods", "large scales"}, optional
-        What the network saw of these cells in training, which is said.
-    """
+    """Draw predicted against true xHII, and both histograms."""
     from matplotlib.colors import LogNorm
 
     figure = _figure(9.0, 4.0)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     edges = np.linspace(0, 1, _N_BINS + 1)
+    # Without a final activation, predictions may leave the range and the figure.
     target = np.clip(predictions.target, 0, 1)
     prediction = np.clip(predictions.prediction, 0, 1)
     counts, _, _ = np.histogram2d(target, prediction, bins=[edges, edges])
@@ -110,13 +93,14 @@ def _score(r2: float, *, leaks: Leak | None) -> str:
 
 
 def _widen(axes: "Axes", least_span: float) -> None:
-    """Keep the vertical axis from stretching a difference that means nothing."""
+    """Lengthen the vertical axis to a span, so that noise does not fill it."""
     low, high = axes.get_ylim()
     lacking = max(0.0, least_span - (high - low))
     axes.set_ylim(low - lacking / 2, high + lacking / 2)
 
 
 def _figure(width_inches: float, height_inches: float) -> "Figure":
+    # Not pyplot, which keeps figures and may want a display. Late: matplotlib takes long to import.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_inches, height_inches), layout="constrained")

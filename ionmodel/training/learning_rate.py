@@ -1,4 +1,4 @@
-"""The learning rate over a run whose length is known beforehand."""
+"""The learning rate over a run of known length."""
 
 import math
 
@@ -9,18 +9,7 @@ FIRST, LAST = 0.04, 0.001
 
 
 def one_cycle(progress: float) -> float:
-    """Return the learning rate as a share of its highest: it rises, then falls to nearly nothing.
-
-    Parameters
-    ----------
-    progress : float
-        Share of the run's steps that are done, 0 to 1.
-
-    Returns
-    -------
-    float
-        0.04 at the beginning, 1 after a tenth of the run, 0.001 at its end, along half a cosine
-        each.
+    """Return the learning rate as a share of its highest, at a share 0 to 1 of all steps.
 
     References
     ----------

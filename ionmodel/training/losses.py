@@ -10,25 +10,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_loss(name: str, *, final_activation: bool) -> Loss:
-    """Return the mean loss of a batch as a function of (logits, targets).
-
-    Parameters
-    ----------
-    name : {"mse", "bce"}
-        Mean squared error of the prediction, or binary cross-entropy on the logits, whose
-        gradient does not vanish at 0 and 1, where most cells are.
-    final_activation : bool
-        Whether the prediction is the sigmoid of the logits, or the logits themselves.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or "bce" is asked for without the final activation.
-    """
+    """Return the mean loss of a batch as a function of (logits, targets)."""
     if name == "mse" and final_activation:
         return _mse_of_sigmoid
     if name == "mse":
         return functional.mse_loss
+    # Its gradient does not vanish at 0 and 1, where most cells are. On logits, because the
+    # logarithm of a rounded sigmoid would overflow.
     if name == "bce" and final_activation:
         return functional.binary_cross_entropy_with_logits
     raise ValueError(f"loss must be 'mse', or 'bce' with final_activation, got {name!r}")

@@ -1,4 +1,4 @@
-"""How long a run will take, from a short measurement on the device itself."""
+"""Estimate how long a run will take, from a few timed steps on its device."""
 
 import copy
 import time
@@ -20,23 +20,8 @@ def estimate_seconds(
     n_training_cells: int,
     n_validation_cells: int,
 ) -> float:
-    """Estimate the time that training steps and validation will take.
-
-    Parameters
-    ----------
-    network : PatchNetwork
-        On its device; left unchanged.
-    config : TrainingConfig
-        Of the run.
-    n_training_cells, n_validation_cells : int
-        Cells of all epochs that are left.
-
-    Returns
-    -------
-    float
-        Seconds, from timed steps on random numbers; reading and cutting are left out.
-    """
-    probe = copy.deepcopy(network)
+    """Estimate the seconds of training steps and validation; reading and cutting are left out."""
+    probe = copy.deepcopy(network)  # gradients and running statistics of the network stay
     device = next(probe.parameters()).device
     forwards = _STEP_OVER_FORWARD[bool(config.recompute)]
     n, tile = config.batch_size, config.tile or 1
@@ -56,7 +41,7 @@ def estimate_seconds(
             start = time.perf_counter()
             loss = loss_of(probe(inputs, activate=False).flatten(), target)
             loss.backward()  # type: ignore[no-untyped-call]
-            if device.type != "cpu":
+            if device.type != "cpu":  # steps are queued there
                 torch.accelerator.synchronize(device)
             steps_s.append(time.perf_counter() - start)
     per_cell_s = min(steps_s) / (n * tile**3)

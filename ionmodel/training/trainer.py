@@ -1,4 +1,4 @@
-"""One loop over epochs and batches that can stop and go on anywhere."""
+"""Train over epochs and batches, in a loop that can be stopped and resumed after any batch."""
 
 import math
 import time
@@ -28,7 +28,7 @@ _CHECKPOINT_INTERVAL_S = 300.0
 
 @dataclass(slots=True)
 class _State:
-    """What changes while training, beside the weights and the optimizer."""
+    """State that changes while training, beside weights and optimizer."""
 
     position: int = 0  # batches since the run began
     loss_sum: float = 0.0  # over the batches of the epoch in progress
@@ -36,28 +36,7 @@ class _State:
 
 
 class Trainer:
-    """The loop and what it works on.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        What to train.
-    data : TrainingData
-        Open loaders.
-    run : RunFolder
-        Where log and checkpoints go.
-    network : PatchNetwork
-        On its device.
-    device : torch.device
-        That device.
-    reporter : TrainingReporter
-        Told and asked after every batch.
-
-    Attributes
-    ----------
-    history : list of dict
-        One entry per finished epoch.
-    """
+    """The training loop of a run; everything that it changes is in its checkpoints."""
 
     def __init__(
         self,
@@ -82,34 +61,17 @@ class Trainer:
         self.cells_per_s = math.nan
         self.best: Predictions | None = None
 
-    def plan(self) -> Plan:
-        """Say what will be done and how long it will take."""
-        batches = len(self.data.train)
-        batches_left = max(0, self.config.epochs * batches - self.state.position)
-        left = batches_left / batches
-        n_train, n_validation = self.data.n_training_cells, self.data.n_validation_cells
-        seconds = estimate_seconds(
-            self.network,
-            self.config,
-            n_training_cells=round(left * n_train),
-            n_validation_cells=math.ceil(left) * n_validation,
-        )
-        stats = self.data.train.stats
-        return Plan(
-            n_parameters=sum(weights.numel() for weights in self.network.parameters()),
-            n_training_cells=n_train,
-            n_validation_cells=n_validation,
-            epochs_left=left,
-            seconds=seconds,
-            batch_seconds=seconds / max(1, batches_left),
-            device=self.device.type,
-            core=stats.core if stats.mode == "regions" else None,
-        )
+    def train(self) -> None:
+        """Run all epochs that are left."""
+        for epoch in range(len(self.history) + 1, self.config.epochs + 1):
+            self._train_epoch(epoch)
+            self._finish_epoch(epoch)
+            self.reporter.epoch(self.history[-1])
 
-    def train_epoch(self, epoch: int) -> None:
-        """Run what is left of an epoch's steps; the first epoch is 1."""
+    def _train_epoch(self, epoch: int) -> None:
+        """Run the remaining steps of an epoch; the first epoch is 1."""
         batches, state = len(self.data.train), self.state
-        if state.position == epoch * batches:
+        if state.position == epoch * batches:  # stopped in the validation that follows
             return
         self.network.train()
         self.data.train.position = state.position
@@ -131,16 +93,36 @@ class Trainer:
                     saved = now
         except RuntimeError:
             if not self.reporter.should_stop():
-                raise  # else a signal to all processes ended a worker: stop as asked
+                raise  # else the signal that asks for a stop also ended a worker
         if self.reporter.should_stop():
             self._save(self.run.last)
             raise Interrupted(f"stopped in epoch {epoch}, after batch {self._in_epoch(epoch)}")
 
-    def finish_epoch(self, epoch: int) -> None:
+    def _step(self, batch: Batch | TileBatch) -> float:
+        # Dropout draws from (seed, batch) alone, so a resumed run draws the same.
+        seed = np.random.SeedSequence([self.config.seed, self.state.position])
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
+        inputs = inputs_of(batch, self.device, redshift_input=self.config.redshift_input)
+        logits = self.network(inputs, activate=False)
+        target = batch.target.to(self.device, non_blocking=batch.target.is_pinned())
+        loss = self.loss_of(logits.flatten(), target.flatten())
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged("loss", value)
+        if self.config.scheduler == "one_cycle":
+            progress = self.state.position / (self.config.epochs * len(self.data.train))
+            rate = self.config.learning_rate * one_cycle(progress)
+            self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value
+
+    def _finish_epoch(self, epoch: int) -> None:
         """Validate, log, and write the checkpoints."""
         state, batches = self.state, len(self.data.train)
         if not self.run.last.exists():
-            self._save(self.run.last)  # log and best.pt are never there without it
+            self._save(self.run.last)  # there is never a log or a best.pt without it
         began = time.monotonic()
         try:
             predictions = self._validate(epoch)
@@ -171,32 +153,9 @@ class Trainer:
         if loss < least:
             self.best = predictions
             self._save(self.run.best)
-        # The log first: a checkpoint never knows of an epoch that the log does not.
+        # The log first, so that it holds every epoch of the checkpoint, wherever a kill falls.
         self.run.write_log(self.history)
         self._save(self.run.last)
-
-    def best_predictions(self) -> Predictions:
-        """Return the best checkpoint's predictions of the validation cells."""
-        if self.best is None:  # it was written before this run was taken up again
-            self.network.load_state_dict(load_checkpoint(self.run.best)["model"])
-            try:
-                self.best = self._validate(len(self.history))
-            except Interrupted:
-                raise Interrupted("all epochs are done, the last figure is not drawn") from None
-        return self.best
-
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take up weights, optimizer, scheduler and position of a checkpoint."""
-        self.network.load_state_dict(checkpoint["model"])
-        optimizer = self.optimizer.state_dict()
-        optimizer["state"] = checkpoint["optimizer"]["state"]
-        self.optimizer.load_state_dict(optimizer)
-        self.optimizer.param_groups[0]["lr"] = checkpoint["optimizer"]["learning_rate"]
-        self.scheduler.best = checkpoint["scheduler"]["best"]
-        self.scheduler.num_bad_epochs = checkpoint["scheduler"]["num_bad_epochs"]
-        self.history = checkpoint["history"]
-        self.state = _State(**checkpoint["state"])
-        self.run.write_log(self.history)
 
     def _validate(self, epoch: int) -> Predictions:
         return predict_cells(
@@ -209,52 +168,53 @@ class Trainer:
             should_stop=self.reporter.should_stop,
         )
 
-    def _report(
-        self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
-    ) -> None:
-        self.reporter.batch(
-            TrainingProgress(
-                stage=stage,
-                epoch=epoch,
-                epochs=self.config.epochs,
-                batch=batch,
-                batches=batches,
-                loss=self.state.loss_sum / max(1, self._in_epoch(epoch)),
-                validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
-                leaks=self.config.leaks,
-                cells_per_s=self.cells_per_s,
-            )
+    def plan(self) -> Plan:
+        """Return size and estimated duration of the work ahead."""
+        batches = len(self.data.train)
+        batches_left = max(0, self.config.epochs * batches - self.state.position)
+        left = batches_left / batches
+        n_train, n_validation = self.data.n_training_cells, self.data.n_validation_cells
+        seconds = estimate_seconds(
+            self.network,
+            self.config,
+            n_training_cells=round(left * n_train),
+            n_validation_cells=math.ceil(left) * n_validation,
+        )
+        stats = self.data.train.stats
+        return Plan(
+            n_parameters=sum(weights.numel() for weights in self.network.parameters()),
+            n_training_cells=n_train,
+            n_validation_cells=n_validation,
+            epochs_left=left,
+            seconds=seconds,
+            batch_seconds=seconds / max(1, batches_left),
+            device=self.device.type,
+            core=stats.core if stats.mode == "regions" else None,
         )
 
-    def _in_epoch(self, epoch: int) -> int:
-        """Return how many batches of an epoch are done."""
-        return self.state.position - (epoch - 1) * len(self.data.train)
+    def best_predictions(self) -> Predictions:
+        """Return the best checkpoint's predictions of the validation cells."""
+        if self.best is None:  # it was written before the run was resumed
+            self.network.load_state_dict(load_checkpoint(self.run.best)["model"])
+            try:
+                self.best = self._validate(len(self.history))
+            except Interrupted:
+                raise Interrupted("all epochs are done, the last figure is not drawn") from None
+        return self.best
 
-    def _step(self, batch: Batch | TileBatch) -> float:
-        # Dropout draws from (seed, batch) alone, so a resumed run draws the same.
-        seed = np.random.SeedSequence([self.config.seed, self.state.position])
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0] >> 1))
-        inputs = inputs_of(batch, self.device, redshift_input=self.config.redshift_input)
-        logits = self.network(inputs, activate=False)
-        target = batch.target.to(self.device, non_blocking=batch.target.is_pinned())
-        loss = self.loss_of(logits.flatten(), target.flatten())
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self._diverged("loss", value)
-        if self.config.scheduler == "one_cycle":
-            progress = self.state.position / (self.config.epochs * len(self.data.train))
-            rate = self.config.learning_rate * one_cycle(progress)
-            self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return value
-
-    def _diverged(self, what: str, value: float) -> TrainingDivergedError:
-        return TrainingDivergedError(
-            f"the {what} became {value} after {self.state.position} batches; lower learning_rate, "
-            f"it was {self.config.learning_rate}"
-        )
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Restore weights, optimizer, scheduler and position of a checkpoint."""
+        self.network.load_state_dict(checkpoint["model"])
+        # Into the state of a new optimizer: settings of torch are not kept in checkpoints.
+        optimizer = self.optimizer.state_dict()
+        optimizer["state"] = checkpoint["optimizer"]["state"]
+        self.optimizer.load_state_dict(optimizer)
+        self.optimizer.param_groups[0]["lr"] = checkpoint["optimizer"]["learning_rate"]
+        self.scheduler.best = checkpoint["scheduler"]["best"]
+        self.scheduler.num_bad_epochs = checkpoint["scheduler"]["num_bad_epochs"]
+        self.history = checkpoint["history"]
+        self.state = _State(**checkpoint["state"])
+        self.run.write_log(self.history)
 
     def _save(self, path: Path) -> None:
         content = {
@@ -277,3 +237,30 @@ class Trainer:
             **self.data.describe(),
         }
         save_checkpoint(path, content)
+
+    def _report(
+        self, stage: Literal["training", "validation"], epoch: int, batch: int, batches: int
+    ) -> None:
+        self.reporter.batch(
+            TrainingProgress(
+                stage=stage,
+                epoch=epoch,
+                epochs=self.config.epochs,
+                batch=batch,
+                batches=batches,
+                loss=self.state.loss_sum / max(1, self._in_epoch(epoch)),
+                validation_r2=self.history[-1]["validation_r2"] if self.history else math.nan,
+                leaks=self.config.leaks,
+                cells_per_s=self.cells_per_s,
+            )
+        )
+
+    def _in_epoch(self, epoch: int) -> int:
+        """Return the finished batches of an epoch."""
+        return self.state.position - (epoch - 1) * len(self.data.train)
+
+    def _diverged(self, what: str, value: float) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"the {what} became {value} after {self.state.position} batches; lower learning_rate, "
+            f"it was {self.config.learning_rate}"
+        )

@@ -142,10 +142,7 @@ def train_run(
         reporter.plan(trainer.plan())
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
-                for epoch in range(len(trainer.history) + 1, config.epochs + 1):
-                    trainer.train_epoch(epoch)
-                    trainer.finish_epoch(epoch)
-                    reporter.epoch(trainer.history[-1])
+                trainer.train()
             finally:
                 if trainer.history:
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)

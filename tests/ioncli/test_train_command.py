@@ -128,7 +128,7 @@ def test_resume_without_a_checkpoint_keeps_the_configuration(
     assert_one_sentence(refused, "begun with seed = 7, got 8")
     result = train(store, "--run", str(run), "--resume", options=["seed=7"])
     assert result.exit_code == 0, result.output
-    assert "no checkpoint: it begins anew with its config.toml" in result.output
+    assert "no checkpoint: it begins again with its config.toml" in result.output
     assert (run / "config.toml").read_text() == (whole / "config.toml").read_text()
     scores = [
         json.loads((path / "log.jsonl").read_text().splitlines()[-1]) for path in (whole, run)
@@ -376,7 +376,7 @@ def test_a_stop_at_once_says_how_to_go_on(
     def interrupt(trainer: Trainer, epoch: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Trainer, "train_epoch", interrupt)
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupt)
     run = tmp_path / "a run"
     result = train(store, "--run", str(run))
     assert result.exit_code == 130
@@ -458,7 +458,7 @@ def test_a_cycle_of_more_epochs_is_announced(store: CubeStore, tmp_path: Path) -
 def test_keys_that_change_nothing_are_announced(store: CubeStore, tmp_path: Path) -> None:
     short = [*TINY[:-2], "device=cpu", "epochs=1"]
     given = {
-        "random_cells=99": "random_cells changes nothing: split is 'blocks', not 'random'.",
+        "random_cells=99": "random_cells has no effect: split is 'blocks', not 'random'.",
         "samples_per_opening=9": "samples_per_opening changes nothing: all fields fit memory_bu",
         "core=4": "with core = 4 samples come region by region nevertheless, without it in unif",
     }
@@ -476,7 +476,7 @@ def test_notes_on_stores_come_first(tmp_path: Path) -> None:
     result = train(store, "--run", str(tmp_path / "run"), options=[*TINY, "scales=[2.0]"])
     assert result.exit_code == 0, result.output
     first = result.stderr.splitlines()[0]
-    assert first.startswith("Note: scales are taken in cells, not in cMpc, for the box length is")
+    assert first.startswith("Note: scales are in cells, not in cMpc, because the box length is")
     assert first.endswith(f"`ionstore edit {path} --box-length`.")
 
 

@@ -85,7 +85,8 @@ def test_a_file_or_a_folder_that_holds_anything_is_not_new(tmp_path: Path) -> No
         with pytest.raises(RunFolderError) as caught:
             check_new(path)
         assert str(caught.value) == (
-            f"{path} exists and is not an empty folder; go on with --resume or name another --run"
+            f"{path} exists and is not an empty folder; resume it with --resume or choose another "
+            "--run"
         )
 
 
@@ -119,9 +120,9 @@ def test_a_file_that_was_edited_is_refused(tmp_path: Path, tiny_config: ConfigMa
     with pytest.raises(RunFolderError) as refused:
         begun_config(run, run.read_last())
     assert str(refused.value) == (
-        f"{run.config} must be as the run was begun but for epochs, device and num_workers, got "
-        "redshifts = (9.0,) (was None), batch_size = 64 (was 32); undo that, or start a new run "
-        f"with --config {run.config}"
+        f"{run.config} must be as it was when the run began, except for epochs, device and "
+        "num_workers, got redshifts = (9.0,) (was None), batch_size = 64 (was 32); undo that, "
+        f"or start a new run with --config {run.config}"
     )
     run.config.write_text("epochs = 0\n")
     with pytest.raises(ConfigError, match=rf"^{re.escape(str(run.config))}: .* must be"):
@@ -141,8 +142,8 @@ def test_what_a_lost_checkpoint_leaves_is_not_trained_over(
     with pytest.raises(RunFolderError) as refused:
         begun_config(run, None)
     assert str(refused.value) == (
-        f"{tmp_path} holds {' and '.join(left)} of a run, but not last.pt, the checkpoint to go on "
-        "from; put it back, or name another --run to start anew"
+        f"{tmp_path} holds {' and '.join(left)} of a run, but not last.pt, the checkpoint to "
+        "resume from; put it back, or choose another --run for a new one"
     )
 
 

@@ -560,7 +560,7 @@ def test_a_run_begun_on_another_device_goes_on_and_predicts_here(
         save_checkpoint(path, {**load_checkpoint(path), "config": keys})
     assert load(run).device.type == "cpu"
     longer = resumed_config(run, elsewhere, {"epochs": 2})
-    with pytest.raises(ConfigError, match="device 'cuda' is not there on this machine"):
+    with pytest.raises(ConfigError, match="this machine has no device 'cuda'"):
         train_run(longer, [store], run)
     here = resumed_config(run, elsewhere, {"epochs": 2, "device": "cpu"})
     assert len(train_run(here, [store], run).history) == 2
