@@ -170,7 +170,8 @@ def begun_config(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> Traini
     if edited:
         raise RunFolderError(
             f"{run.config} must be as it was when the run began, except for "
-            f"{_CHANGEABLE_IN_WORDS}, got {', '.join(edited)}; undo that, or start a new run with --config {run.config}"
+            f"{_CHANGEABLE_IN_WORDS}, got {', '.join(edited)}; undo that, or start a new run "
+            f"with --config {run.config}"
         )
     return written
 

@@ -72,7 +72,19 @@ def train(
 
     Examples
     --------
-    >>> train("cubes.zarr", "runs/first", epochs=3)  # doctest: +SKIP
+    A small network, trained on a simulated box of 16 cells a side:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from ionstore.cube.mesh import Mesh
+    >>> from ionstore.ingest import prepare
+    >>> from ionstore.simulate import write_simulation
+    >>> tiny = {"radius": 1, "width": 4, "scales": None, "samples_per_epoch": 64, "epochs": 2}
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = write_simulation(f"{folder}/sim", Mesh(16, box_length_cmpc=64.0), [8.0])
+    ...     _ = prepare(f"{folder}/sim", f"{folder}/cubes.zarr").run()
+    ...     result = train(f"{folder}/cubes.zarr", f"{folder}/run", device="cpu", **tiny)
+    >>> len(result.history), result.best_r2 <= 1
+    (2, True)
     """
     given = dict(keys) if preset is None else {**keys, "preset": preset}
     begun = begin_run(store, run, given, resume=resume)
