@@ -486,7 +486,7 @@ def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path
     result = train(store, "--run", run, "--preset", "multiscale", options=options)
     assert result.exit_code == 0, result.output
     assert (
-        "Scales above a quarter of the smallest box are left out, kept: 2.4, 3.4, 4.8 cMpc."
+        "Scales above a quarter of the smallest box are left out; kept: 2.4, 3.4, 4.8 cMpc."
         in result.output
     )
     assert "Computing 6 derived channels at 2 redshifts: about " in result.stderr
