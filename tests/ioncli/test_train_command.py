@@ -170,7 +170,7 @@ def test_a_run_goes_on_from_another_folder_and_says_where_its_store_was(
     assert CliRunner().invoke(ionmodel, resume).exit_code == 0
     here.rename(there)
     refused = CliRunner().invoke(ionmodel, resume)
-    assert_one_sentence(refused, f"was trained on {here}, which cannot be opened", "give --store")
+    assert_one_sentence(refused, f"was trained on {here}, which cannot be opened", "with --store")
     assert CliRunner().invoke(ionmodel, [*resume, "--store", str(there)]).exit_code == 0
 
 
