@@ -27,28 +27,28 @@ _LONG_BATCH_S = 5.0
 @click.command()
 @click.option(
     "--store", "stores", multiple=True, type=click.Path(path_type=Path),
-    help="Store to train on; may be repeated.  [default: cubes.zarr; resuming, those of the run]",
+    help="Store to train on; may be repeated.  [default: cubes.zarr, or those of a resumed run]",
 )  # fmt: skip
 @click.option(
     "--run", "run_path", type=click.Path(path_type=Path),
-    help="Folder of the run  [default: a new runs/<date>-<preset>]",
+    help="Folder of the run.  [default: a new runs/<date>-<preset>]",
 )  # fmt: skip
 @click.option(
     "--preset",
-    help=f"Where the keys start from: {' or '.join(preset_names())}.  [default: {DEFAULT_PRESET}]",
+    help=f"Start from its keys: {' or '.join(preset_names())}.  [default: {DEFAULT_PRESET}]",
 )
 @click.option(
     "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML file of keys that replace the preset's.",
+    help="TOML file with keys that replace those of the preset.",
 )  # fmt: skip
 @click.option(
     "-o", "--option", "settings", multiple=True, metavar="KEY=VALUE",
-    help="One key that replaces both, such as epochs=3 or channels='[16, 32]'; may be repeated.",
+    help="Key that replaces both, such as epochs=3 or channels='[16, 32]'; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--resume", is_flag=True,
-    help="Go on where the run folder stopped; with -o epochs=N up to N epochs, over all of which "
-    "scheduler one_cycle then extends. -o device=... and -o num_workers=... may change too.",
+    help="Continue the run in the folder. -o may give another number of epochs, over which "
+    "scheduler one_cycle then extends, and another device or num_workers.",
 )  # fmt: skip
 def train(
     stores: tuple[Path, ...],
@@ -61,8 +61,8 @@ def train(
     """Train a network that predicts the ionized fraction.
 
     The run folder holds the configuration, log.jsonl, the checkpoints last.pt and best.pt, and
-    figures. Ctrl-C stops after the batch in progress; --resume goes on from there, with the
-    configuration of the run folder.
+    figures. Ctrl-C stops after the present batch; --resume continues from there, with the
+    configuration in the run folder.
 
     \b
     Keys of the configuration (see the presets for values):
@@ -79,15 +79,15 @@ def train(
       ionmodel train --store cubes.zarr --run runs/wide -o radius=6 -o epochs=30
       ionmodel train --store cubes.zarr --run runs/wide --resume
     """
-    # Waiting threads that spin take the cores from whoever shares them, and everything gets slower
-    # (benchmarks/thread_waiting.py). Read when torch is imported, so set before.
+    # Threads that spin while they wait take the cores from other work, and everything gets slower
+    # (benchmarks/thread_waiting.py). OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with options.errors_as_messages():
         from ionmodel.config.keys import given_keys
         from ionmodel.runs.begin import begin_run
 
         if resume and run_path is None:
-            raise click.UsageError("--resume needs --run, the folder to go on in")
+            raise click.UsageError("--resume needs --run, the folder of the run to continue")
         given = given_keys(preset, config_file, settings)
         begun = begin_run(stores, run_path, given, resume=resume)
         for sentence in begun.notes:
@@ -123,16 +123,16 @@ def _train(begun: "BegunRun") -> None:
         with PeakMemory() as memory, stop.on_signals(), Display() as display:
             result = train_run(config, begun.stores, run, reporter=display)
     except Interrupted as interrupted:
-        _leave(str(interrupted), f"go on with: {again}")
+        _leave(str(interrupted), f"continue with: {again}")
     except KeyboardInterrupt:
         if run.config.exists():
-            _leave("stopped at once", f"go on from the last checkpoint with: {again}")
+            _leave("stopped at once", f"continue from the last checkpoint with: {again}")
         _leave("stopped before training began", "nothing was written")
     _summarize(result, run, memory.peak_bytes)
 
 
 def _leave(what: str, way_on: str) -> NoReturn:
-    """End as commands do that Ctrl-C has ended."""
+    """End with the exit status of a command that Ctrl-C ended."""
     click.echo(f"{what[0].upper()}{what[1:]}; {way_on}", err=True)
     raise click.exceptions.Exit(130) from None
 
@@ -153,28 +153,27 @@ def _announce(
     )
     if plan.epochs_left != config.epochs and config.scheduler == "one_cycle":
         rate = config.learning_rate * one_cycle(1 - plan.epochs_left / config.epochs)
-        say(f"One cycle of the learning rate extends over all {epochs}: it goes on at {rate:.1e}.")
+        say(f"The learning rate cycles once over all {epochs}; it continues at {rate:.1e}.")
     say(f"Estimated time: {options.seconds_in_words(plan.seconds)}.")
     if plan.core is not None:
         say(
             "The fields do not fit memory_budget: they are decoded while training, in regions of "
-            f"{options.counted(plan.core, 'cell')} a side and what surrounds them."
+            f"{options.counted(plan.core, 'cell')} a side with a halo around them."
         )
     elif config.core is not None:
         say(
-            f"All fields fit memory_budget: with core = {config.core} samples come region by "
-            "region nevertheless, without it in uniformly random order."
+            f"All fields fit memory_budget, but with core = {config.core} samples come region by "
+            "region; without core they come in uniformly random order."
         )
     elif config.samples_per_opening is not None:
-        say("samples_per_opening changes nothing: all fields fit memory_budget.")
+        say("samples_per_opening has no effect: all fields fit memory_budget.")
     if config.leaks == "large scales":
         say(
-            f"{options.counted(len(config.derived_channels), 'derived channel')} of the whole box: "
-            "the large scales around validation and test cells leak into training cells through "
-            "them."
+            "Smoothed inputs reach beyond the guard cells, so validation scores are slightly "
+            "optimistic."
         )
     elif config.leaks == "neighborhoods":
-        say("Split random: validation neighborhoods overlap training ones; R² leaks.")
+        say("Random split: validation neighborhoods overlap training ones, so R² is optimistic.")
 
 
 def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
@@ -182,8 +181,8 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
         click.echo("Validation R² is undefined: xHII is the same in all validation cells")
     else:
         leaks = {
-            "neighborhoods": "; it leaks: split random",
-            "large scales": "; large scales leak into it: derived channels",
+            "neighborhoods": "; optimistic: random split",
+            "large scales": "; slightly optimistic: smoothed inputs",
             None: "",
         }[result.leaks]
         click.echo(
@@ -197,12 +196,12 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
     click.echo(f"             {run.prediction_figure}")
     if result.was_finished:
         done = options.counted(len(result.history), "epoch")
-        click.echo(f"The run was finished before, with {done}; -o epochs=N asks for more.")
+        click.echo(f"The run was already finished, with {done}; give more with -o epochs=N.")
 
 
 @dataclass
 class _Stop:
-    """Whether a stop was asked for, and about how long a batch takes until it is heeded."""
+    """A request to stop, and about how long the present batch may delay it."""
 
     asked: bool = False
     batch_seconds: float = 0.0

@@ -34,10 +34,7 @@ def _score(r2: float, *, digits: int, leaks: "Leak | None") -> str:
 
 
 class TrainingDisplay(TrainingReporter):
-    """Shows `ionmodel.training.events.TrainingProgress` on standard error while a block runs.
-
-    Where standard error is no terminal, a line every half minute stands in for the bar.
-    """
+    """Show a training on standard error; a line every half minute if that is no terminal."""
 
     def __init__(self) -> None:
         # Names of runs and stores may hold brackets and colons, which are not markup.
@@ -84,7 +81,7 @@ class TrainingDisplay(TrainingReporter):
         self._bars.update(self._channels, completed=done, total=total, visible=done < total)
 
     def batch(self, progress: TrainingProgress) -> None:
-        """Show that a batch is done."""
+        """Show the progress after a batch."""
         epoch = f"{progress.epoch}/{progress.epochs}"
         r2 = _score(progress.validation_r2, digits=3, leaks=progress.leaks)
         numbers = f"loss {progress.loss:.4f}  R² {r2}  {_rate(progress.cells_per_s)} cells/s"

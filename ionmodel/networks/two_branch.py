@@ -1,6 +1,8 @@
 """The 2021 network: one convolutional branch for each input field, one head for all."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +12,54 @@ from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.branches import ConvolutionBlock, FieldBranches
 
 
+class HeadOptions(TypedDict, total=False):
+    """Keyword arguments of `TwoBranch` that concern its head."""
+
+    feature_dropout: float
+    head_dropout_widths: Sequence[int]
+    head_dropout: float
+    head_widths: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Fully connected layers after the branches; `TwoBranch` describes the options."""
+
+    feature_dropout: float = 0.8
+    head_dropout_widths: Sequence[int] = (256, 128, 64, 32, 16)
+    head_dropout: float = 0.5
+    head_widths: Sequence[int] = (8, 4)
+
+    def __post_init__(self) -> None:
+        _check_widths("head_dropout_widths", self.head_dropout_widths)
+        _check_widths("head_widths", self.head_widths)
+        _check_share("feature_dropout", self.feature_dropout)
+        _check_share("head_dropout", self.head_dropout)
+
+    def layers(self, n_features: int, negative_slope: float) -> Iterator[nn.Module]:
+        """Yield the layers, from the features of a neighborhood to its logit."""
+        yield nn.Dropout(self.feature_dropout)
+        n_in = n_features
+        for n_out in self.head_dropout_widths:
+            yield nn.Linear(n_in, n_out)
+            # Either order is the same: dropout scales by no negative number, and LeakyReLU is
+            # positively homogeneous.
+            yield nn.Dropout(self.head_dropout)
+            yield nn.LeakyReLU(negative_slope)
+            n_in = n_out
+        for n_out in self.head_widths:
+            yield nn.Linear(n_in, n_out)
+            yield nn.LeakyReLU(negative_slope)
+            n_in = n_out
+        yield nn.Linear(n_in, 1)
+
+
 class TwoBranch(PatchNetwork):
     """A branch of pooled convolutions for each field, then a fully connected head.
+
+    The defaults with radius 24 are the course project's system of December 2021, 49 → 24 → 12 →
+    6 cells and ``2 * 128 * 6**3`` features. It did not tell the slope (torch's default is taken)
+    nor activations between the last three linear layers (LeakyReLU here).
 
     Parameters
     ----------
@@ -24,66 +72,28 @@ class TwoBranch(PatchNetwork):
     kernel : int
         Kernel width of all convolutions in cells, odd.
     padding : bool
-        Whether convolutions pad with zeros, so that the width stays. Without padding each takes
+        Pad convolutions with zeros, so that the width stays. Without padding each takes
         ``kernel - 1`` cells off the width, and the network has a dense form.
     conv_bias : bool
-        Whether convolutions add a bias. Batch normalization follows directly and subtracts it
-        again, so it changes the running mean and nothing else. Its gradient is zero but for
-        rounding, which Adam scales up to steps of the learning rate.
+        Add a bias in convolutions, which the batch normalization after them subtracts again.
     shared_branches : bool
-        Whether all fields pass through the same weights. The running statistics then follow
-        all fields, each one a batch of its own.
-    feature_dropout : float
-        Share of features dropped before the head, 0 to below 1.
-    head_dropout_widths : sequence of int
-        Widths of the linear layers followed by dropout and LeakyReLU; may be empty.
-    head_dropout : float
-        Share dropped after each of them, 0 to below 1.
-    head_widths : sequence of int
-        Widths of the linear layers after them, followed by LeakyReLU; may be empty. A last
-        linear layer of width 1 follows.
+        Pass all fields through the same weights, each as a batch of its own.
     negative_slope : float
         Slope of every LeakyReLU below 0, dimensionless.
     final_activation : bool
-        Whether the prediction is the sigmoid of the last layer.
+        Predict the sigmoid of the last layer.
     recompute : bool
-        Compute the blocks again in the backward pass, with one slice's memory for each but one
-        convolution output (`ionmodel.networks.recompute`). Weights and results are the same.
-
-    Attributes
-    ----------
-    has_dense_form : bool
-        True without padding (`ionmodel.dense.form.dense_form`).
-    n_beside : int
-        Features of all fields, those of every cell that the last pooling leaves.
-    n_features : int
-        Values that enter the head.
+        Compute the blocks again in the backward pass, for less memory and the same results.
+    **head
+        Of the head: ``feature_dropout``, the share of features dropped before it;
+        ``head_dropout_widths`` of its first linear layers, and ``head_dropout``, the share dropped
+        after each of them; ``head_widths`` of the next ones. Shares are 0 to below 1, widths may be
+        empty, and a layer of width 1 comes last.
 
     Raises
     ------
     ValueError
         If a value is outside its range, or the neighborhood too narrow for the blocks.
-
-    Notes
-    -----
-    A block is Conv3d → BatchNorm3d → LeakyReLU → AvgPool3d(2), which drops the last layer of
-    cells of an odd width. It makes a width :math:`w` into
-
-    .. math:: \\lfloor w / 2 \\rfloor \\text{ with padding}, \\quad
-        \\lfloor (w - \\mathrm{kernel} + 1) / 2 \\rfloor \\text{ without}.
-
-    With padding there is no exact dense form: border cells of a neighborhood see zeros that the
-    box does not have. Without, radius 24 with three blocks of kernel 5 goes 49 → 22 → 9 → 2, and
-    the least radius of such a network is 18.
-
-    The defaults with radius 24 are the course project's system of December 2021, 49 → 24 → 12 →
-    6 cells and ``2 * 128 * 6**3`` features, except that it says nothing on the slope (torch's
-    default is taken) nor on activations between the last three linear layers (LeakyReLU here).
-    Dropout scales by a number that is not negative and LeakyReLU is positively homogeneous,
-    so their order does not matter.
-
-    Without recomputation, training keeps about ``3.5 * 4 * batch * channels *
-    block_channels[0] * width**3`` bytes of activations.
 
     References
     ----------
@@ -109,13 +119,10 @@ class TwoBranch(PatchNetwork):
         padding: bool = True,
         conv_bias: bool = True,
         shared_branches: bool = False,
-        feature_dropout: float = 0.8,
-        head_dropout_widths: Sequence[int] = (256, 128, 64, 32, 16),
-        head_dropout: float = 0.5,
-        head_widths: Sequence[int] = (8, 4),
         negative_slope: float = 0.01,
         final_activation: bool = True,
         recompute: bool = False,
+        **head: Unpack[HeadOptions],
     ) -> None:
         if radius < 0:
             raise ValueError(f"radius must be at least 0, got {radius}")
@@ -124,56 +131,37 @@ class TwoBranch(PatchNetwork):
             receptive_field=width, channels=channels, final_activation=final_activation
         )
         _check_widths("block_channels", block_channels, minimum=1)
-        _check_widths("head_dropout_widths", head_dropout_widths)
-        _check_widths("head_widths", head_widths)
-        _check_share("feature_dropout", feature_dropout)
-        _check_share("head_dropout", head_dropout)
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and positive, got {kernel}")
-        trimmed = 0 if padding else kernel - 1
-        n_blocks = len(block_channels)
-        least = _least_radius(n_blocks, trimmed)
-        if radius < least:
-            first = "" if padding else f"take {trimmed} cells off the width and "
-            remedy = "" if padding else " or a narrower kernel"
-            raise ValueError(
-                f"radius must be at least {least} for {n_blocks} blocks that each {first}halve "
-                f"{'the width' if padding else 'it'}, got {radius}; use fewer blocks{remedy}"
-            )
+        _check_room(radius, len(block_channels), kernel, padding=padding)
         # With padding, border cells of a neighborhood see zeros that the box does not have.
         self.has_dense_form = not padding
         pooled = width
-        for _ in range(n_blocks):
-            pooled = (pooled - trimmed) // 2
+        for _ in block_channels:
+            # Pooling drops the last layer of cells of an odd width.
+            pooled = (pooled if padding else pooled - kernel + 1) // 2
+
+        def block(n_in: int, n_out: int) -> ConvolutionBlock:
+            return ConvolutionBlock(
+                n_in,
+                n_out,
+                kernel=kernel,
+                padding=padding,
+                bias=conv_bias,
+                negative_slope=negative_slope,
+                recompute=recompute,
+            )
 
         def branch() -> nn.Sequential:
             inputs = (1, *block_channels[:-1])
-            return nn.Sequential(
-                *(
-                    ConvolutionBlock(
-                        n_in,
-                        n_out,
-                        kernel=kernel,
-                        padding=padding,
-                        bias=conv_bias,
-                        negative_slope=negative_slope,
-                        recompute=recompute,
-                    )
-                    for n_in, n_out in zip(inputs, block_channels, strict=True)
-                )
-            )
+            return nn.Sequential(*map(block, inputs, block_channels))
 
         self.pooled = pooled
-        self.n_beside = channels * block_channels[-1]
-        self.n_features = self.n_beside * pooled**3
+        self.n_beside = channels * block_channels[-1]  # features of all fields in a pooled cell
+        self.n_features = self.n_beside * pooled**3  # values that enter the head
         n_branches = 1 if shared_branches else channels
         self.branches = FieldBranches(channels, (branch() for _ in range(n_branches)))
-        self.head = nn.Sequential(
-            nn.Dropout(feature_dropout),
-            *_head_layers(
-                self.n_features, head_dropout_widths, head_dropout, head_widths, negative_slope
-            ),
-        )
+        self.head = nn.Sequential(*Head(**head).layers(self.n_features, negative_slope))
 
     def logits(self, x: Tensor) -> Tensor:
         """Return the logits of the central cells; without padding, also those of whole tiles."""
@@ -191,12 +179,12 @@ class TwoBranch(PatchNetwork):
         # `ionmodel.dense.rules` cannot serve here: they drop dropout and fix the statistics, which
         # only prediction may. In evaluation both give the same numbers, by test.
         # Each pooling keeps all cells, and what follows looks at every second one of those before.
-        spacing, reach = 1, 1  # in cells of the tile
+        spacing, reach = 1, 1  # in cells of the tile; `reach` is the width that is used
         for block in self.branches.blocks_of(0):
             reach += block.conv.kernel_size[0] * spacing  # less one cell, and one of the pooling
             spacing *= 2
         reach += (self.pooled - 1) * spacing
-        # Pooling drops the last cells of a patch at odd widths: cut them off the tile, too.
+        # Pooling drops the last cells of a patch at odd widths, so they are cut off the tile, too.
         for axis in (2, 3, 4):
             x = x.narrow(axis, 0, x.shape[axis] - (self.receptive_field - reach))
         fields = (
@@ -224,25 +212,17 @@ class TwoBranch(PatchNetwork):
         return x
 
 
-def _head_layers(
-    n_features: int,
-    dropout_widths: Sequence[int],
-    dropout: float,
-    widths: Sequence[int],
-    negative_slope: float,
-) -> Iterator[nn.Module]:
-    n_in = n_features
-    for n_out in dropout_widths:
-        yield nn.Linear(n_in, n_out)
-        # Either order: dropout scales by no negative number, LeakyReLU is positively homogeneous.
-        yield nn.Dropout(dropout)
-        yield nn.LeakyReLU(negative_slope)
-        n_in = n_out
-    for n_out in widths:
-        yield nn.Linear(n_in, n_out)
-        yield nn.LeakyReLU(negative_slope)
-        n_in = n_out
-    yield nn.Linear(n_in, 1)
+def _check_room(radius: int, n_blocks: int, kernel: int, *, padding: bool) -> None:
+    """Refuse a neighborhood that is too narrow for so many blocks."""
+    trimmed = 0 if padding else kernel - 1
+    least = _least_radius(n_blocks, trimmed)
+    if radius < least:
+        first = "" if padding else f"take {trimmed} cells off the width and "
+        remedy = "" if padding else " or a narrower kernel"
+        raise ValueError(
+            f"radius must be at least {least} for {n_blocks} blocks that each {first}halve "
+            f"{'the width' if padding else 'it'}, got {radius}; use fewer blocks{remedy}"
+        )
 
 
 def _least_radius(n_blocks: int, trimmed: int) -> int:

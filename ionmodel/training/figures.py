@@ -20,8 +20,8 @@ _N_BINS = 50
 _LEAST_R2_SPAN = 0.1
 _LEAST_LOSS_SPAN = 0.1  # of the largest loss
 _LEAKS: dict[Leak | None, str] = {
-    "neighborhoods": "\nleaks: split random",
-    "large scales": "\nlarge scales leak: derived channels",
+    "neighborhoods": "\noptimistic: random split",
+    "large scales": "\nslightly optimistic: smoothed inputs",
     None: "",
 }
 """Second line of a score; there is no room beside it."""

@@ -145,7 +145,7 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
     score = next(line for line in first.output.splitlines() if "Validation R²" in line)
     assert score in again.output
-    finished = "The run was finished before, with 2 epochs; -o epochs=N asks for more."
+    finished = "The run was already finished, with 2 epochs; give more with -o epochs=N."
     assert finished in again.output
     assert finished not in first.output
     elsewhere = CliRunner().invoke(ionmodel, ["train", "--run", str(run), "--resume"])
@@ -247,9 +247,9 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
     result = train(store, "--run", str(run), options=[*options, "batch_size=8", "device=cpu"])
     assert result.exit_code == 0, result.output
     assert "Radius lowered from 24 to 7" in result.output
-    assert "R² leaks" in result.output
+    assert "so R² is optimistic" in result.output
     assert ", leaks  learning rate" in result.output
-    assert "(epoch 1 of 1); it leaks: split random" in result.output
+    assert "(epoch 1 of 1); optimistic: random split" in result.output
     assert "feature_dropout = 0.8" in (run / "config.toml").read_text()
     contradiction = train(store, "--preset", "small", options=options)
     assert_one_sentence(contradiction, "small", "'week3'")
@@ -332,7 +332,7 @@ def test_an_interrupt_leaves_a_run_that_can_be_resumed(
     last = errors.strip().splitlines()[-1]
     assert last.startswith("Stopped in epoch ")
     way_on = f"ionmodel train --store {store.path} --run {run} --resume"
-    assert last.endswith(f"; go on with: {way_on}")
+    assert last.endswith(f"; continue with: {way_on}")
     assert "Traceback" not in errors
     assert (run / "loss.png").exists()
     epochs = len((run / "log.jsonl").read_text().splitlines())
@@ -381,7 +381,9 @@ def test_a_stop_at_once_says_how_to_go_on(
     result = train(store, "--run", str(run))
     assert result.exit_code == 130
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("Stopped at once; go on from the last checkpoint with: ionmodel train")
+    assert last.startswith(
+        "Stopped at once; continue from the last checkpoint with: ionmodel train"
+    )
     assert last.endswith(f"--run '{run}' --resume")
 
 
@@ -449,7 +451,7 @@ def test_a_cycle_of_more_epochs_is_announced(store: CubeStore, tmp_path: Path) -
     assert "One cycle" not in began.stderr
     longer = train(store, "--run", run, "--resume", options=["epochs=11"])
     assert (
-        "One cycle of the learning rate extends over all 11 epochs: it goes on at 2.0e-02."
+        "The learning rate cycles once over all 11 epochs; it continues at 2.0e-02."
         in longer.stderr
     )
     assert "epoch   3  " in longer.stderr
@@ -459,8 +461,8 @@ def test_keys_that_change_nothing_are_announced(store: CubeStore, tmp_path: Path
     short = [*TINY[:-2], "device=cpu", "epochs=1"]
     given = {
         "random_cells=99": "random_cells has no effect: split is 'blocks', not 'random'.",
-        "samples_per_opening=9": "samples_per_opening changes nothing: all fields fit memory_bu",
-        "core=4": "with core = 4 samples come region by region nevertheless, without it in unif",
+        "samples_per_opening=9": "samples_per_opening has no effect: all fields fit memory_budge",
+        "core=4": "with core = 4 samples come region by region; without core they come in unif",
     }
     for place, (option, told) in enumerate(given.items()):
         result = train(store, "--run", str(tmp_path / str(place)), options=[*short, option])
@@ -491,9 +493,9 @@ def test_scales_that_leak_or_do_not_fit_are_announced(store: CubeStore, tmp_path
     )
     assert "Computing 6 derived channels at 2 redshifts: about " in result.stderr
     assert result.stderr.count("omputing") == 1
-    assert "6 derived channels of the whole box: the large scales" in result.output
-    assert "leak into training cells" in result.output
-    assert "(epoch 1 of 1); large scales leak into it: derived channels\n" in result.output
+    assert "Smoothed inputs reach beyond the guard cells" in result.output
+    assert "validation scores are slightly optimistic" in result.output
+    assert "(epoch 1 of 1); slightly optimistic: smoothed inputs\n" in result.output
     assert ", leaks" not in result.output
     line = Path(run, "log.jsonl").read_text()
     assert json.loads(line)["leaks"] == "large scales"

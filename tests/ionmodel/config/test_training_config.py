@@ -5,6 +5,7 @@ import inspect
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ionmodel.config.training_config import TrainingConfig, make_config
 from ionmodel.errors import ConfigError
 from ionmodel.networks import NETWORK_KEYS, NETWORKS, OPTIONS, PREDICTS_TILES
 from ionmodel.networks.base import DenseNetwork, build_network
+from ionmodel.networks.two_branch import Head, HeadOptions
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -236,8 +238,11 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 def test_every_option_of_a_family_is_an_argument_of_it(family: str) -> None:
     module, _, name = NETWORKS[family].partition(":")
     network = getattr(importlib.import_module(module), name)
-    arguments = inspect.signature(network).parameters
-    assert set(OPTIONS[family].values()) <= set(arguments)
+    arguments = set(inspect.signature(network).parameters)
+    if family == "two_branch":
+        arguments |= set(HeadOptions.__annotations__)
+        assert set(HeadOptions.__annotations__) == {field.name for field in fields(Head)}
+    assert set(OPTIONS[family].values()) <= arguments
     assert (family in PREDICTS_TILES) == issubclass(network, DenseNetwork)
     assert OPTIONS.keys() == NETWORKS.keys()
 

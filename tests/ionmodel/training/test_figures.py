@@ -190,8 +190,8 @@ def test_a_figure_that_cannot_be_saved_leaves_the_old_one(
     ("leaks", "mark"),
     [
         (None, ""),
-        ("neighborhoods", "\nleaks: split random"),
-        ("large scales", "\nlarge scales leak: derived channels"),
+        ("neighborhoods", "\noptimistic: random split"),
+        ("large scales", "\nslightly optimistic: smoothed inputs"),
     ],
 )
 def test_scores_that_leak_are_marked_where_there_is_room(
@@ -203,7 +203,7 @@ def test_scores_that_leak_are_marked_where_there_is_room(
     right, (left, _, colors) = drawn[0].axes[1], drawn[1].axes
     for axes in (right, left):
         assert axes.get_title().endswith(mark)
-        assert ("leak" in axes.get_title()) == bool(mark)
+        assert ("optimistic" in axes.get_title()) == bool(mark)
     drawn[1].draw_without_rendering()
     title, unit = left.title.get_window_extent(), colors.title.get_window_extent()
     assert title.x1 < unit.x0
