@@ -411,7 +411,7 @@ def test_help_shows_an_example_and_imports_no_torch() -> None:
     )  # fmt: skip
     assert "ionmodel train --store cubes.zarr" in shown.stdout
     words = " ".join(shown.stdout.split())
-    assert f"Where the keys start from: {' or '.join(preset_names())}." in words
+    assert f"Start from its keys: {' or '.join(preset_names())}." in words
 
 
 def test_the_default_preset_trains_on_a_small_simulated_box_and_predicts_it(
