@@ -20,4 +20,4 @@ class UnlikeTrainingWarning(UserWarning):
 
 
 class Interrupted(Exception):  # noqa: N818 - a request, not an error
-    """Training was asked to stop; the run folder holds a checkpoint to go on from."""
+    """Training was asked to stop; the run folder holds a checkpoint to resume from."""

@@ -31,14 +31,14 @@ class Ranks:
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """Return the result of the first process in all of them; a UserError is raised in all."""
+        """Return the result of the first process in all processes; raise its UserError in all."""
         if self.world == 1:
             return make()
         made: list[object] = [None, None]
         if self.is_first:
             try:
                 made = [make(), None]
-            except UserError as error:  # sent on: the others would wait in vain
+            except UserError as error:  # sent to the others, which would otherwise wait forever
                 made = [None, error]
         dist.broadcast_object_list(made, src=0)
         result, refused = made

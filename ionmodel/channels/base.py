@@ -1,4 +1,4 @@
-"""The contract of derived channels, and those that a configuration asks for."""
+"""The contract of derived channels, and the channels of a configuration."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it needs torch, which configurations must not wait for
     from ionmodel.channels.periodic_field import PeriodicField
 
 LARGEST_SHARE = 0.25
-"""Largest radius of a ball relative to the box; the box holds too few larger ones."""
+"""Largest radius of a ball relative to the box, which holds too few larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +124,13 @@ def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> 
 
 
 def fits(radius: float, length: float) -> bool:
-    """Return whether a box has room for a ball, radius and length in the same unit."""
+    """Tell if a box has room for a ball, with radius and length in the same unit."""
     # The tolerance lets a radius of exactly a quarter pass after conversions to cells.
     return radius <= LARGEST_SHARE * length * (1 + 1e-9)
 
 
 def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
-    """Return the radius of a ball if the box has room for it."""
+    """Return a radius in cells; refuse one that the box has no room for."""
     if fits(radius_cells, mesh.cells_per_side):
         return radius_cells
     largest = LARGEST_SHARE * mesh.cells_per_side

@@ -27,7 +27,7 @@ from ionstore.store.joined_store import JoinedStore
 from ionstore.store.layout import Part, plan_parts
 
 ALGORITHM = 1
-"""Raised whenever channels come out as other numbers: older ones are then not reused."""
+"""Raised whenever channels get other values, so that older ones are not reused."""
 
 CACHE_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\.zarr(\.partial)?")
 """Names that `cache_path` gives (uuid of the store, a digest), and those of unfinished builds."""
@@ -35,7 +35,7 @@ CACHE_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{8}\
 
 @dataclass(frozen=True, slots=True)
 class FoundChannels:
-    """Derived channels that need not be computed: `with_channels` takes both as they are."""
+    """Arguments of `with_channels` for channels that are already computed."""
 
     folder: Path
     redshifts: tuple[float, ...]
@@ -44,7 +44,7 @@ class FoundChannels:
 def cache_path(
     store: CubeStore, channels: Sequence[DerivedChannel], boxes: Sequence[Box], folder: Path
 ) -> Path:
-    """Return where the channels of a store are kept: named by everything that decides them."""
+    """Return the path of the channels of a store, named by everything that decides their values."""
     recipe = {
         "algorithm": ALGORITHM,
         "store": store.uuid,
@@ -61,7 +61,7 @@ def cache_path(
 
 
 def smoothing_bytes(mesh: Mesh) -> int:
-    """Return about how many bytes the channels of a box take while they are computed."""
+    """Return about how many bytes it takes to compute the channels of a box."""
     return FIELDS_AT_ONCE * 4 * mesh.n_cells
 
 
@@ -71,9 +71,9 @@ def find_channels(
     redshifts: Sequence[float],
     folders: Mapping[Path, Sequence[float]],
 ) -> FoundChannels | None:
-    """Return a finished cache that covers the redshifts, None if channels must be computed.
+    """Return a finished cache that covers the redshifts; None if channels must be computed.
 
-    `folders` are looked into in their order, each with the redshifts that were computed there.
+    Folders are searched in order, each with the redshifts that were computed there.
     """
     for folder, computed in folders.items():
         # A cache is named by all of its redshifts: either these alone, or all computed there.
@@ -94,10 +94,9 @@ def with_channels(
     memory_bytes: int | None = None,
     reporter: Reporter = SILENT,
 ) -> CubeStore:
-    """Return a store with its derived channels beside its fields, computed where missing.
+    """Return a store with its derived channels beside its fields; compute those that are missing.
 
-    Progress counts channels over all redshifts. What was interrupted goes on with the channel it
-    was at.
+    Progress counts channels over all redshifts. A stopped computation continues with its channel.
     """
     if not channels:
         return store
@@ -137,7 +136,7 @@ def remove_channels(folder: Path) -> None:
 
 
 def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
-    """Return whether some of the wanted redshifts are not there."""
+    """Tell if some of the wanted redshifts are missing."""
     return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
 
 

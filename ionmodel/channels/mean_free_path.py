@@ -55,9 +55,9 @@ def worseck2014(redshift: float) -> float:
     .. math:: \\lambda = 210 \\left( \\frac{1 + z}{5} \\right)^{-9}
         \\left[ 1 + \\left( \\frac{1 + z}{7} \\right)^{9} \\right]
 
-    in comoving Mpc: a steep fall that ends at 10.2 cMpc. The measured law, valid from redshift 2.3
-    to 5.5, is ``37 ((1 + z) / 5)**-5.4 / h70`` in proper Mpc (Worseck et al. 2014, abstract); it is
-    not what is computed here.
+    in comoving Mpc: a steep fall that ends at 10.2 cMpc. It is not the measured law, which is
+    ``37 ((1 + z) / 5)**-5.4 / h70`` in proper Mpc from redshift 2.3 to 5.5 (Worseck et al. 2014,
+    abstract).
 
     References
     ----------
@@ -81,7 +81,7 @@ class MeanFreePath(DerivedChannel):
 
     @classmethod
     def asked_for(cls, keys: Mapping[str, Any]) -> Iterator[Self]:
-        """Yield a channel for each of ``inputs`` that is sources, if there is a law."""
+        """Yield a channel for each input of sources, if there is a law."""
         if keys["mean_free_path"] is not None:
             for parent in keys["inputs"]:
                 if parent in SOURCES:

@@ -74,7 +74,7 @@ class TrainingConfig(BaseModel):
     mean_free_path_cmpc : float, optional
         The mean free path in cMpc where it is constant.
     redshift_input : bool
-        Whether the redshift is a further input, so that one network serves all redshifts.
+        Add the redshift as an input, so that one network serves all redshifts.
     redshifts : tuple of float, optional
         Redshifts trained on; all of the store by default.
     transforms : mapping of str to str
@@ -88,18 +88,18 @@ class TrainingConfig(BaseModel):
         Cells along a side of the tiles that networks of valid convolutions are trained on; single
         cells by default.
     final_activation : bool
-        Whether the prediction is the sigmoid of the last layer.
+        Predict the sigmoid of the last layer.
     channels : tuple of int, optional
         Channels of the blocks of a branch. This and the following keys to `recompute` are for
         some families only (`ionmodel.networks.OPTIONS`), with the family's defaults.
     kernel : int, optional
         Kernel width of all convolutions in cells, odd.
     padding : bool, optional
-        Whether convolutions pad with zeros; without, whole boxes are predicted at once.
+        Pad convolutions with zeros; without padding, whole tiles are predicted at once.
     shared_branches : bool, optional
-        Whether all branches have the same weights.
+        Use the same weights in all branches.
     conv_bias : bool, optional
-        Whether convolutions add a bias.
+        Add a bias in convolutions.
     width : int, optional
         Channels between the convolutions.
     dilations : tuple of int, optional
@@ -109,17 +109,17 @@ class TrainingConfig(BaseModel):
     head_dropout_widths, head_widths : tuple of int, optional
         Widths of the head's linear layers with and, after them, without dropout.
     recompute : bool, optional
-        Less memory for a third more time.
+        Take less memory, and a third more time.
     loss : {"mse", "bce"}
         Mean squared error of the prediction, or binary cross-entropy on its logits.
     learning_rate : float
         Adam's learning rate, above 0 and at most 1: the initial one, of "one_cycle" the highest.
     scheduler : {"one_cycle", "plateau", "none"}
         "one_cycle" raises the learning rate for a tenth of all epochs, then lowers it to nearly
-        nothing; a run that is given more epochs goes on with the rate that it would have there
-        had it been begun with as many. "plateau" lowers it when the validation loss stalls.
+        nothing; a run that is given more epochs continues on the cycle of the longer run.
+        "plateau" lowers it when the validation loss stalls.
     scheduler_factor : float
-        What "plateau" then multiplies the learning rate by, 0 to 1.
+        Factor, 0 to 1, by which "plateau" then lowers the learning rate.
     scheduler_patience : int
         Epochs without progress that "plateau" tolerates first.
     batch_size : int
@@ -140,7 +140,7 @@ class TrainingConfig(BaseModel):
     seed : int
         Seed of weights, order, dropout and drawn cells, 0 to 2⁶³ - 1.
     device : {"auto", "cpu", "cuda", "mps"}
-        Where to compute; "auto" takes an accelerator where there is one. "mps" does not go
+        Device to compute on; "auto" takes an accelerator if there is one. "mps" does not work
         with recompute.
     num_workers : int
         Processes that cut neighborhoods; 0 cuts in a background thread.

@@ -78,7 +78,7 @@ class DenseBranches(nn.Module):
 
 
 class WithOutputAxis(nn.Module):
-    """A network that takes tiles as it is, with an axis for its one output."""
+    """A network that accepts tiles already, with an axis for its one output."""
 
     def __init__(self, network: DenseNetwork) -> None:
         super().__init__()

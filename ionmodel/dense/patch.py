@@ -21,7 +21,7 @@ class Patch:
     input_channels: int | None = None  # found from the first layer that tells its channels
 
     def knowing(self, channels: int) -> "Patch":
-        """Return the same with known channels; they are those of the input where none were."""
+        """Return the patch with known channels; the first that are known are those of the input."""
         first = self.input_channels if self.channels is not None else channels
         return replace(self, channels=channels, input_channels=first)
 

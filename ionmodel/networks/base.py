@@ -47,12 +47,12 @@ class PatchNetwork(nn.Module, ABC):
     channels : int
         Input channels expected, at least 1.
     final_activation : bool
-        Whether the prediction is the sigmoid of the logits, or the logits themselves.
+        Predict the sigmoid of the logits, or the logits themselves.
 
     Attributes
     ----------
     has_dense_form : bool
-        Whether the same weights, as valid convolutions, predict a whole tile exactly.
+        True if the same weights, as valid convolutions, predict a whole tile exactly.
 
     Raises
     ------
@@ -80,8 +80,8 @@ class PatchNetwork(nn.Module, ABC):
         x : Tensor of float32, shape (batch, channels, width, width, width)
             Normalized neighborhoods; the width is `receptive_field`.
         activate : bool
-            False returns the logits. A loss on logits asks for them here when the network is
-            wrapped (DistributedDataParallel acts on calls of the network alone).
+            False returns the logits. A loss on logits gets them by calling the network, because
+            wrappers such as DistributedDataParallel act on calls alone.
 
         Returns
         -------
@@ -113,9 +113,9 @@ class PatchNetwork(nn.Module, ABC):
 class DenseNetwork(PatchNetwork, ABC):
     """A network that predicts xHII of all cells of a tile at once, from the tile and its halo.
 
-    Every cell is predicted from its own neighborhood of `receptive_field` cells a side alone: a
-    tile of T cells a side is as good as the T³ neighborhoods around its cells, at the cost of a
-    few of them. Parameters and attributes are those of `PatchNetwork`.
+    Every cell is predicted from its own neighborhood alone, so a tile of T cells a side gives the
+    same numbers as the T³ neighborhoods around its cells, at the cost of a few of them. Parameters
+    and attributes are those of `PatchNetwork`.
     """
 
     has_dense_form = True
@@ -132,7 +132,7 @@ class DenseNetwork(PatchNetwork, ABC):
         Returns
         -------
         Tensor of float32, shape (batch, T, T, T)
-            Of a neighborhood, T is 1.
+            T is 1 for a neighborhood.
 
         Raises
         ------
@@ -195,31 +195,8 @@ def build_network(
 
 
 def flops_per_sample(network: PatchNetwork, tile: int = 1) -> int:
-    """Count the floating-point operations of one forward pass of one sample.
-
-    Parameters
-    ----------
-    network : PatchNetwork
-        Left unchanged, on any device.
-    tile : int
-        Cells along a side of a sample; other than 1 where there is a dense form only.
-
-    Returns
-    -------
-    int
-        Operations of convolutions and linear layers, two for each multiply-add, padded cells
-        included. Normalization, activation and pooling are left out.
-
-    Raises
-    ------
-    ValueError
-        If the network does not predict tiles.
-
-    Notes
-    -----
-    A training step costs about three times as much for each sample, four times with
-    recomputation. Counted on the meta device: nothing is computed.
-    """
+    """Count the operations of convolutions and linear layers in a forward pass of one sample."""
+    # Two for each multiply-add. On the meta device, where nothing is computed.
     from torch.utils.flop_counter import FlopCounterMode
 
     shadow = copy.deepcopy(network).to("meta").eval()

@@ -11,10 +11,7 @@ from ionmodel.networks.recompute import SLICE_BYTES, recomputed_block
 
 
 class ConvolutionBlock(nn.Module):
-    """Convolution, batch normalization, activation and pooling by two.
-
-    Where `recompute` is on, it keeps its input alone for the backward pass.
-    """
+    """Convolution, batch normalization, activation and pooling by two."""
 
     def __init__(
         self,
@@ -35,7 +32,7 @@ class ConvolutionBlock(nn.Module):
         self.slice_bytes = SLICE_BYTES
 
     def over_tiles(self, x: Tensor, spacing: int) -> Tensor:
-        """Do the same around every cell, where the cells of a patch lie `spacing` cells apart."""
+        """Do the same around every cell, with the cells of a patch `spacing` cells apart."""
         activation, _ = self.tail
         x = functional.conv3d(x, self.conv.weight, self.conv.bias, dilation=spacing)
         pooling = SlidingPooling((2, 2, 2), (spacing, spacing, spacing), divisor=8)
@@ -44,7 +41,7 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, n_in, width, width, width) to (batch, n_out, and half the width)."""
-        if self.recompute:  # same numbers for less memory and more time
+        if self.recompute:  # keeps only its input for the backward pass, for the same numbers
             return recomputed_block(
                 x, self.conv, self.norm, self.tail, slice_bytes=self.slice_bytes
             )
@@ -70,5 +67,5 @@ class FieldBranches(nn.ModuleList):
             yield block
 
     def forward(self, x: Tensor) -> Tensor:
-        """Concatenate what the branches make of (batch, channels, i, j, k), by channels."""
+        """Concatenate the features of all fields of (batch, channels, i, j, k)."""
         return torch.cat([self.branch_of(c)(x[:, c : c + 1]) for c in range(self.channels)], dim=1)

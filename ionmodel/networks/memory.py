@@ -1,4 +1,4 @@
-"""Memory that a network takes to predict, and the largest tile that fits a memory."""
+"""Memory that a network needs to predict, and the largest tile that fits a bound."""
 
 from torch import nn
 
@@ -6,9 +6,9 @@ from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.two_branch import TwoBranch
 
 TILE_CELLS = 64
-"""Cells along a side of what a dense network predicts at once: larger tiles gain little."""
+"""Cells along a side of the tiles of a dense network; larger ones gain little."""
 SMALLEST_TILE = 8
-"""Cells along a side of the smallest tile that is worth it."""
+"""Cells along a side of the smallest tile that is worth its halo."""
 
 _PATCHES = 256
 _PATCHES_BYTES = 2**28  # bound on the layers of the neighborhoods that are predicted together
@@ -18,7 +18,7 @@ _HEAP_BYTES = 2**25  # an array up to here may lie in the heap of glibc, a large
 
 
 def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
-    """Return the side of the largest tiles that fit a memory; None if none do."""
+    """Return the side of the largest tiles that fit a bound; None if none do."""
     sides = range(TILE_CELLS, SMALLEST_TILE - 1, -8)
     return next((side for side in sides if tile_bytes(network, side) <= memory_bytes), None)
 
@@ -44,7 +44,7 @@ def tile_bytes(network: PatchNetwork, tile: int) -> int:
 
 
 def layer_bytes(network: PatchNetwork, width: int) -> int:
-    """Return at most how many bytes the arrays of layers hold on a cube of so many cells a side."""
+    """Return a bound on the bytes of the arrays of layers, on a cube of some width in cells."""
     return 4 * _features_at_once(network) * width**3
 
 
@@ -52,12 +52,12 @@ def _features_at_once(network: PatchNetwork) -> int:
     widest = _widest(network)
     at_once = _LAYERS_AT_ONCE * widest
     if isinstance(network, TwoBranch) and network.has_dense_form:
-        # While a layer of the last branch works, the features of the other fields wait.
+        # While a layer of the last branch works, the features of the other fields are kept.
         of_branches = max(_convolved(network.branches))
         waiting = network.n_beside * (network.channels - 1) // network.channels
         at_once = max(at_once, waiting + _LAYERS_AT_ONCE * of_branches)
-        # The features of all fields lie apart and side by side; then, with a copy of them, goes
-        # what the head makes of them, and a copy of that.
+        # Then all features exist twice, apart and side by side; later side by side with a copy,
+        # beside the output of the head and a copy of that.
         at_once = max(at_once, 2 * (network.n_beside + widest))
     return at_once
 
@@ -75,5 +75,5 @@ def _convolved(network: nn.Module) -> list[int]:
 
 
 def patches_at_once(network: PatchNetwork) -> int:
-    """Return how many neighborhoods are predicted together where there is no dense form."""
+    """Return how many neighborhoods are predicted together without a dense form."""
     return max(1, min(_PATCHES, _PATCHES_BYTES // layer_bytes(network, network.receptive_field)))

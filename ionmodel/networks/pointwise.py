@@ -13,7 +13,7 @@ class Pointwise(DenseNetwork):
     Parameters
     ----------
     radius : int
-        Must be 0: nothing around the cell is looked at.
+        Must be 0: only the cell itself is an input.
     channels : int
         Input channels, at least 1.
     widths : sequence of int
@@ -21,16 +21,12 @@ class Pointwise(DenseNetwork):
     negative_slope : float
         Slope of every LeakyReLU below 0, dimensionless.
     final_activation : bool
-        Whether the prediction is the sigmoid of the last layer.
+        Predict the sigmoid of the last layer.
 
     Raises
     ------
     ValueError
         If `radius` is not 0, or a width is not positive.
-
-    Notes
-    -----
-    Linear layers are 1³ convolutions here, so that a tile is predicted at once.
 
     Examples
     --------
@@ -49,9 +45,7 @@ class Pointwise(DenseNetwork):
         final_activation: bool = True,
     ) -> None:
         if radius != 0:
-            raise ValueError(
-                f"radius must be 0 of a network that looks at single cells, got {radius}"
-            )
+            raise ValueError(f"radius must be 0 for a network that sees single cells, got {radius}")
         if any(width < 1 for width in widths):
             raise ValueError(f"widths must be positive, got {list(widths)}")
         super().__init__(receptive_field=1, channels=channels, final_activation=final_activation)

@@ -1,4 +1,4 @@
-"""Valid convolutions with residual connections: a whole tile at once, or one neighborhood."""
+"""Convolutions without padding, with residual connections, for tiles or neighborhoods."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ class Residual(DenseNetwork):
     negative_slope : float
         Slope of every LeakyReLU below 0, dimensionless.
     final_activation : bool
-        Whether the prediction is the sigmoid of the logits.
+        Predict the sigmoid of the logits.
 
     Raises
     ------
@@ -36,13 +36,11 @@ class Residual(DenseNetwork):
 
     Notes
     -----
-    Every convolution takes its dilation in cells off each side; what is added to it is cropped to
-    the same cells, so that no cell outside the tile is made up. There is no normalization between
-    the layers: no statistics of a batch couple its tiles, and tile and neighborhood give the same
-    numbers in training, too. The last convolution of each connection starts at zero, so that an
-    untrained network is as shallow as its first layer.
+    Every convolution removes its dilation in cells from each side, and the connection is cropped to
+    the same cells. There is no normalization, so no statistics of a batch couple its tiles: tile
+    and neighborhood give the same numbers in training, too.
 
-    Memory: in training about ``8 * batch * width * (tile + 2 * radius)**3`` bytes for each
+    Training takes about ``8 * batch * width * (tile + 2 * radius)**3`` bytes for each
     convolution.
 
     References

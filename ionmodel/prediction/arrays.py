@@ -10,7 +10,7 @@ from ionstore.cube.mesh import Array
 
 
 def given_cubes(fields: Mapping[str, ArrayLike], inputs: Sequence[str]) -> dict[str, Array]:
-    """Return the inputs of a network as finite cubes of one mesh; other fields are left alone."""
+    """Return the inputs of a network as finite cubes of one mesh; ignore other fields."""
     if not isinstance(fields, Mapping):
         raise ConfigError(
             f"fields must be cubes by their names, got {type(fields).__name__}; give "
@@ -20,7 +20,7 @@ def given_cubes(fields: Mapping[str, ArrayLike], inputs: Sequence[str]) -> dict[
     if missing:
         raise ConfigError(
             f"the network needs the fields {', '.join(inputs)}, got {', '.join(fields) or 'none'}; "
-            f"give {', '.join(missing)} too"
+            f"add {', '.join(missing)}"
         )
     cubes = {name: _as_array(name, fields[name]) for name in inputs}
     shapes = {name: cube.shape for name, cube in cubes.items()}
@@ -45,13 +45,13 @@ def _as_array(name: str, values: ArrayLike) -> Array:
         raise ConfigError(f"{name} must be an array of numbers: {error}") from error
     if array.dtype.kind not in "iuf":
         raise ConfigError(f"{name} must hold real numbers, got {array.dtype}; convert it")
-    # np.asarray drops a mask without a word.
+    # np.asarray drops masks silently.
     if np.ma.is_masked(values):
         raise ConfigError(
             f"{name} must be given everywhere, got an array with masked cells; fill them first"
         )
     if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-        return array.astype(np.float64)
-    # Files of other machines come in another byte order, which torch does not take.
+        return array.astype(np.float64)  # torch has no longdouble
+    # torch accepts only the byte order of this machine.
     native: Array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return native

@@ -1,4 +1,4 @@
-"""Derived channels that a network sees of a store: those of its run, or computed for a while."""
+"""Derived channels of a store to predict: those of the run, or temporary ones."""
 
 from collections.abc import Sequence
 from math import prod
@@ -15,7 +15,7 @@ from ionstore.store.cube_store import CubeStore
 def found_channels(
     predictor: Predictor, store: CubeStore, redshifts: Sequence[float], folder: Path | None
 ) -> FoundChannels | None:
-    """Look for finished channels in the run, then where a stopped prediction left them."""
+    """Find finished channels in the run, or those that a stopped prediction left."""
     config = predictor.config
     # The run first: its channels are there already where it was trained on the same store.
     folders = {RunFolder(predictor.path.parent).channels: config.redshifts or store.redshifts}
@@ -33,7 +33,7 @@ def with_derived_channels(
     memory_bytes: int,
     reporter: PredictionReporter,
 ) -> CubeStore:
-    """Return the store with the derived channels that the network sees beside its fields."""
+    """Return the store with the derived channels of the network beside its fields."""
     channels = predictor.config.derived_channels
     if not channels:
         return store
@@ -57,11 +57,11 @@ def with_derived_channels(
 
 
 class _ProgressOf(Reporter):
-    """Hand on progress alone: the prediction has said what is computed, in a note of its own."""
+    """Passes on progress alone, because the prediction has its own note on the channels."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
 
     def progress(self, done: int, total: int) -> None:
-        """Hand on how many channels are done."""
+        """Pass on how many channels are done."""
         self._reporter.progress(done, total)

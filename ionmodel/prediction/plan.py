@@ -1,4 +1,4 @@
-"""Plan how the boxes of a store are predicted within a memory."""
+"""Plan the prediction of the boxes of a store within a memory bound."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def plan_prediction(
     n_processes: int = 1,
     computes_channels: bool = True,
 ) -> PredictionPlan:
-    """Choose the largest tile that fits a memory, and time it; all shards are left."""
+    """Choose the largest tile that fits the memory, and time it; all shards are left."""
     layout = store.layout
     taken = redshifts_of(store, redshifts)
     shard = min(layout.shard_cells, layout.mesh_cells)

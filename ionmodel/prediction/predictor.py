@@ -60,41 +60,21 @@ _LONGEST_TIMING_S = 5.0  # a full set is timed if it takes no longer than this
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A trained network that predicts boxes.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Configuration of the run.
-    normalization : Normalization
-        How its inputs are normalized.
-    network : PatchNetwork
-        With the weights of the best checkpoint, in evaluation mode, on its device.
-    device : torch.device
-        Where it computes.
-    path : Path
-        The checkpoint.
-    size_bytes : int
-        Its size when it was read.
-    digest : str
-        Digest of its bytes when it was read. A running training may replace the file since.
-    trained : dict, optional
-        Description of its training data, as `ionmodel.runs.compatibility` makes it; None where
-        the checkpoint has none.
-    """
+    """A trained network that predicts boxes; `load` makes it."""
 
     config: TrainingConfig = field(repr=False)
-    normalization: Normalization = field(repr=False)
-    network: PatchNetwork = field(repr=False)
+    normalization: Normalization = field(repr=False)  # of the inputs
+    network: PatchNetwork = field(repr=False)  # in evaluation mode, on its device
     device: torch.device
-    path: Path
+    path: Path  # of the best checkpoint
+    # As it was read: a running training may have replaced the file since.
     size_bytes: int = field(repr=False)
     digest: str = field(repr=False)
-    trained: Mapping[str, Any] | None = field(repr=False)
+    trained: Mapping[str, Any] | None = field(repr=False)  # None in checkpoints of old versions
 
     @property
     def radius(self) -> int:
-        """Cells around a block that it is predicted from."""
+        """Width in cells of the halo that a block is predicted from."""
         return self.config.radius
 
     def __call__(
@@ -112,17 +92,17 @@ class Predictor:
         ----------
         fields : mapping of str to ndarray, shape (n, n, n)
             The inputs of the run by their names, indexed [x, y, z], in the units of training.
-            Anything that numpy makes such an array of is taken; other fields are left alone.
+            Everything that numpy converts to such an array is accepted; other fields are ignored.
         redshift : float, optional
-            Redshift of the box, at least 0; needed where the network sees it, or the mean free
-            path at it.
+            Redshift of the box, at least 0; needed if the network sees it, or for the mean free
+            path.
         box_length_cmpc : float, optional
-            Side of the box in cMpc; needed where the network sees averages over balls whose
-            radius is in cMpc, and not taken where it is in cells.
+            Side of the box in cMpc; needed if the network sees means within balls whose radius is
+            in cMpc, refused if that radius is in cells.
         cosmology : Cosmology, optional
             Cosmology of the box; needed for the mean free path "choudhury2009".
         on_progress : callable
-            Called with the cells done and all there are.
+            Called with the number of cells done, and of all cells.
 
         Returns
         -------
@@ -132,26 +112,21 @@ class Predictor:
         Raises
         ------
         ConfigError
-            If `fields` is no mapping, an input is missing, is no cube of the common mesh, has
-            values that are not finite real numbers or are negative where that cannot be, or is 0
-            on average where the network takes overdensities; if a needed redshift, box length or
-            cosmology is missing or does not fit; if the box is too small for its averages; or if
-            a predicted value is not finite.
+            If an input is missing, is not a cube of the common mesh, or holds values that it
+            cannot have; if a redshift, box length or cosmology is missing or does not fit; if the
+            box is too small for the balls; or if a predicted value is not finite.
         MemoryBudgetError
             If the device has no memory for the network and a tile.
 
         Warns
         -----
         UnlikeTrainingWarning
-            For each of these that is far from the training, with the numbers: size of a cell,
-            redshift, mean and scatter of the inputs.
+            If cell size, redshift, or mean or scatter of an input are far from those of training.
 
         Notes
         -----
-        Densities are seen relative to the mean of the box.
-
-        Memory: the normalized inputs, ``4 * channels * n**3`` bytes, and that of a tile; before,
-        where averages are inputs, about five more.
+        Densities are divided by the mean of the box. Takes the memory of the normalized inputs,
+        ``4 * channels * n**3`` bytes, and of one tile; of five fields more while they are smoothed.
         """
         cubes = given_cubes(fields, self.config.inputs)
         box = self._box(cubes, redshift, box_length_cmpc, cosmology)
@@ -183,7 +158,7 @@ class Predictor:
         box_length_cmpc: float | None,
         cosmology: Cosmology | None,
     ) -> Box:
-        """Return the box as derived channels see it, or say what is missing."""
+        """Return the box for derived channels; refuse missing or impossible properties."""
         if redshift is not None and not (_is_number(redshift) and 0 <= redshift < np.inf):
             raise ConfigError(f"redshift must be one number from 0 on, got {redshift!r}")
         if redshift is None and self.config.redshift_input:
@@ -246,7 +221,7 @@ class Predictor:
         return inputs
 
     def fill_redshift(self, inputs: Fields, redshift: float) -> None:
-        """Fill the channel of the redshift, the last one, where the network has one."""
+        """Fill the last channel with the redshift, if the network sees it."""
         if self.config.redshift_input:
             inputs[-1] = redshift_value(redshift)
 
@@ -263,7 +238,7 @@ class Predictor:
         if not self.network.has_dense_form:
             return self._predict_by_patches(block, (a, b, c), on_cells)
         out = np.empty((a, b, c), np.float32)
-        dense, done = dense_form(self.network), 0
+        dense, done = dense_form(self.network), 0  # shares the weights, so it costs nothing
         for start, shape in tiles_of((a, b, c), tile):
             i, j, k = (
                 slice(first, first + length + 2 * r)
@@ -275,7 +250,7 @@ class Predictor:
         return out
 
     def seconds_per_cell(self, tile: int) -> float:
-        """Return the seconds that a cell takes, by the faster of two predictions of zeros."""
+        """Return the seconds per cell, from the faster of two predictions of zeros."""
         if self.network.has_dense_form:
             return self._timed((tile, tile, tile))
         together = patches_at_once(self.network)
@@ -339,34 +314,31 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     run : path or RunFolder
         Folder of the run.
     device : {"auto", "cpu", "cuda", "mps"}
-        Where to compute.
+        Device to compute on.
 
     Raises
     ------
     RunFolderError
         If there is no checkpoint, or it is damaged.
     ConfigError
-        If this machine has no such device, or the checkpoint was made with keys that are not known
-        here.
+        If this machine has no such device, or the checkpoint has unknown keys.
     MemoryBudgetError
         If the device has no memory for the network.
-    OSError
-        If it cannot be read.
     """
     folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
     if folder.path.is_file():
         raise RunFolderError(
-            f"{folder.path}: expected the folder of a run, got a file; name its folder, which "
+            f"{folder.path}: expected the folder of a run, got a file; give the folder that "
             f"holds {folder.best.name}"
         )
     if not folder.best.exists():
         raise RunFolderError(
             f"{folder.path}: expected a run with at least one finished epoch (best.pt), found "
-            "none; train it first, or name another folder"
+            "none; train it first, or give another folder"
         )
     digest, size_bytes = start_digest(), 0
 
-    # Of the bytes that are loaded, in the same pass: the file may be replaced at any time.
+    # The digest is of the bytes that are loaded: a training may replace the file at any time.
     def take(piece: bytes) -> None:
         nonlocal size_bytes
         digest.update(piece)
@@ -382,7 +354,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
     except (KeyError, RuntimeError, TypeError) as error:
         raise RunFolderError(
             f"{folder.best}: expected the weights and the normalization of a network as its "
-            "configuration describes it, got others; train it anew"
+            "configuration describes it, got others; train again"
         ) from error
     with full_device_as_message(where):
         network = network.to(where)

@@ -1,4 +1,4 @@
-"""`PredictionReporter`: how the prediction of a store tells what it does."""
+"""`PredictionReporter`: receives notes, plan and progress of a prediction."""
 
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,18 @@ PREDICTING_STAGE = "Predicting"
 
 
 class PredictionReporter(Reporter):
-    """Told by `predict_store` what it does; this one stays silent.
+    """Receive notes, plan and progress of `predict_store`; this one is silent.
 
-    Subclass it and override what is to be shown. The stages are "Derived channels", where some are
-    computed, with progress in channels, and "Predicting", with progress in the cells of this
-    process. In processes other than the first, only the latter is told.
+    Subclass it and override what you want to show. The stages are "Derived channels", counted in
+    channels, and "Predicting", counted in cells of this process. Processes other than the first
+    report only the latter.
     """
 
     def unlike(self, sentence: str) -> None:
-        """Take one thing in which the store is unlike the training, with the numbers."""
+        """Take a sentence on a property of the store outside the training range."""
 
     def plan(self, plan: "PredictionPlan") -> None:
-        """Take what will be done, and what of it is left."""
+        """Take the plan, with the shards that are left."""
 
 
 SILENT = PredictionReporter()

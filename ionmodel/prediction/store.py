@@ -1,4 +1,4 @@
-"""`predict_store`: whole boxes, shard by shard, from one store into another."""
+"""Predict the boxes of a store into another store, shard by shard."""
 
 import os
 import uuid
@@ -52,7 +52,7 @@ class _Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return everything that decides the values, so that two builds can be compared."""
+        """Return everything that decides the values, to recognize an unfinished prediction."""
         # Not the uuid alone: `ionstore edit` changes lengths and units but keeps it.
         store = self.store
         return {
@@ -87,7 +87,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Where predicted shards go; the same for all processes."""
+    """Writer and records of the predicted shards, the same in all processes."""
 
     writer: ShardWriter
     records: PartRecords
@@ -113,17 +113,17 @@ def predict_store(
     store : CubeStore
         Store with its inputs.
     target : str or Path
-        Where the predicted store goes: a folder, or ``s3://bucket/key``.
+        Path of the predicted store: a folder, or ``s3://bucket/key``.
     redshifts : sequence of float
         Redshifts to predict, in any order; all by default.
     memory_bytes : int
         Bound on the memory of a process, beside Python and torch themselves.
     overwrite : bool
-        Whether a prediction at `target` may be replaced.
+        Replace a prediction at `target`.
     command_line : str, optional
         Recorded in the store.
     reporter : PredictionReporter
-        Told what is done; silent by default.
+        Receives notes, the plan and progress.
 
     Returns
     -------
@@ -142,8 +142,8 @@ def predict_store(
     RunFolderError
         If processes have loaded different networks.
     StoreExistsError
-        If there is something at `target` (other than a prediction, where that may be replaced), or
-        another build of it runs or was not finished.
+        If something else than a prediction to overwrite is at `target`, or another build of it runs
+        or was not finished.
     StoreFormatError
         If `target` is an address other than that of a key in a bucket.
     StoreDamageError
@@ -155,11 +155,11 @@ def predict_store(
 
     Notes
     -----
-    Shards are predicted one after the other, written, read back and recorded: a prediction that
-    was stopped goes on with the shard it was at. Under torchrun, processes share out the shards.
+    Shards are predicted, written, read back and recorded one by one, so that a stopped prediction
+    continues with the first shard that is missing. Processes of torchrun share out the shards.
 
-    Derived channels are computed first, into a folder beside `target`, which is removed when the
-    prediction is done. Those of the run are reused where it was trained on the same store.
+    Derived channels are computed first, in a folder beside `target` that is removed at the end.
+    Those of the run are reused if it was trained on the same store.
     """
     place = parse_place(target)
     with joined_ranks() as ranks, ExitStack() as held:
@@ -217,7 +217,7 @@ def predict_store(
 
 
 def _check_same_network(predictor: Predictor, ranks: Ranks) -> None:
-    """Refuse to mix networks: a training may replace the checkpoint while processes start."""
+    """Refuse different networks: a training may replace the checkpoint while processes start."""
     if ranks.from_first(lambda: predictor.digest) != predictor.digest:
         raise RunFolderError(
             f"{predictor.path}: all processes must predict with the same network, got several, "
@@ -226,7 +226,7 @@ def _check_same_network(predictor: Predictor, ranks: Ranks) -> None:
 
 
 def _check_target(target: StorePath, store: CubeStore, *, overwrite: bool) -> None:
-    """Refuse a target that would harm the store that is read, or replace other than predictions."""
+    """Refuse a target inside the store that is read, or one that holds no prediction."""
     if _lies_in(target, store.path):
         raise StoreExistsError(
             f"{target}: this is, or lies in, the store that is predicted from; choose another "
@@ -237,18 +237,18 @@ def _check_target(target: StorePath, store: CubeStore, *, overwrite: bool) -> No
 
 
 def _lies_in(target: StorePath, store: StorePath) -> bool:
-    """Return whether a target is a store, or something below it."""
+    """Tell if a target is a store or lies inside it."""
     if isinstance(target, Path) and isinstance(store, Path):  # links may lead into the store
         return Path(os.path.realpath(target)).is_relative_to(os.path.realpath(store))
     return f"{target}/".startswith(f"{store}/")
 
 
 def _check_replaced(target: StorePath) -> None:
-    """Refuse to replace a store that is not known to be a prediction."""
+    """Refuse to replace anything but a prediction."""
     try:
         read_root_metadata(target)
     except StoreFormatError:
-        return  # no store is there; the build says so if something else is in the way
+        return  # no store; the build refuses other things that are in the way
     try:
         fields = CubeStore.open(target).field_names
     except UserError as error:
@@ -266,7 +266,7 @@ def _check_replaced(target: StorePath) -> None:
 def _temporary_folder(
     target: StorePath, predictor: Predictor, ranks: Ranks, held: ExitStack
 ) -> Path:
-    """Return a folder for channels that goes with the process; other machines do not see it."""
+    """Return a folder for channels that ends with the process; other machines cannot see it."""
     if ranks.n_machines > 1 and predictor.config.derived_channels:
         raise ConfigError(
             f"{target}: derived channels are kept in a temporary folder of one machine "
@@ -277,7 +277,7 @@ def _temporary_folder(
 
 
 def _begin(build: Build, task: _Task, command_line: str | None) -> _Work:
-    """Begin a store, or take up one that was not finished."""
+    """Begin a store, or continue an unfinished one."""
     store, plan = task.store, task.plan
     if plan.left == plan.parts:  # killed before its first part, a build may have no store yet
         store_uuid = str(uuid.uuid4())
@@ -300,7 +300,7 @@ def _begin(build: Build, task: _Task, command_line: str | None) -> _Work:
 
 
 def _parts_left(build: Build, task: _Task) -> tuple[Part, ...]:
-    """Return the parts that are not done; refuse to mix two predictions in one store."""
+    """Return the missing parts; refuse to mix two predictions in one store."""
     parts, before = task.plan.parts, build.plan()
     if before is None:
         return parts
@@ -312,18 +312,18 @@ def _parts_left(build: Build, task: _Task) -> tuple[Part, ...]:
             "another place with --out"
         )
     if build.overwrite:
-        return parts  # all: shards of another network must not stay beside those of this one
+        return parts  # all: shards of another network must not stay
     raise StoreExistsError(
-        f"{build.target}: another prediction of this store was not finished, of another network, "
-        "store or redshifts, or before the store was edited; finish it with the command that began "
-        "it, or discard it with --overwrite"
+        f"{build.target}: an unfinished prediction is there, of another network, store or "
+        "redshifts, or from before the store was edited; finish it with the command that began it, "
+        "or discard it with --overwrite"
     )
 
 
 def _write_parts(task: _Task, work: _Work, ranks: Ranks, reporter: PredictionReporter) -> None:
     """Predict and write the shards of this process."""
     plan = task.plan
-    # Dealt out in turn: no process has more than one shard more than another.
+    # In turn, so that the numbers of shards differ by one at most.
     mine = plan.left[ranks.rank :: ranks.world]
     done = plan.n_cells - plan.n_cells_left
     total = done + sum(map(plan.cells_of, mine))
@@ -339,7 +339,8 @@ def _write_parts(task: _Task, work: _Work, ranks: Ranks, reporter: PredictionRep
 
 
 def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], None]) -> None:
-    """Predict and write a part; its arrays end here, before those of the next one are made."""
+    """Predict and write a part."""
+    # A function of its own, so that its arrays are freed before those of the next part are made.
     predictor, store, plan = task.predictor, task.store, task.plan
     start, shape = store.layout.shard_region(part.shard)
     redshift = plan.redshifts[part.redshift_index]
@@ -352,7 +353,7 @@ def _write_part(task: _Task, work: _Work, part: Part, on_cells: Callable[[int], 
 def read_inputs(
     predictor: Predictor, store: CubeStore, redshift: float, start: Corner, shape: Corner
 ) -> Fields:
-    """Read the normalized inputs of a block and its halo, across the faces; the redshift last."""
+    """Read the normalized inputs of a block and its periodic halo; the redshift comes last."""
     r = predictor.radius
     first = np.array(start, np.int64) - r
     widths = np.array(shape, np.int64) + 2 * r

@@ -33,20 +33,20 @@ def train(
     reporter: TrainingReporter = SILENT,
     **keys: Any,
 ) -> Result:
-    """Train a network on stores into the folder of a run, as `ionmodel train` does.
+    """Train a network on stores into the folder of a run, like `ionmodel train`.
 
     Parameters
     ----------
     store : str, Path or CubeStore, or a sequence of them, optional
-        What to train on; ``cubes.zarr`` by default, when resuming the stores of the run.
+        Stores to train on; ``cubes.zarr`` by default, or those of a resumed run.
     run : str or Path, optional
         Folder of the run; a new ``runs/<date>-<preset>`` by default.
     preset : str, optional
-        Where the keys start from; "dense" by default, when resuming the run's own.
+        Preset that the keys start from; "dense" by default, or that of a resumed run.
     resume : bool
-        Whether to go on where the run stopped.
+        Continue the run from its checkpoint.
     reporter : TrainingReporter
-        Told what training does, and asked whether it should stop.
+        Receives notes, stages and progress, and may ask for a stop.
     **keys
         Keys of the configuration that replace those of the preset, such as ``epochs=3``.
 
@@ -62,7 +62,7 @@ def train(
     ConfigError
         If a key is unknown, or the configuration does not fit the stores or this machine.
     RunFolderError
-        If the folder is not empty, or not that of a run to resume.
+        If the folder is not empty, or holds no run to resume.
     NotInStoreError, StoreFormatError
         If a store cannot be read, or lacks a field or a redshift.
     MemoryBudgetError
@@ -100,39 +100,36 @@ def train_run(
     *,
     reporter: TrainingReporter = SILENT,
 ) -> Result:
-    """Train what a configuration says, or go on where the checkpoint of the run stopped."""
-    # Dropout draws from a seed made of (seed, batch), so that on a CPU a resumed run gives the
-    # same numbers as one that was never interrupted.
+    """Train a configuration, or continue from the checkpoint of the run."""
     if n_processes() > 1:
         raise ConfigError(
             f"training runs in one process, got {n_processes()} of torchrun; start it without "
             "torchrun"
         )
     with ExitStack() as held:
+        # A new folder is made and locked later, so that a refusal leaves nothing behind.
         if not (is_new := not run.path.exists()):
             held.enter_context(run.locked())
         checkpoint = run.read_last()
-        begun = begun_config(run, checkpoint)
-        if begun is not None:
+        if (begun := begun_config(run, checkpoint)) is not None:
             resumed_config(run, begun, config.model_dump())
-        normalization = None
         if checkpoint is not None:
             _check_resumable(checkpoint, config, stores, run)
             if len(checkpoint["history"]) >= config.epochs and run.prediction_figure.exists():
                 return _result(checkpoint["history"], was_finished=True)
-            normalization = Normalization.from_dict(checkpoint["normalization"])
         check_workers(config.num_workers)
         check_stores(config, stores)
         for line in remarks(config, stores):
             reporter.note(line)
         device = choose_device(config.device, recompute=bool(config.recompute))
+        # First on the device: fields are kept there only where room is left.
         network = network_of(config).to(device)
         data = _open_data(
             config,
             stores,
             run,
             device=device,
-            normalization=normalization,
+            checkpoint=checkpoint,
             is_new=is_new,
             held=held,
             reporter=reporter,
@@ -140,22 +137,18 @@ def train_run(
         run.write_config(config)
         run.prediction_figure.unlink(missing_ok=True)  # drawn last: its presence means finished
         trainer = Trainer(
-            config,
-            data=data,
-            run=run,
-            network=network,
-            device=device,
-            reporter=reporter,
+            config, data=data, run=run, network=network, device=device, reporter=reporter
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
         held.enter_context(full_device_as_message(config, device))
         reporter.stage("timing a step")
         reporter.plan(trainer.plan())
+        # Each step seeds the global generators; the caller's states are as before afterwards.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             try:
                 trainer.train()
-            finally:
+            finally:  # also of a run that was stopped
                 if trainer.history:
                     draw_losses(trainer.history, run.loss_figure, loss=config.loss)
         draw_predictions(trainer.best_predictions(), run.prediction_figure, leaks=config.leaks)
@@ -173,21 +166,21 @@ def _check_resumable(
         paths = ", ".join(entry["path"] for entry in checkpoint["stores"])
         raise RunFolderError(
             f"{run.path} was trained on {paths}, got {', '.join(str(s.path) for s in stores)} "
-            "(or a store ingested anew); give the same stores or start a new run"
+            "(or a store that was ingested again); give the same stores or begin a new run"
         )
     for before, now in zip(checkpoint["stores"], describe_stores(config, stores), strict=True):
-        # Checkpoints of older versions do not tell radii.
+        # Checkpoints of older versions hold no radii.
         for name, radii in before.get("radii_cells", {}).items():
             if radii != now["radii_cells"][name]:
                 raise RunFolderError(
                     f"{run.path} was trained with {name} of {_in_cells(radii)} in {now['path']}, "
                     f"got {_in_cells(now['radii_cells'][name])}: its box length or cosmology was "
-                    "edited; undo that, or start a new run"
+                    "edited; undo that, or begin a new run"
                 )
     n_trained = len(checkpoint["history"])
     if config.epochs < n_trained:
         raise RunFolderError(
-            f"{run.path}: epochs must be at least {n_trained}, those that are trained already, got "
+            f"{run.path}: epochs must be at least {n_trained}, which are already trained, got "
             f"{config.epochs}; leave epochs out, or give more"
         )
 
@@ -202,18 +195,21 @@ def _open_data(
     run: RunFolder,
     *,
     device: torch.device,
-    normalization: Normalization | None,
+    checkpoint: dict[str, Any] | None,
     is_new: bool,
     held: ExitStack,
     reporter: TrainingReporter,
 ) -> TrainingData:
-    """Open the loaders and claim a new folder: first where derived channels go there."""
+    """Open the loaders, and claim a new folder before channels go there or after all is read."""
+    normalization = None  # of a resumed run as it began, whatever its stores say now
+    if checkpoint is not None:
+        normalization = Normalization.from_dict(checkpoint["normalization"])
     reporter.stage(f"reading {', '.join(config.inputs)} and {TARGET}")
     has_config = run.config.exists()
     if config.derived_channels:
         if is_new:
             _claim(run, held)
-        run.write_config(config)  # a run that is stopped now is resumed with it
+        run.write_config(config)  # to resume with, if the run is stopped meanwhile
     try:
         data = open_training_data(
             config,
@@ -224,6 +220,7 @@ def _open_data(
             reporter=reporter,
         )
     except UserError:
+        # Leave the disk as it was, but for folders and files that were there.
         if config.derived_channels and is_new:
             shutil.rmtree(run.path, ignore_errors=True)
         elif config.derived_channels and not has_config:  # in an empty folder that was there
@@ -237,7 +234,7 @@ def _open_data(
 
 
 def _claim(run: RunFolder, held: ExitStack) -> None:
-    """Make and lock the folder of a new run, which another process may have begun meanwhile."""
+    """Make and lock the folder of a new run; refuse one that another process began meanwhile."""
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(run.locked())
     check_new(run.path)

@@ -151,7 +151,7 @@ def test_resume_of_a_finished_run_changes_nothing(store: CubeStore, tmp_path: Pa
     elsewhere = CliRunner().invoke(ionmodel, ["train", "--run", str(run), "--resume"])
     assert score in elsewhere.output  # of the stores that it was trained on
     fewer = train(store, "--run", str(run), "--resume", options=["epochs=1"])
-    assert_one_sentence(fewer, "epochs must be at least 2, those that are trained already, got 1")
+    assert_one_sentence(fewer, "epochs must be at least 2, which are already trained, got 1")
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
 
 

@@ -141,7 +141,7 @@ def test_averages_of_predictions_that_were_stopped_and_replaced_are_removed(
     mine.mkdir()
     told = Told()
     predictor = load(runs(last), device="cpu")
-    with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
+    with pytest.raises(StoreExistsError, match="an unfinished prediction is there"):
         predict_store(predictor, same, target, redshifts=[7.5], reporter=told)
     assert not told.channels_done
     predict_store(predictor, same, target, redshifts=[7.5], overwrite=True)

@@ -35,7 +35,7 @@ def test_arrays_in_array_out(
     shift = {"shift": (5, -3, 9), "axis": (0, 1, 2)}
     rolled = predict({name: np.roll(values, **shift) for name, values in fields.items()}, **TOLD)
     np.testing.assert_allclose(rolled, np.roll(xhii, **shift), atol=1e-5)
-    with pytest.raises(ConfigError, match="needs the fields n_igm, n_src, got n_igm; give n_src"):
+    with pytest.raises(ConfigError, match="needs the fields n_igm, n_src, got n_igm; add n_src"):
         predict({"n_igm": fields["n_igm"]})
     with pytest.raises(ConfigError, match="cubes of one mesh"):
         predict({"n_igm": fields["n_igm"], "n_src": fields["n_src"][1:]})

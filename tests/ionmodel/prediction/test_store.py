@@ -114,7 +114,7 @@ def test_a_stopped_prediction_goes_on_where_it_was(
         predict_store(predictor, odd_store, target, reporter=Told(on_progress=stop))
     assert not target.exists()
     other = load(runs("pointwise"), device="cpu")
-    with pytest.raises(StoreExistsError, match="another prediction of this store was not"):
+    with pytest.raises(StoreExistsError, match="an unfinished prediction is there"):
         predict_store(other, odd_store, target)
     told = Told()
     predict_store(predictor, odd_store, target, reporter=told)
@@ -148,7 +148,7 @@ def test_a_network_that_is_replaced_meanwhile_is_neither_recorded_nor_gone_on_wi
 
     with pytest.raises(KeyboardInterrupt):
         predict_store(predictor, odd_store, target, reporter=Told(on_progress=stop))
-    with pytest.raises(StoreExistsError, match="was not finished, of another network"):
+    with pytest.raises(StoreExistsError, match="unfinished prediction is there, of another"):
         predict_store(load(run, device="cpu"), odd_store, target)
     predict_store(predictor, odd_store, target)
     files = {source.name: source for source in CubeStore.open(target).attributes.sources}
@@ -226,7 +226,7 @@ def test_a_prediction_does_not_go_on_after_the_box_was_edited(
     edit_store(path, box_length_cmpc=30.0)
     edited = CubeStore.open(path)
     assert edited.uuid == odd_store.uuid
-    with pytest.raises(StoreExistsError, match="or before the store was edited"):
+    with pytest.raises(StoreExistsError, match="or from before the store was edited"):
         predict_store(predictor, edited, target)
     predict_store(predictor, edited, target, overwrite=True)
     predict_store(predictor, edited, tmp_path / "whole.zarr")
