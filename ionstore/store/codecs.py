@@ -1,4 +1,4 @@
-"""How the chunks of a store are compressed."""
+"""Compression of chunks, and the check that a field is stored in a way that can be decoded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,88 +25,52 @@ _STORAGE = {
     "place of an index": "end",
     "storage transformers": "none",
 }
-"""How this format stores a field."""
+"""The one way in which this format stores a field: `ionstore.store.shards` decodes no other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Settings of the lossless Blosc codec.
-
-    Parameters
-    ----------
-    cname : {"lz4", "lz4hc", "blosclz", "zlib", "zstd"}
-        Compressor inside of Blosc.
-    clevel : int
-        Compression level, 0 to 9.
-    shuffle : {"noshuffle", "shuffle", "bitshuffle"}
-        How bytes are reordered before they are compressed.
-    """
+    """Settings of the lossless Blosc codec."""
 
     cname: Literal["lz4", "lz4hc", "blosclz", "zlib", "zstd"]
-    clevel: int
+    clevel: int  # 0 to 9
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"]
 
 
 def default_compression(dtype: np.dtype[Any]) -> Compression:
-    """Return the settings for values of a dtype.
-
-    Notes
-    -----
-    Chosen with ``benchmarks/codecs.py`` on densities, counts and ionized fractions. Up to level 5
-    zstd shrinks floats by another 2 % but takes two to five times as long; lz4 takes two thirds
-    more space for counts. Shuffling bits saves a fifth of the space of counts, and saves less than
-    shuffling bytes in floats.
-    """
+    """Return the settings for values of a dtype."""
+    # Chosen with benchmarks/codecs.py on densities, counts and ionized fractions. Up to level 5, zstd
+    # shrinks floats by another 2 % but takes two to five times as long; lz4 takes two thirds more
+    # space for counts. Shuffling bits saves a fifth of the space of counts, but saves less in floats
+    # than shuffling bytes.
     return Compression("zstd", 1, "shuffle" if dtype.kind == "f" else "bitshuffle")
 
 
 def stored_compression(metadata: Mapping[str, Any]) -> Compression:
-    """Return the settings with which the chunks of a field were compressed.
-
-    Parameters
-    ----------
-    metadata : mapping
-        Metadata of its Zarr array, which pass `check_storage`.
-    """
+    """Return the settings of a field, from the metadata of its array, which passed `check_storage`."""
     codecs = metadata["codecs"][0]["configuration"]["codecs"]
     (settings,) = (codec["configuration"] for codec in codecs if codec["name"] == "blosc")
     return Compression(settings["cname"], settings["clevel"], settings["shuffle"])
 
 
 def chunk_codecs(compression: Compression, dtype: np.dtype[Any]) -> list["BytesBytesCodec"]:
-    """Return the codecs of a chunk: Blosc, then a checksum of its output.
-
-    Notes
-    -----
-    Blosc alone returns wrong data silently after a flipped bit. The type size is given because
-    the sharding codec hands bytes to Blosc, which would shuffle them as single bytes.
-    """
+    """Return the codecs of a chunk: Blosc, then a checksum of its output."""
     from zarr.codecs import BloscCodec, Crc32cCodec
 
+    # The type size is given because the sharding codec hands plain bytes to Blosc, which would then
+    # shuffle single bytes.
     blosc = BloscCodec(
         typesize=dtype.itemsize,
         cname=compression.cname,
         clevel=compression.clevel,
         shuffle=compression.shuffle,
     )
+    # Blosc alone returns wrong data silently after a flipped bit.
     return [blosc, Crc32cCodec()]
 
 
 def check_storage(path: StorePath, metadata: Mapping[str, Any]) -> None:
-    """Check that a field is stored as this format says, so that its chunks can be decoded here.
-
-    Parameters
-    ----------
-    path : Path or ObjectPath
-        Where the field lies.
-    metadata : mapping
-        Metadata of its Zarr array.
-
-    Raises
-    ------
-    StoreFormatError
-        If it is stored in another way.
-    """
+    """Raise StoreFormatError unless a field is stored so that its chunks can be decoded here."""
     try:
         found = _storage(metadata)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -122,7 +86,7 @@ def check_storage(path: StorePath, metadata: Mapping[str, Any]) -> None:
 
 
 def _storage(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the metadata of a field say, in the words of `_STORAGE`."""
+    """Return how a field is stored, with the keys of `_STORAGE`."""
     sharding, keys = metadata["codecs"][0], metadata["chunk_key_encoding"]
     shards = sharding["configuration"]
     mesh = metadata["shape"][1:]
@@ -157,7 +121,7 @@ def _names(codecs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def blosc(compression: Compression, dtype: np.dtype[Any]) -> "Blosc":
-    """Return Blosc as it compresses one chunk, outside of Zarr: to estimate and to measure."""
+    """Return Blosc as it compresses one chunk, for use without Zarr."""
     from numcodecs import Blosc
 
     shuffle = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}[compression.shuffle]
@@ -165,28 +129,10 @@ def blosc(compression: Compression, dtype: np.dtype[Any]) -> "Blosc":
 
 
 def round_to_bits(values: Array, keep_bits: int) -> Array:
-    """Round float32 values to a number of bits of their mantissa.
-
-    Parameters
-    ----------
-    values : ndarray of float32
-        Finite values.
-    keep_bits : int
-        Bits of the mantissa to keep, 1 to 23; the relative error is at most
-        ``2**-(keep_bits + 1)``.
-
-    Returns
-    -------
-    ndarray of float32
-        New array of the same shape.
-
-    Raises
-    ------
-    ValueError
-        If `keep_bits` is out of range.
-    """
+    """Round finite float32 values, keeping 1 to 23 bits of their mantissa."""
     from numcodecs import BitRound
 
+    # The relative error is at most 2**-(keep_bits + 1).
     if not 1 <= keep_bits <= 23:
         raise ValueError(f"keep_bits must be between 1 and 23, got {keep_bits}")
     rounded: Array = BitRound(keepbits=keep_bits).encode(np.ascontiguousarray(values))

@@ -1,4 +1,4 @@
-"""Stored values become float32: an affine map, or that of a logarithm, while cells are copied."""
+"""Convert stored values to float32, linearly or through log1p, while copying them into a block."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ Block = NDArray[np.float32]
 
 _Triple = tuple[int, int, int]
 _Box = tuple[_Triple, _Triple, _Triple, _Triple]
-"""The box that a kernel takes out of a run of chunks: its first cell in the first chunk, the shape
-of a chunk, the place in the memory of the block (its first cell there and the steps along its
-first two axes), its own shape."""
+"""The part of a run of chunks that a kernel copies: its first cell in the first chunk, the shape of
+a chunk, its place in the memory of the block (index of the first cell, steps along the first two
+axes), its own shape."""
 
 _LN_2 = float(np.log(2.0))
 _MANTISSA = np.int64(52)  # its bits in a float64
@@ -27,19 +27,14 @@ _BIAS = np.int64(1023)  # of the exponent of a float64
 _LARGEST = np.int64(60)
 _ROOT_HALF = np.float64(np.sqrt(0.5)).view(np.int64)
 
-_TABLE_BYTES = 2  # values of at most this size are looked up: 65,536 of them at most
+_TABLE_BYTES = 2  # larger dtypes have too many values for a table
 
 
 @dataclass(frozen=True, slots=True)
 class ValueMap:
-    """How a stored value becomes a float32.
+    """Map of a stored value to ``scale * value + offset``, computed in float64.
 
-    Parameters
-    ----------
-    scale, offset : float
-        The value becomes ``scale * value + offset``, computed in float64.
-    log_scale : float, optional
-        Where given, ``log1p(log_scale * value)`` takes the place of the value.
+    With `log_scale`, ``log1p(log_scale * value)`` takes the place of the value.
     """
 
     scale: float = 1.0
@@ -48,32 +43,16 @@ class ValueMap:
 
 
 AS_STORED = ValueMap()
-"""Values as they are stored, rounded to float32 where they are something else."""
+"""The map that changes nothing: values are only rounded to float32."""
 
 
 class BlockWriter:
-    """Writes cells of a stored dtype into a block.
+    """Writes cells of a stored dtype into a block, converting them.
 
-    Parameters
-    ----------
-    dtype : dtype
-        Stored dtype: a real number or bool, in the byte order of this machine.
-    out : ndarray of float32, shape (a, b, c)
-        The block; its last axis must be contiguous, its other strides may be any. With
-        `AS_STORED` it may also be of the stored dtype.
-    conversion : ValueMap
-        What becomes of a value.
-
-    Raises
-    ------
-    ValueError
-        If `dtype` or `out` is not as stated.
-
-    Notes
-    -----
-    Logarithms of values of one or two bytes are looked up in a table of them all; other values go
-    through vector code. All kernels release the global interpreter lock and make no copy.
+    The last axis of `out` must be contiguous. With `AS_STORED` it may be of the stored dtype.
     """
+
+    # Kernels make no copy and release the interpreter lock, so that several threads decode at once.
 
     def __init__(self, dtype: np.dtype[Any], out: Array, conversion: ValueMap) -> None:
         if dtype.kind not in "biuf" or not dtype.isnative or dtype.itemsize > 8:
@@ -88,7 +67,7 @@ class BlockWriter:
             raise ValueError("out must be writeable, got an array that is not")
         cells, self._first, self._steps = _flat(out)
         is_small = dtype.itemsize <= _TABLE_BYTES
-        # Numba knows no float16.
+        # A table of all values costs less than their logarithms; and Numba knows no float16.
         is_looked_up = is_small and (conversion.log_scale is not None or dtype.kind in "bf")
         as_bits = is_copy or is_looked_up
         self._dtype = np.dtype(f"u{dtype.itemsize}") if as_bits else dtype
@@ -111,16 +90,10 @@ class BlockWriter:
             self._fill = lambda values, box: _map_logarithm(values, cells, box, scales)
 
     def place(self, chunks: Array, source: Corner, target: Corner, shape: Corner) -> None:
-        """Write a box of cells out of a run of chunks into the block.
+        """Write a box of cells, from chunks in a row along the last axis, into the block.
 
-        Parameters
-        ----------
-        chunks : ndarray, shape (n, nx, ny, nz)
-            Stored values of chunks that follow each other along the last axis, C-contiguous.
-        source, target : tuple of three int
-            First cell of the box in the first chunk and in the block; nothing is checked.
-        shape : tuple of three int
-            Cells of the box along each axis, over all chunks.
+        `source` and `target` are its first cell in the first chunk and in the block, `shape` its
+        cells over all chunks. Nothing is checked.
         """
         rows, columns = self._steps
         first = self._first + target[0] * rows + target[1] * columns + target[2]
@@ -129,24 +102,8 @@ class BlockWriter:
 
 
 def convert(values: Array, out: Block, conversion: ValueMap = AS_STORED) -> None:
-    """Convert a block of stored values.
+    """Convert a block of stored values, shape (a, b, c), into `out`.
 
-    Parameters
-    ----------
-    values : ndarray of real numbers or bool, shape (a, b, c)
-        Stored values, each in its own unit.
-    out : ndarray of float32, shape (a, b, c)
-        Filled; its last axis must be contiguous, its other strides may be any.
-    conversion : ValueMap
-        What becomes of a value.
-
-    Raises
-    ------
-    ValueError
-        If a dtype, a shape or the last axis of `out` is not as stated.
-
-    Examples
-    --------
     >>> out = np.empty((1, 1, 3), np.float32)
     >>> convert(np.array([[[0, 1, 3]]], np.uint8), out, ValueMap(scale=2.0, offset=-1.0))
     >>> out
@@ -175,11 +132,11 @@ def _has_whole_rows(block: Array) -> bool:
 
 
 def _flat(block: Array) -> tuple[Array, int, tuple[int, int]]:
-    """Return a block's memory as one row, where its first cell lies there, and its two steps."""
+    """Return a block's memory as one row, the index of its first cell, and its two steps."""
     if not block.size:
         return np.empty(0, block.dtype), 0, (0, 0)
-    # Numba makes vector code of a loop over a row only where it knows the row to be contiguous,
-    # which a strided array of three axes does not say of its last one.
+    # Numba vectorizes a loop over a row only if it knows that the row is contiguous, which the type
+    # of a strided array of three axes does not tell.
     a, b, c = block.shape
     rows, columns = (stride // block.itemsize for stride in block.strides[:2])
     forward = block[:: -1 if rows < 0 else 1, :: -1 if columns < 0 else 1]
@@ -190,9 +147,9 @@ def _flat(block: Array) -> tuple[Array, int, tuple[int, int]]:
 
 @lru_cache(maxsize=32)
 def _table(conversion: ValueMap, dtype: np.dtype[Any]) -> NDArray[np.float32]:
-    """Return what becomes of every value of a small dtype, in the order of their bit patterns."""
+    """Return every value of a small dtype converted, in the order of their bit patterns."""
     bits = np.arange(256**dtype.itemsize, dtype=f"u{dtype.itemsize}")
-    with np.errstate(all="ignore"):  # some of these values no field holds
+    with np.errstate(all="ignore"):  # the table also has values that fields never hold
         values = bits.astype(bool) if dtype.kind == "b" else bits.view(dtype)
         wide = values.astype(np.float64)
         if conversion.log_scale is not None:
@@ -234,7 +191,7 @@ def _map(values: Array, out: Array, box: _Box, scale: float, offset: float) -> N
                     out[target + k] = np.float32(scale * np.float64(values[source + k]) + offset)
 
 
-# Without NumPy's rules of division, a test for zero divisors would keep this from vector code.
+# With Python's rules of division, a test for zero divisors would prevent vectorization.
 @njit(nogil=True, cache=True, error_model="numpy")
 def _map_logarithm(values: Array, out: Array, box: _Box, scales: tuple[float, ...]) -> None:
     scale, offset, log_scale = scales
@@ -255,26 +212,26 @@ def _n_chunks(box: _Box) -> int:
 
 @njit(cache=True)
 def _row(box: _Box, i: int, j: int, chunk: int) -> tuple[np.uint64, np.uint64, np.uint64]:
-    """Return where one chunk's part of a row is read and where it goes, and its cells.
-
-    Unsigned, as Numba wraps negative signed indices, at the cost of a branch.
-    """
+    """Return where one chunk's part of a row is read, where it goes, and its number of cells."""
     (x, y, z), (nx, ny, nz), (first, rows, columns), (_, _, cells) = box
     begin = max(z, chunk * nz)
     end = min(z + cells, (chunk + 1) * nz)
     source = (((chunk * nx + x + i) * ny + y + j) - chunk) * nz + begin
     target = first + i * rows + j * columns + begin - z
+    # Unsigned: for signed indices, Numba adds a branch that wraps negative ones.
     return np.uint64(source), np.uint64(target), np.uint64(end - begin)
 
 
 @njit(cache=True, error_model="numpy")
 def _log1p(value: float) -> float:
-    """Return log(1 + value) to a relative 1e-13; a call of the C library's is no vector code."""
+    """Return log(1 + value) to a relative 1e-13."""
+    # Written out, because a call of the C library's log1p would prevent vectorization. The value is
+    # mantissa * 2**exponent; the logarithm of the mantissa is a series in s = (m - 1) / (m + 1).
     total = 1.0 + value
     bits = np.float64(total).view(np.int64)
     exponent = (bits - _ROOT_HALF) >> _MANTISSA
     mantissa = np.int64(bits - (exponent << _MANTISSA)).view(np.float64)  # sqrt(1/2) to sqrt(2)
-    # What rounding took from the sum; from 2**60 on it took nothing that matters.
+    # `shrink` scales what rounding took from the sum; from 2**60 on, that no longer matters.
     shrink = np.int64((_BIAS - min(exponent, _LARGEST)) << _MANTISSA).view(np.float64)
     above_one = (mantissa - 1.0) + (value - (total - 1.0)) * shrink
     s = above_one / (2.0 + above_one)

@@ -32,22 +32,15 @@ DIMENSIONS = ("redshift", "x", "y", "z")
 
 
 class CubeStore:
-    """A store of coeval cubes on one periodic mesh.
+    """A store of coeval cubes on one periodic mesh; `CubeStore.open` opens one.
 
-    Opening reads one small file; arrays are opened when they are first read. A store is pickled
-    as its path, so that workers open it for themselves.
+    Opening reads one small file. Every method that takes a field or a redshift raises
+    NotInStoreError if the store does not hold it; redshifts are matched within 0.0005.
 
-    Parameters
-    ----------
-    path : Path or ObjectPath
-        Where the store lies: its folder, or its key in an object store.
-    root : mapping
-        Parsed root metadata.
-
-    Raises
-    ------
-    StoreFormatError
-        If the metadata are newer than this format, damaged, or name no field.
+    Notes
+    -----
+    Threads may read at the same time, different blocks or the same. A store is pickled as its
+    path, so that worker processes open it for themselves.
     """
 
     def __init__(self, path: StorePath, root: Mapping[str, Any]) -> None:
@@ -81,7 +74,8 @@ class CubeStore:
         Raises
         ------
         StoreFormatError
-            If there is no store, it is still being built, or its format is newer than this one.
+            If there is no store, it is still being built, its format is newer than this one, or
+            its metadata are damaged.
         OSError
             If its metadata cannot be read.
         """
@@ -102,7 +96,7 @@ class CubeStore:
 
     @property
     def uuid(self) -> str:
-        """Name of this store for good."""
+        """Identifier of the store, which moving or renaming it does not change."""
         return self.attributes.uuid
 
     @property
@@ -127,56 +121,24 @@ class CubeStore:
         return (*known, *sorted(set(self._metadata) - set(known)))
 
     def units(self, field: str) -> str:
-        """Return the CF units of a field: "1" when dimensionless, "unknown" when not known.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field.
-        """
+        """Return the CF units of a field: "1" when dimensionless, "unknown" when not known."""
         return str(self._field(field)["attributes"]["units"])
 
     def long_name(self, field: str) -> str:
-        """Return the name of a field for people.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field.
-        """
+        """Return the CF long name of a field, for figures and tables."""
         return str(self._field(field)["attributes"]["long_name"])
 
     def dtype(self, field: str) -> np.dtype[Any]:
-        """Return the dtype in which a field is stored.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field.
-        """
+        """Return the dtype in which a field is stored."""
         dtype: np.dtype[Any] = np.dtype(self._field(field)["data_type"])
         return dtype
 
     def keep_bits(self, field: str) -> int | None:
-        """Return the bits of the mantissa that a field was rounded to, None where it was not.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field.
-        """
+        """Return the bits of the mantissa that a field was rounded to, None if it was not."""
         return cast(int | None, self._field(field)["attributes"].get("keep_bits"))
 
     def compression(self, field: str) -> Compression:
-        """Return the settings with which a field is compressed.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field.
-        StoreFormatError
-            If the field is not stored as this format says.
-        """
+        """Return the settings with which a field is compressed."""
         self._field_layout(field)
         return stored_compression(self._field(field))
 
@@ -187,24 +149,12 @@ class CubeStore:
         return cast(Frame, attributes.get("frame", "unknown"))
 
     def statistics(self, field: str, redshift: float) -> FieldStatistics:
-        """Return the statistics of the stored values of a field at a redshift.
-
-        Raises
-        ------
-        NotInStoreError
-            If there is no such field or redshift.
-        """
+        """Return the statistics of the stored values of a field at a redshift."""
         self._field(field)
         return self.attributes.statistics[field][self.redshift_index(redshift)]
 
     def redshift_index(self, redshift: float) -> int:
-        """Return the place of a redshift, matched within 0.0005.
-
-        Raises
-        ------
-        NotInStoreError
-            If the store does not hold it.
-        """
+        """Return the index of a redshift in `redshifts`."""
         for index, stored in enumerate(self.redshifts):
             if abs(stored - redshift) <= REDSHIFT_TOLERANCE:
                 return index
@@ -214,13 +164,7 @@ class CubeStore:
         )
 
     def chosen_redshifts(self, wanted: Sequence[float] | None = None) -> tuple[float, ...]:
-        """Return the redshifts asked for, exactly as the store has them; all where none are given.
-
-        Raises
-        ------
-        NotInStoreError
-            If the store does not hold one of them.
-        """
+        """Return the redshifts asked for, exactly as the store has them; all where none are given."""
         if wanted is None or not len(wanted):  # `or` would refuse NumPy arrays
             return self.redshifts
         return tuple(self.redshifts[self.redshift_index(redshift)] for redshift in wanted)
@@ -230,14 +174,8 @@ class CubeStore:
 
         Raises
         ------
-        NotInStoreError
-            If there is no such field or redshift.
-        StoreFormatError
-            If the field is not stored as this format says.
-        StoreDamageError
-            If a shard or a chunk is missing, or a checksum does not match.
-        OSError
-            If a file cannot be read.
+        StoreFormatError, StoreDamageError, OSError
+            As `read_block`.
         """
         return self.read_block(field, redshift, (0, 0, 0), self.mesh.shape)
 
@@ -249,7 +187,7 @@ class CubeStore:
         field : str
             Name of the field.
         redshift : float
-            Redshift, matched within 0.0005.
+            Redshift of the cube.
         start : tuple of three int
             First cell (i, j, k).
         shape : tuple of three int
@@ -262,8 +200,6 @@ class CubeStore:
 
         Raises
         ------
-        NotInStoreError
-            If there is no such field or redshift.
         ValueError
             If the block leaves the mesh: blocks do not wrap.
         StoreFormatError
@@ -295,44 +231,33 @@ class CubeStore:
         field : str
             Name of the field.
         redshift : float
-            Redshift, matched within 0.0005.
+            Redshift of the cube.
         start : tuple of three int
             First cell (i, j, k).
         out : ndarray of float32, shape (a, b, c)
             Filled with the block of its shape; its last axis must be contiguous, its other
             strides may be any.
         conversion : ValueMap, optional
-            What becomes of a stored value.
+            How a stored value becomes a float32; by default it is only rounded to one.
 
         Returns
         -------
         int
-            Cells decoded: those of whole chunks, wherever they lie.
+            Cells decoded, which are those of whole chunks.
 
         Raises
         ------
-        NotInStoreError
-            If there is no such field or redshift.
         ValueError
-            If the block leaves the mesh, blocks do not wrap, or `out` is not as stated.
-        StoreFormatError
-            If the field is not stored as this format says.
-        StoreDamageError
-            If a shard or a chunk is missing, or a checksum does not match; `out` is then filled
-            in part.
-        OSError
-            If a file cannot be read.
-
-        Notes
-        -----
-        Threads may read at the same time, different blocks or the same.
+            If the block leaves the mesh or `out` is not as stated.
+        StoreFormatError, StoreDamageError, OSError
+            As `read_block`; `out` may then be filled in part.
         """
         self._field_layout(field)
         converter = BlockWriter(self.dtype(field), out, conversion)
         return self._decode(field, redshift, start, out.shape, converter)
 
     def shard_path(self, field: str, redshift_index: int, shard: Corner) -> StorePath:
-        """Return the file or the object that holds a shard of a field."""
+        """Return the file or object that holds a shard of a field."""
         return self.path.joinpath(field, "c", str(redshift_index), *map(str, shard))
 
     def _field(self, field: str) -> Mapping[str, Any]:
@@ -362,7 +287,7 @@ class CubeStore:
         return sum(part.n_chunks for part in parts) * layout.chunk_cells**3
 
     def _field_layout(self, field: str) -> Layout:
-        """Return how a field is cut, once it is known to be stored as this format says."""
+        """Return how a field is cut into chunks; raise StoreFormatError if they cannot be read."""
         if field not in self._layouts:
             check_storage(self.path / field, self._field(field))
             self._layouts[field] = layout_of(self._field(field))
@@ -370,7 +295,7 @@ class CubeStore:
 
 
 def layout_of(metadata: Mapping[str, Any]) -> Layout:
-    """Return how a field is cut, from the metadata of its Zarr array."""
+    """Return how a field is cut into chunks and shards, from the metadata of its array."""
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][1]
     chunk = metadata["codecs"][0]["configuration"]["chunk_shape"][1]
     return Layout(metadata["shape"][1], chunk, shard)

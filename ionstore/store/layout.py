@@ -1,4 +1,4 @@
-"""How a cubic mesh is cut into chunks and shards, and which cells each shard holds."""
+"""Layout of a cubic mesh in chunks and shards, and the parts that writers write."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,26 +13,11 @@ SHARD_CELLS = 160
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Cubic chunks in cubic shards on a cubic mesh.
-
-    Parameters
-    ----------
-    mesh_cells : int
-        Cells along a side of the mesh.
-    chunk_cells : int
-        Cells along a side of a chunk, the unit of compression; at most `mesh_cells`.
-    shard_cells : int
-        Cells along a side of a shard, the stored object; a multiple of `chunk_cells`.
-
-    Raises
-    ------
-    ValueError
-        If a size does not fit the others.
-    """
+    """Cubic chunks in cubic shards on a cubic mesh; all numbers are cells along a side."""
 
     mesh_cells: int
-    chunk_cells: int
-    shard_cells: int
+    chunk_cells: int  # of the unit of compression, at most `mesh_cells`
+    shard_cells: int  # of the stored object, a multiple of `chunk_cells`
 
     def __post_init__(self) -> None:
         if not 1 <= self.chunk_cells <= self.mesh_cells:
@@ -56,13 +41,7 @@ class Layout:
         yield from product(range(self.shards_per_side), repeat=3)
 
     def shard_region(self, shard: Corner) -> tuple[Corner, Corner]:
-        """Return the first cell and the cells along each axis that a shard holds on the mesh.
-
-        Raises
-        ------
-        ValueError
-            If there is no such shard.
-        """
+        """Return the first cell of a shard, and its cells along each axis that lie on the mesh."""
         if not all(0 <= index < self.shards_per_side for index in shard):
             raise ValueError(f"shard must be below {self.shards_per_side} per side, got {shard}")
         start = _corner(index * self.shard_cells for index in shard)
@@ -70,13 +49,8 @@ class Layout:
         return start, shape
 
     def shard_of_region(self, start: Corner, shape: Corner) -> Corner:
-        """Return the shard whose cells are exactly a region.
-
-        Raises
-        ------
-        ValueError
-            If the region is not one whole shard, cut off at the faces of the mesh.
-        """
+        """Return the shard whose cells are exactly a region; raise ValueError if there is none."""
+        # Two writers must never meet in one shard, so a write covers one shard wholly.
         shard = _corner(first // self.shard_cells for first in start)
         if min(start) < 0 or max(shard) >= self.shards_per_side:
             raise ValueError(f"start must lie on the mesh of {self.mesh_cells} cells, got {start}")
@@ -100,24 +74,10 @@ class Layout:
 def plan_layout(
     mesh_cells: int, *, chunk_cells: int = CHUNK_CELLS, max_shard_cells: int = SHARD_CELLS
 ) -> Layout:
-    """Return the layout of a mesh: as few equal shards as their largest size allows.
+    """Return the layout of a mesh: as few shards as their largest size allows, all about equal.
 
-    Parameters
-    ----------
-    mesh_cells : int
-        Cells along a side of the mesh, at least 1.
-    chunk_cells : int
-        Wanted cells along a side of a chunk; smaller meshes are one chunk.
-    max_shard_cells : int
-        Largest cells along a side of a shard, before rounding up to whole chunks.
+    A mesh smaller than a chunk is one chunk; shards are rounded up to whole chunks.
 
-    Raises
-    ------
-    ValueError
-        If a size is below 1.
-
-    Examples
-    --------
     >>> plan_layout(300)
     Layout(mesh_cells=300, chunk_cells=32, shard_cells=160)
     >>> plan_layout(33)
@@ -140,17 +100,7 @@ def _corner(numbers: Iterator[int]) -> Corner:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One shard of one field at one redshift: what a single writer writes.
-
-    Parameters
-    ----------
-    field : str
-        Name of the field.
-    redshift_index : int
-        Place of the redshift.
-    shard : tuple of three int
-        Indices of the shard.
-    """
+    """One shard of one field at one redshift: what a single writer writes."""
 
     field: str
     redshift_index: int
@@ -158,27 +108,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name of this part in the records of a build, fit for a file name."""
+        """Name of this part in the records of a build; it can be a file name."""
         return "-".join([self.field, *map(str, (self.redshift_index, *self.shard))])
 
 
 def plan_parts(fields: Sequence[str], n_redshifts: int, layout: Layout) -> tuple[Part, ...]:
-    """Return the parts of a store: every shard of every field and redshift once.
-
-    Parameters
-    ----------
-    fields : sequence of str
-        Names of the fields.
-    n_redshifts : int
-        Number of redshifts.
-    layout : Layout
-        Shards of each cube.
-
-    Returns
-    -------
-    tuple of Part
-        Redshift by redshift, field by field, shards in C order.
-    """
+    """Return every shard of every field and redshift, in the order redshift, field, shard."""
     return tuple(
         Part(field, index, shard)
         for index in range(n_redshifts)
