@@ -39,15 +39,15 @@ class Compression:
 
 def default_compression(dtype: np.dtype[Any]) -> Compression:
     """Return the settings for values of a dtype."""
-    # Chosen with benchmarks/codecs.py on densities, counts and ionized fractions. Up to level 5, zstd
-    # shrinks floats by another 2 % but takes two to five times as long; lz4 takes two thirds more
-    # space for counts. Shuffling bits saves a fifth of the space of counts, but saves less in floats
-    # than shuffling bytes.
+    # Chosen with benchmarks/codecs.py on densities, counts and ionized fractions. Up to level 5,
+    # zstd shrinks floats by another 2 % but takes two to five times as long; lz4 takes two thirds
+    # more space for counts. Shuffling bits saves a fifth of the space of counts, but in floats it
+    # saves less than shuffling bytes.
     return Compression("zstd", 1, "shuffle" if dtype.kind == "f" else "bitshuffle")
 
 
 def stored_compression(metadata: Mapping[str, Any]) -> Compression:
-    """Return the settings of a field, from the metadata of its array, which passed `check_storage`."""
+    """Return the settings of a field from metadata that passed `check_storage`."""
     codecs = metadata["codecs"][0]["configuration"]["codecs"]
     (settings,) = (codec["configuration"] for codec in codecs if codec["name"] == "blosc")
     return Compression(settings["cname"], settings["clevel"], settings["shuffle"])

@@ -164,7 +164,7 @@ class CubeStore:
         )
 
     def chosen_redshifts(self, wanted: Sequence[float] | None = None) -> tuple[float, ...]:
-        """Return the redshifts asked for, exactly as the store has them; all where none are given."""
+        """Return the redshifts asked for, as the store has them; all where none are given."""
         if wanted is None or not len(wanted):  # `or` would refuse NumPy arrays
             return self.redshifts
         return tuple(self.redshifts[self.redshift_index(redshift)] for redshift in wanted)
