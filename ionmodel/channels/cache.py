@@ -170,7 +170,7 @@ def _build(
                 field = None
                 for channel, missing in todo.items():
                     if missing:
-                        # Before the channel, so that a resumed run starts at what is done.
+                        # Before the channel, so that a resumed run shows the finished ones.
                         reporter.progress(done, len(channels) * len(boxes))
                         field = field or PeriodicField(store.read_field(parent, box.redshift))
                         _write(writer.shards, build, missing, channel.compute(field, box))

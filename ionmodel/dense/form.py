@@ -110,7 +110,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
 
     A layer of stride s reads every s-th cell of its input. Here it reads all, and later layers
     look at every s-th of its outputs: strides become 1 and multiply the dilation of all that
-    follows. Flatten and the Linear after it are a convolution as wide as what is left of a
+    follows. Flatten and the Linear after it are a convolution of the width that is left of a
     patch, later ones convolutions of one cell. Batch normalization by running statistics is an
     affine map of channels. At an odd width pooling drops cells, always at the end of a patch:
     these cells of the tile are cut off first, and no length is rounded any more.

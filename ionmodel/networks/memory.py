@@ -29,8 +29,8 @@ def tile_bytes(network: PatchNetwork, tile: int) -> int:
         return patches_at_once(network) * layer_bytes(network, network.receptive_field)
     cells = (tile + network.receptive_field - 1) ** 3
     at_once = _features_at_once(network)
-    # The heap keeps holes among arrays: up to 0.45 of what is counted was measured, so half as much
-    # again is added there. Better too much than too little, because --memory is a bound.
+    # The heap keeps holes among arrays: up to 0.45 of the counted bytes were measured, so half as
+    # much again is added there. Better too much than too little, because --memory is a bound.
     in_heap = min(cells, _HEAP_BYTES // (4 * _widest(network)))
     # The largest of all, so that a larger tile never takes less than a smaller one.
     values = at_once * max(cells, 3 * in_heap // 2)

@@ -222,7 +222,7 @@ def _convolution_backward(
     padding: tuple[int, ...],
     needed: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of input, weight and bias; what is not needed is not computed."""
+    """Return the gradients of input, weight and bias that are needed."""
     parts: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
         grad,
         x,

@@ -194,7 +194,7 @@ class TwoBranch(PatchNetwork):
         dropout, first, *others = self.head
         z: Tensor = dropout(torch.cat(list(fields), dim=1))
         assert isinstance(first, nn.Linear)
-        # A linear layer on all cells of a patch is a convolution as wide as what is left of it.
+        # A linear layer on all cells that are left of a patch is a convolution of that width.
         cubes = first.weight.reshape(first.out_features, -1, *3 * (self.pooled,))
         z = functional.conv3d(z, cubes, first.bias, dilation=spacing)
         for layer in others:

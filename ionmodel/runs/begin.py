@@ -50,10 +50,10 @@ def begin_run(
     checkpoint = run.read_last()
     begun = begun_config(run, checkpoint)
     if begun is not None:
-        anew = f"{run.path} has no checkpoint: it begins again with its config.toml"
+        lost = f"{run.path} has no checkpoint: it begins again with its config.toml"
         config = resumed_config(run, begun, given)
         stores = _open_stores(store, run, checkpoint)
-        return BegunRun(config, stores, run, (anew,) if checkpoint is None else ())
+        return BegunRun(config, stores, run, (lost,) if checkpoint is None else ())
     preset = read_preset(given.get("preset", DEFAULT_PRESET))
     config = make_config(over_preset(preset, given))
     stores = _open_stores(store, run, checkpoint)  # after the keys, which are quick to check

@@ -206,7 +206,7 @@ def check_store(
     store: CubeStore,
     redshifts: Sequence[float],
 ) -> list[str]:
-    """Check that a network can predict a store; return sentences on what is unlike its training."""
+    """Check that a network can predict a store; return sentences on differences from training."""
     missing = [name for name in config.inputs if name not in store.field_names]
     if missing:
         raise ConfigError(
@@ -241,7 +241,7 @@ def check_length(config: TrainingConfig, name: str, mesh: Mesh) -> None:
 def unlike_training(
     config: TrainingConfig, trained: Mapping[str, Any] | None, boxes: Sequence[SeenBox]
 ) -> list[str]:
-    """Return a sentence with numbers for everything that is unlike the training of a network."""
+    """Return a sentence with numbers for every property outside the training range."""
     if trained is None:
         return ["the run does not record what its network was trained on; train again to be warned"]
     sizes = [_cell_size(trained["cell_sizes_cmpc"], box) for box in boxes]

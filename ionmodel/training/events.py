@@ -1,4 +1,4 @@
-"""Plan, progress and result of a training, and who is told of them."""
+"""Plan, progress and result of a training, and the reporter that receives them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ def draw_losses(history: Sequence[Mapping[str, Any]], path: Path, *, loss: str) 
     left.set(xlabel="epoch", ylabel=_LOSS_NAMES.get(loss, loss))
     left.legend(frameon=False)
     scores = [entry["validation_r2"] for entry in history]
-    # Checkpoints are chosen by loss, which is what is trained, not by R².
+    # The best checkpoint has the least loss, not the highest R².
     best = min(range(len(history)), key=lambda index: history[index]["validation_loss"])
     right.plot(epochs, scores, "o-", ms=3, color=_VALIDATION)
     right.plot(epochs[best], scores[best], "o", ms=9, mfc="none", color="black")
