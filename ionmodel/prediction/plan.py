@@ -41,7 +41,7 @@ class PredictionPlan:
 
     @property
     def seconds(self) -> float:
-        """Estimated time for the remaining shards; the network alone, without reading or writing."""
+        """Estimated time for the remaining shards, of the network alone."""
         # Whole shards are shared out: the process with the most of them decides.
         of_busiest = -(-len(self.left) // self.n_processes) / max(1, len(self.left))
         return of_busiest * self.n_cells_left * self.seconds_per_cell
