@@ -232,6 +232,7 @@ def test_mistakes_are_answered_in_one_sentence(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "sim"]
 
 
+# Slow: the first test here waits for the process that forks commands, which imports torch.
 def test_a_killed_ingest_goes_on_and_ends_the_same(commands: CommandServer, tmp_path: Path) -> None:
     redshifts = ("12.000", "11.000", "10.000", "9.000", "8.000", "7.000")
     write_set(tmp_path / "sim", 40, redshifts)

@@ -255,6 +255,7 @@ def test_a_preset_named_as_a_key_is_that_preset(store: CubeStore, tmp_path: Path
     assert_one_sentence(contradiction, "small", "'week3'")
 
 
+# Slow: workers that are just starting import torch.
 def test_interrupted_while_starting_leaves_no_traceback(
     commands: CommandServer, store: CubeStore, tmp_path: Path
 ) -> None:
@@ -302,6 +303,7 @@ def wait_for(path: Path, process: Forked) -> None:
         assert time.monotonic() < deadline
 
 
+# Slow with workers, whose fork server imports torch.
 @pytest.mark.parametrize(
     ("number", "workers", "to_all"),  # any two of them in all combinations
     [

@@ -15,6 +15,7 @@ from ionmodel.runs.folder import RunFolder
 from ionstore.store.cube_store import CubeStore
 from tests.support.predicted_runs import REDSHIFTS
 
+# Slow: torchrun and each rank import torch in processes of their own, seconds each.
 pytestmark = pytest.mark.process
 
 ON_ONE_MACHINE = ["--nproc-per-node=2", "--standalone"]

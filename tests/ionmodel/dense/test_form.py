@@ -187,6 +187,7 @@ def placed_tiles(draw: st.DrawFn, mesh: tuple[int, int, int]) -> tuple[int, np.n
     return draw(st.integers(1, 3)), np.array([anywhere, [cells - 1 for cells in mesh]])
 
 
+# Slow: many drawn networks, each applied patch by patch.
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given(architectures(), st.data(), st.sampled_from([torch.float32, torch.float64]))
 @torch.no_grad()

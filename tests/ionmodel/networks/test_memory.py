@@ -81,6 +81,7 @@ print(max(outputs), resident("VmHWM") - before, tile_bytes(network, {tile}))
 """
 
 
+# Slow: each peak is that of a new process, which imports torch.
 @pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are counted by Linux")
 @pytest.mark.parametrize(

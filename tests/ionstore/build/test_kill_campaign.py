@@ -14,6 +14,7 @@ import pytest
 from tests.support.places import ROOT
 from tests.support.three_file_sets import write_set
 
+# Over a minute: each of the 100 kills takes a build, a look at the store and a resumed build.
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 CAMPAIGN = ROOT / "tests" / "support" / "kill_campaign.py"

@@ -25,6 +25,7 @@ from tests.support.forked_scripts import ScriptServer, script_server
 from tests.support.places import ROOT
 from tests.support.stores import cubes_at, write_store
 
+# Slow: every script with workers has a fork server of its own, which imports torch for seconds.
 pytestmark = pytest.mark.process
 
 START_S = 120.0  # a process imports torch and compiles kernels
