@@ -21,17 +21,7 @@ LARGEST_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A coeval cube as channels see it, without its fields.
-
-    Parameters
-    ----------
-    mesh : Mesh
-        Its mesh.
-    redshift : float, optional
-        Its redshift, None where it is not given.
-    cosmology : Cosmology, optional
-        Its cosmology, None where it is unknown.
-    """
+    """A coeval cube without its fields; redshift and cosmology are None where unknown."""
 
     mesh: Mesh
     redshift: float | None = None
@@ -82,7 +72,7 @@ class DerivedChannel(ABC):
         field : PeriodicField
             The parent.
         box : Box
-            Where it lies.
+            The box of that field.
 
         Returns
         -------
@@ -98,9 +88,10 @@ class DerivedChannel(ABC):
 
 
 def channels_asked_for(keys: Mapping[str, Any]) -> tuple[DerivedChannel, ...]:
-    """Return the derived channels that the keys of a configuration ask for, in their order."""
+    """Return the derived channels of a configuration, in the order of its channels."""
     found: list[DerivedChannel] = []
     for place in CHANNELS.values():
+        # Imported here, because every kind of channel imports this module.
         module, _, attribute = place.partition(":")
         kind = getattr(importlib.import_module(module), attribute)
         found += kind.asked_for(keys)
@@ -108,10 +99,10 @@ def channels_asked_for(keys: Mapping[str, Any]) -> tuple[DerivedChannel, ...]:
 
 
 def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> None:
-    """Check that channels can be computed of boxes, and mean the same in all of them."""
+    """Check that channels can be computed for all boxes, and mean the same in all of them."""
     if not channels:
         return
-    # A radius given in cMpc is taken in cells where the length is unknown: never mix the two.
+    # Without a length, a radius given in cMpc counts in cells. One network must not see both.
     known = {box.mesh.box_length_cmpc is not None for box in boxes}
     if len(known) > 1:
         raise ConfigError(
@@ -120,7 +111,7 @@ def check_channels(channels: Sequence[DerivedChannel], boxes: Sequence[Box]) -> 
         )
     for channel in channels:
         for box in boxes:
-            channel.radius_cells(box)
+            channel.radius_cells(box)  # raises where the channel cannot be computed
 
 
 def fits(radius: float, length: float) -> bool:
@@ -143,5 +134,6 @@ def within_box(radius_cells: float, what: str, mesh: Mesh) -> float:
 
 def boxes_of(store: CubeStore, redshifts: Sequence[float] | None = None) -> list[Box]:
     """Return the cubes of a store as channels see them."""
+    # In one order, because the name of a cache depends on it.
     taken = sorted({*store.chosen_redshifts(redshifts)}, reverse=True)
     return [Box(store.mesh, redshift, store.cosmology) for redshift in taken]

@@ -128,10 +128,10 @@ def remove_channels(folder: Path) -> None:
     if not folder.exists():
         return
     for path in folder.iterdir():
-        # By name, so that files of the user survive; unfinished caches of stopped runs go too.
+        # By name, so that files of the user stay; unfinished caches of stopped runs go too.
         if CACHE_NAME.fullmatch(path.name):
             shutil.rmtree(path)
-    with suppress(OSError):  # not empty: something else lies there
+    with suppress(OSError):  # not empty, because it holds other files
         folder.rmdir()
 
 
@@ -149,7 +149,7 @@ def _build(
 ) -> None:
     parts = plan_parts([channel.name for channel in channels], len(boxes), store.layout)
     with FolderBuild(path) as build, full_disk_as_message(build.folder):
-        # A build that was interrupted before its first part may lack a part of its metadata.
+        # A build that stopped before its first part may lack some metadata, so it begins anew.
         begun = any(build.records.result(part) is not None for part in parts)
         writer = StoreWriter(build.store_path) if begun else _begin(build, store, channels, boxes)
         done = 0
@@ -172,6 +172,7 @@ def _build(
                     if missing:
                         # Before the channel, so that a resumed run shows the finished ones.
                         reporter.progress(done, len(channels) * len(boxes))
+                        # Late, so that parents whose channels are all done are not read.
                         field = field or PeriodicField(store.read_field(parent, box.redshift))
                         _write(writer.shards, build, missing, channel.compute(field, box))
                     done += 1

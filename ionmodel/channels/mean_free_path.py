@@ -19,16 +19,12 @@ _LIGHT_KM_S = 299792.458
 
 
 def choudhury2009(redshift: float, cosmology: Cosmology) -> float:
-    """Return the mean free path set by Lyman-limit systems in cMpc.
+    """Return the mean free path set by Lyman-limit systems in cMpc, without radiation in H.
 
     Notes
     -----
     .. math:: \\lambda = (1 + z) \\, 0.1 \\, \\frac{c}{H(z)}
         \\left( \\frac{1 + z}{4} \\right)^{-2.55}
-
-    Without the factor ``1 + z`` it is a proper length: 0.1 c/H at redshift 3, about 90 proper
-    Mpc, is what absorption spectra show there. PINION smooths by the proper number as if it were
-    comoving, ``1 + z`` times less.
 
     References
     ----------
@@ -44,6 +40,8 @@ def choudhury2009(redshift: float, cosmology: Cosmology) -> float:
     h, omega_m = cosmology.known("h", "omega_m")
     hubble_km_s_mpc = 100 * h * math.sqrt(omega_m * (1 + redshift) ** 3 + 1 - omega_m)
     proper_mpc: float = 0.1 * _LIGHT_KM_S / hubble_km_s_mpc * ((1 + redshift) / 4) ** -2.55
+    # The law is of a proper length: absorption spectra show 0.1 c/H, about 90 proper Mpc, at
+    # redshift 3. PINION smooths by this number as if it were comoving, so by 1 + z times less.
     return (1 + redshift) * proper_mpc
 
 
@@ -55,10 +53,6 @@ def worseck2014(redshift: float) -> float:
     .. math:: \\lambda = 210 \\left( \\frac{1 + z}{5} \\right)^{-9}
         \\left[ 1 + \\left( \\frac{1 + z}{7} \\right)^{9} \\right]
 
-    in comoving Mpc: a steep fall that ends at 10.2 cMpc. It is not the measured law, which is
-    ``37 ((1 + z) / 5)**-5.4 / h70`` in proper Mpc from redshift 2.3 to 5.5 (Worseck et al. 2014,
-    abstract).
-
     References
     ----------
     Worseck et al. 2014, MNRAS 445, 1745. pyC2Ray, ``sinks_model.py`` (the form) and
@@ -69,6 +63,9 @@ def worseck2014(redshift: float) -> float:
     >>> [round(worseck2014(z), 2) for z in (4.0, 6.0, 9.0)]
     [220.16, 20.33, 10.57]
     """
+    # The code's form, which falls steeply to 10.2 cMpc, so that inputs match its simulations. The
+    # measured law is 37 ((1 + z) / 5)**-5.4 / h70 proper Mpc, for redshifts of 2.3 to 5.5 (Worseck
+    # et al. 2014, abstract).
     return 210 * ((1 + redshift) / 5) ** -9 * (1 + ((1 + redshift) / 7) ** 9)
 
 
@@ -122,7 +119,7 @@ class MeanFreePath(DerivedChannel):
             raise ConfigError(
                 f"the mean free path of law {self.law!r} needs a redshift, got none; give redshift"
             )
-        if self.law == "worseck2014":
+        if self.law == "worseck2014":  # needs no cosmology
             return worseck2014(box.redshift)
         try:
             return choudhury2009(box.redshift, box.cosmology or Cosmology())

@@ -17,8 +17,8 @@ class PeriodicField:
         if values.ndim != 3 or len(set(values.shape)) != 1:
             raise ValueError(f"values must be a cube, got shape {values.shape}")
         self.cells_per_side = values.shape[0]
-        # The mean is taken out first, in float64: what float32 loses is then relative to the
-        # scatter of the field, not to its mean.
+        # The mean is subtracted in float64, so that rounding to float32 is relative to the scatter
+        # of the field, not to its mean.
         self._mean = float(values.mean(dtype=np.float64))
         self._range = float(values.min()), float(values.max())
         # Scaled by the largest value, so that no unit comes near the limits of float32.

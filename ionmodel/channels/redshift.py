@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-# The 1 + z of the midst of reionization, so that the input is about zero there. The logarithm is
-# that of the scale factor (negative), and of cosmic time but for a factor of 3/2.
+# The 1 + z in the middle of reionization, where the input is then about zero. Its logarithm is that
+# of the scale factor with the sign reversed, and of cosmic time but for a factor of -3/2.
 _MIDDLE = 8.0
 
 
 def redshift_value(redshift: float) -> float:
-    """Return what a network sees of a redshift.
+    """Return the value of the redshift channel.
 
     Examples
     --------
@@ -21,6 +21,7 @@ def redshift_value(redshift: float) -> float:
 
 def with_redshift(inputs: torch.Tensor, redshift: torch.Tensor) -> torch.Tensor:
     """Return a batch with the redshift of each sample as its last channel."""
+    # In float64 as in `redshift_value`, so that training and prediction give the same values.
     values = torch.log((1 + redshift.double()) / _MIDDLE).to(inputs)
     channel = values.view(-1, 1, 1, 1, 1).expand(-1, 1, *inputs.shape[2:])
     return torch.cat([inputs, channel], dim=1)

@@ -51,5 +51,6 @@ class TopHat(DerivedChannel):
         >>> TopHat("n_src", 5.0).radius_cells(Box(Mesh(64, 128.0)))
         2.5
         """
+        # In a box of unknown length the radius counts in cells.
         radius = self.radius_cmpc / (box.mesh.cell_size_cmpc or 1.0)
         return within_box(radius, "scales", box.mesh)

@@ -3,9 +3,9 @@
 ``base`` is the contract and builds a network by name; every other family is one file. The table
 below names the class of each, as ``module:class``, so that reading it imports no torch.
 
-Scales, the mean free path and the redshift are inputs of any family (`ionmodel.channels`), not
-families of their own: the preset ``multiscale`` is ``pointwise`` with ``scales``, a fully connected
-network on the averages around each cell.
+Scales, the mean free path and the redshift are inputs of any family (`ionmodel.channels`). The
+preset ``multiscale`` is ``pointwise`` with ``scales``: a fully connected network on the averages
+around each cell.
 """
 
 NETWORKS: dict[str, str] = {

@@ -151,43 +151,14 @@ class DenseNetwork(PatchNetwork, ABC):
 def build_network(
     name: str, *, radius: int, channels: int, seed: int, **options: Any
 ) -> PatchNetwork:
-    """Build a network with weights that depend on the seed alone.
-
-    Parameters
-    ----------
-    name : str
-        A family in ``ionmodel.networks.NETWORKS``.
-    radius : int
-        Neighborhood radius in cells, at least 0.
-    channels : int
-        Input channels, at least 1.
-    seed : int
-        Seed of the initial weights, non-negative; drawn on the CPU.
-    **options
-        Keyword arguments of the family.
-
-    Returns
-    -------
-    PatchNetwork
-        On the CPU, float32, in training mode.
-
-    Raises
-    ------
-    ValueError
-        If `name` is not in the table, or the family refuses an option's value.
-    TypeError
-        If the family has no such option.
-
-    Notes
-    -----
-    The global random state is as before when this returns.
-    """
+    """Build a network in float32 on the CPU, with weights that depend on the seed alone."""
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(sorted(NETWORKS))}, got {name!r}")
     module, _, attribute = NETWORKS[name].partition(":")
     family = getattr(importlib.import_module(module), attribute)
+    # Forked, because building a network must not change the random state of the caller.
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would also reseed the accelerators, which fork_rng does not restore here
+        # torch.manual_seed would also reseed accelerators, which are not forked.
         torch.default_generator.manual_seed(seed)
         network = family(radius, channels=channels, **options)
     assert isinstance(network, PatchNetwork)

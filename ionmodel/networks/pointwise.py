@@ -10,24 +10,6 @@ from ionmodel.networks.base import DenseNetwork
 class Pointwise(DenseNetwork):
     """A fully connected network on the input channels of a single cell.
 
-    Parameters
-    ----------
-    radius : int
-        Must be 0: only the cell itself is an input.
-    channels : int
-        Input channels, at least 1.
-    widths : sequence of int
-        Widths of the hidden layers, each followed by LeakyReLU; may be empty.
-    negative_slope : float
-        Slope of every LeakyReLU below 0, dimensionless.
-    final_activation : bool
-        Predict the sigmoid of the last layer.
-
-    Raises
-    ------
-    ValueError
-        If `radius` is not 0, or a width is not positive.
-
     Examples
     --------
     >>> import torch
@@ -37,12 +19,12 @@ class Pointwise(DenseNetwork):
 
     def __init__(
         self,
-        radius: int = 0,
+        radius: int = 0,  # the only value: a single cell is the whole input
         *,
         channels: int = 2,
-        widths: Sequence[int] = (64, 64),
-        negative_slope: float = 0.01,
-        final_activation: bool = True,
+        widths: Sequence[int] = (64, 64),  # of the hidden layers; may be empty
+        negative_slope: float = 0.01,  # of LeakyReLU below 0
+        final_activation: bool = True,  # predict the sigmoid of the last layer
     ) -> None:
         if radius != 0:
             raise ValueError(f"radius must be 0 for a network that sees single cells, got {radius}")

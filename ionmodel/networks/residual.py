@@ -11,37 +11,9 @@ from ionmodel.networks.base import DenseNetwork
 class Residual(DenseNetwork):
     """A chain of 3³ convolutions without padding, each added to what it started from.
 
-    Parameters
-    ----------
-    radius : int
-        Neighborhood radius in cells, at least 0: the sum of the dilations.
-    channels : int
-        Input channels, at least 1.
-    width : int
-        Channels between the convolutions, at least 1.
-    dilations : sequence of int, optional
-        Dilation of each convolution, at least 1; their sum is `radius`. By default those of
-        `dilations_of`.
-    head_widths : sequence of int
-        Widths of the layers that map each cell's channels to its logit; may be empty.
-    negative_slope : float
-        Slope of every LeakyReLU below 0, dimensionless.
-    final_activation : bool
-        Predict the sigmoid of the logits.
-
-    Raises
-    ------
-    ValueError
-        If a value is outside its range, or the dilations do not add up to the radius.
-
-    Notes
-    -----
-    Every convolution removes its dilation in cells from each side, and the connection is cropped to
-    the same cells. There is no normalization, so no statistics of a batch couple its tiles: tile
-    and neighborhood give the same numbers in training, too.
-
-    Training takes about ``8 * batch * width * (tile + 2 * radius)**3`` bytes for each
-    convolution.
+    There is no normalization, so no statistics of a batch couple its tiles: tile and neighborhood
+    give the same numbers in training, too. Training takes about
+    ``8 * batch * width * (tile + 2 * radius)**3`` bytes for each convolution.
 
     References
     ----------
@@ -63,11 +35,11 @@ class Residual(DenseNetwork):
         radius: int,
         *,
         channels: int = 2,
-        width: int = 32,
-        dilations: Sequence[int] | None = None,
-        head_widths: Sequence[int] = (32,),
-        negative_slope: float = 0.01,
-        final_activation: bool = True,
+        width: int = 32,  # channels between the convolutions
+        dilations: Sequence[int] | None = None,  # their sum is the radius
+        head_widths: Sequence[int] = (32,),  # of the layers that see single cells; may be empty
+        negative_slope: float = 0.01,  # of LeakyReLU below 0
+        final_activation: bool = True,  # predict the sigmoid of the logits
     ) -> None:
         if radius < 0:
             raise ValueError(f"radius must be at least 0, got {radius}")
@@ -107,7 +79,7 @@ class Residual(DenseNetwork):
         x = self.stem(x)
         for step, convolution in zip(self.dilations[1:], self.layers, strict=True):
             inner = slice(step, -step)
-            # Cropped, not padded: no cell outside the tile is made up.
+            # The shortcut is cropped, because padding would make up cells outside the tile.
             x = x[:, :, inner, inner, inner] + convolution(self._activate(x))
         for linear in self.head:
             x = linear(self._activate(x))
@@ -128,7 +100,7 @@ def dilations_of(radius: int) -> tuple[int, ...]:
     steps: list[int] = []
     left = radius
     while left > 0:
-        # At most one above twice the sum of those before: a larger step would skip cells.
+        # At most one above twice the sum of those before; a larger step would skip cells.
         steps.append(min(left, 2 * sum(steps) + 1))
         left -= steps[-1]
     return tuple(sorted(steps))

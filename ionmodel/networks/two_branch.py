@@ -23,12 +23,12 @@ class HeadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Fully connected layers after the branches; `TwoBranch` describes the options."""
+    """Fully connected layers after the branches; the last one has width 1."""
 
-    feature_dropout: float = 0.8
-    head_dropout_widths: Sequence[int] = (256, 128, 64, 32, 16)
-    head_dropout: float = 0.5
-    head_widths: Sequence[int] = (8, 4)
+    feature_dropout: float = 0.8  # share of features dropped before the head
+    head_dropout_widths: Sequence[int] = (256, 128, 64, 32, 16)  # may be empty
+    head_dropout: float = 0.5  # share dropped after each of these layers
+    head_widths: Sequence[int] = (8, 4)  # of the next layers, without dropout; may be empty
 
     def __post_init__(self) -> None:
         _check_widths("head_dropout_widths", self.head_dropout_widths)
@@ -58,42 +58,11 @@ class TwoBranch(PatchNetwork):
     """A branch of pooled convolutions for each field, then a fully connected head.
 
     The defaults with radius 24 are the course project's system of December 2021, 49 → 24 → 12 →
-    6 cells and ``2 * 128 * 6**3`` features. It did not tell the slope (torch's default is taken)
-    nor activations between the last three linear layers (LeakyReLU here).
+    6 cells and ``2 * 128 * 6**3`` features. It did not state the slope (torch's default is taken)
+    or the activations between the last three linear layers (LeakyReLU here).
 
-    Parameters
-    ----------
-    radius : int
-        Neighborhood radius in cells, at least 0; wide enough that every block leaves a cell.
-    channels : int
-        Input fields, at least 1, each with a branch.
-    block_channels : sequence of int
-        Channels of the blocks of a branch, at least one block.
-    kernel : int
-        Kernel width of all convolutions in cells, odd.
-    padding : bool
-        Pad convolutions with zeros, so that the width stays. Without padding each takes
-        ``kernel - 1`` cells off the width, and the network has a dense form.
-    conv_bias : bool
-        Add a bias in convolutions, which the batch normalization after them subtracts again.
-    shared_branches : bool
-        Pass all fields through the same weights, each as a batch of its own.
-    negative_slope : float
-        Slope of every LeakyReLU below 0, dimensionless.
-    final_activation : bool
-        Predict the sigmoid of the last layer.
-    recompute : bool
-        Compute the blocks again in the backward pass, for less memory and the same results.
-    **head
-        Of the head: ``feature_dropout``, the share of features dropped before it;
-        ``head_dropout_widths`` of its first linear layers, and ``head_dropout``, the share dropped
-        after each of them; ``head_widths`` of the next ones. Shares are 0 to below 1, widths may be
-        empty, and a layer of width 1 comes last.
-
-    Raises
-    ------
-    ValueError
-        If a value is outside its range, or the neighborhood too narrow for the blocks.
+    Without recomputation, training keeps about ``3.5 * 4 * batch * channels * block_channels[0] *
+    width**3`` bytes of activations.
 
     References
     ----------
@@ -115,13 +84,16 @@ class TwoBranch(PatchNetwork):
         *,
         channels: int = 2,
         block_channels: Sequence[int] = (128, 128, 128),
-        kernel: int = 5,
-        padding: bool = True,
+        kernel: int = 5,  # cells, odd
+        padding: bool = True,  # with zeros, so that the width stays
+        # Batch normalization subtracts this bias again, so only its running mean changes. Its
+        # gradient is zero but for rounding, which Adam scales up to steps of the learning rate.
         conv_bias: bool = True,
+        # The running statistics then follow all fields, each one a batch of its own.
         shared_branches: bool = False,
-        negative_slope: float = 0.01,
-        final_activation: bool = True,
-        recompute: bool = False,
+        negative_slope: float = 0.01,  # of LeakyReLU below 0
+        final_activation: bool = True,  # predict the sigmoid of the last layer
+        recompute: bool = False,  # less memory in training, for the same numbers
         **head: Unpack[HeadOptions],
     ) -> None:
         if radius < 0:
