@@ -16,7 +16,7 @@ from ionmodel.channels.periodic_field import FIELDS_AT_ONCE, PeriodicField
 from ionstore.build.folder import FolderBuild
 from ionstore.build.parts import merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
-from ionstore.build.store_writer import StoredField, StoreWriter, create_store
+from ionstore.build.store_writer import StoredField, StoreOrigin, StoreWriter, create_store
 from ionstore.cube.mesh import REDSHIFT_TOLERANCE, Fields, Mesh
 from ionstore.errors import MemoryBudgetError
 from ionstore.reporter import SILENT, Reporter
@@ -204,8 +204,7 @@ def _begin(
             )
             for channel in channels
         ],
-        cosmology=store.cosmology,
-        store_uuid=plan["uuid"],
+        StoreOrigin(uuid=plan["uuid"], cosmology=store.cosmology),
         layout=store.layout,
     )
 

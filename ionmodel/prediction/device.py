@@ -5,8 +5,6 @@ from contextlib import contextmanager
 
 import torch
 
-from ionstore.errors import MemoryBudgetError
-
 
 @contextmanager
 def full_float32() -> Iterator[None]:
@@ -21,14 +19,10 @@ def full_float32() -> Iterator[None]:
         convolution.fp32_precision = before
 
 
-@contextmanager
-def full_device_as_message(device: torch.device) -> Iterator[None]:
-    """Turn running out of memory on a device into a message."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryBudgetError(
-            "the network and what it predicts at once must fit the free memory of device "
-            f"{device.type}, which is too small; end what else runs there, lower the memory of a "
-            "predicted store (--memory), or predict on the CPU (device cpu)"
-        ) from error
+def prediction_must_fit(device: torch.device) -> str:
+    """Return the message for a device whose memory is too small for a prediction."""
+    return (
+        "the network and what it predicts at once must fit the free memory of device "
+        f"{device.type}, which is too small; end what else runs there, lower the memory of a "
+        "predicted store (--memory), or predict on the CPU (device cpu)"
+    )

@@ -34,7 +34,7 @@ from ionmodel.errors import ConfigError, RunFolderError, UnlikeTrainingWarning
 from ionmodel.networks.base import PatchNetwork
 from ionmodel.networks.memory import TILE_CELLS, patches_at_once
 from ionmodel.prediction.arrays import given_cubes
-from ionmodel.prediction.device import full_device_as_message, full_float32
+from ionmodel.prediction.device import full_float32, prediction_must_fit
 from ionmodel.runs.checkpoint import load_checkpoint
 from ionmodel.runs.compatibility import (
     SeenBox,
@@ -45,7 +45,7 @@ from ionmodel.runs.compatibility import (
     unlike_training,
 )
 from ionmodel.runs.folder import RunFolder
-from ionmodel.runs.network import choose_device, network_of
+from ionmodel.runs.network import choose_device, full_device_as_message, network_of
 from ionmodel.tiles import slices_of, tiles_of, wrapped
 from ionstore.cube.cosmology import Cosmology
 from ionstore.cube.mesh import Array, Corner, Fields, Mesh, Region
@@ -286,7 +286,8 @@ class Predictor:
         return out.reshape(shape)
 
     def _run(self, network: nn.Module, inputs: Fields) -> NDArray[np.float32]:
-        with torch.inference_mode(), full_float32(), full_device_as_message(self.device):
+        full_device = full_device_as_message(prediction_must_fit(self.device))
+        with torch.inference_mode(), full_float32(), full_device:
             x = torch.from_numpy(np.ascontiguousarray(inputs)).to(self.device)
             predicted: NDArray[np.float32] = network(x).float().cpu().numpy()
         return predicted
@@ -356,7 +357,7 @@ def load(run: str | os.PathLike[str] | RunFolder, *, device: str = "auto") -> Pr
             f"{folder.best}: expected the weights and the normalization of a network as its "
             "configuration describes it, got others; train again"
         ) from error
-    with full_device_as_message(where):
+    with full_device_as_message(prediction_must_fit(where)):
         network = network.to(where)
     return Predictor(
         config,

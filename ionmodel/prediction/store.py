@@ -28,7 +28,7 @@ from ionstore.build.base import Build
 from ionstore.build.parts import PartRecords, merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.start import start_build
-from ionstore.build.store_writer import StoredField, StoreWriter, create_store
+from ionstore.build.store_writer import StoredField, StoreOrigin, StoreWriter, create_store
 from ionstore.cube.fields import PREDICTED
 from ionstore.cube.mesh import Corner, Fields
 from ionstore.errors import StoreExistsError, StoreFormatError, UserError
@@ -167,7 +167,7 @@ def predict_store(
         taken = redshifts_of(store, redshifts)
         unlike = check_store(predictor.config, predictor.trained, store, taken)
         _check_target(place, store, overwrite=overwrite)
-        build = start_build(place, overwrite=overwrite, on_note=reporter.note)
+        build = start_build(place, overwrite=overwrite, reporter=reporter)
         folder = build.folder_beside("channels")
         plan = plan_prediction(
             predictor,
@@ -288,10 +288,12 @@ def _begin(build: Build, task: _Task, command_line: str | None) -> _Work:
             store.mesh,
             plan.redshifts,
             [StoredField(PREDICTED.name, "float32", PREDICTED.units)],
-            cosmology=store.cosmology,
-            sources=task.sources(),
-            command_line=command_line,
-            store_uuid=store_uuid,
+            StoreOrigin(
+                uuid=store_uuid,
+                cosmology=store.cosmology,
+                sources=tuple(task.sources()),
+                command_line=command_line,
+            ),
             layout=store.layout,
         )
     else:

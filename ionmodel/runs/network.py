@@ -51,13 +51,9 @@ def network_of(config: TrainingConfig) -> PatchNetwork:
 
 
 @contextmanager
-def full_device_as_message(config: TrainingConfig, device: torch.device) -> Iterator[None]:
-    """Say what an accelerator has no memory for."""
+def full_device_as_message(message: str) -> Iterator[None]:
+    """Raise MemoryBudgetError with a message where a device runs out of memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        samples, smaller = ("tiles", " or tile") if config.tile else ("neighborhoods", "")
-        raise MemoryBudgetError(
-            f"a batch must fit the memory of device {device.type}, got {config.batch_size} "
-            f"{samples} a step, which do not; start a run with a smaller batch_size{smaller}"
-        ) from error
+        raise MemoryBudgetError(message) from error

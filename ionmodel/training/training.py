@@ -141,7 +141,7 @@ def train_run(
         )
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        held.enter_context(full_device_as_message(config, device))
+        held.enter_context(full_device_as_message(_batch_must_fit(config, device)))
         reporter.stage("timing a step")
         reporter.plan(trainer.plan())
         # Each step seeds the global generators; the caller's states are as before afterwards.
@@ -238,6 +238,14 @@ def _claim(run: RunFolder, held: ExitStack) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     held.enter_context(run.locked())
     check_new(run.path)
+
+
+def _batch_must_fit(config: TrainingConfig, device: torch.device) -> str:
+    samples, smaller = ("tiles", " or tile") if config.tile else ("neighborhoods", "")
+    return (
+        f"a batch must fit the memory of device {device.type}, got {config.batch_size} "
+        f"{samples} a step, which do not; start a run with a smaller batch_size{smaller}"
+    )
 
 
 def _result(history: Sequence[dict[str, Any]], *, was_finished: bool = False) -> Result:

@@ -22,6 +22,7 @@ from ionstore.build.parts import PARTS, PartRecords, read_record
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoreWriter
 from ionstore.errors import StoreExistsError, StoreFormatError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.s3 import ObjectPath
 from ionstore.storage.s3_lock import ObjectLock
 from ionstore.store.metadata import (
@@ -52,11 +53,11 @@ class BucketBuild(Build):
         target: ObjectPath,
         *,
         overwrite: bool = False,
-        on_note: Callable[[str], None] | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.target = self.place = target
         self.overwrite = overwrite
-        self._note = on_note or (lambda line: None)
+        self._reporter = reporter
         self._partial = partial_folder(target)
         self._lock = ObjectLock(self._partial / BUILD_LOCK, target)
         self._claim = self._lock.claim
@@ -181,7 +182,7 @@ class BucketBuild(Build):
     def _remove_built(self) -> None:
         self.check()
         if self._complete_root() is not None:
-            self._note(
+            self._reporter.note(
                 "an object store has no rename: the old store is removed now, and there is none "
                 "to read until the new one is complete"
             )

@@ -1,12 +1,12 @@
 """`start_build`: the build of a store in a folder or in a bucket, by its address."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ionstore.build.base import Build
 from ionstore.build.bucket import BucketBuild
 from ionstore.build.folder import FolderBuild
 from ionstore.errors import StoreFormatError
+from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.paths import StorePath, parse_place
 
 
@@ -15,7 +15,7 @@ def start_build(
     *,
     overwrite: bool = False,
     append: bool = False,
-    on_note: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Build:
     """Return the build of a store, still to be entered: in a folder, or in a bucket."""
     place = parse_place(target)
@@ -27,4 +27,4 @@ def start_build(
             f"{place}: redshifts cannot be added in an object store, which has no rename; ingest "
             "all of them into a new store, or add them to a copy in a folder"
         )
-    return BucketBuild(place, overwrite=overwrite, on_note=on_note)
+    return BucketBuild(place, overwrite=overwrite, reporter=reporter)

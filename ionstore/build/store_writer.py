@@ -2,13 +2,13 @@
 
 import json
 import os
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -66,6 +66,20 @@ class StoredField:
         return {key: value for key, value in attributes.items() if value is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class StoreOrigin:
+    """The simulation, files and commands that a store is made from."""
+
+    # Builds record the identifier before there is a store, so they give their own.
+    uuid: str = field(default_factory=lambda: str(uuid4()))
+    cosmology: Cosmology | None = None
+    n_box: int | None = None  # cells along a side of the finest mesh of the N-body run
+    grid_mass_msun: float | None = None
+    sources: tuple[SourceFile, ...] = ()
+    command_line: str | None = None
+    earlier_command_lines: tuple[str, ...] = ()  # of ingests that this one appends to
+
+
 class StoreWriter:
     """A store that is being built, from its metadata until it is marked complete."""
 
@@ -120,14 +134,8 @@ def create_store(
     mesh: Mesh,
     redshifts: Sequence[float],
     fields: Sequence[StoredField],
+    origin: StoreOrigin | None = None,
     *,
-    cosmology: Cosmology | None = None,
-    n_box: int | None = None,
-    grid_mass_msun: float | None = None,
-    sources: Sequence[SourceFile] = (),
-    command_line: str | None = None,
-    earlier_command_lines: Sequence[str] = (),
-    store_uuid: str | None = None,
     layout: Layout | None = None,
     compression: Mapping[str, Compression] | None = None,
 ) -> StoreWriter:
@@ -141,27 +149,28 @@ def create_store(
     folder = Path(path)
     folder.mkdir(parents=True)
     layout = layout or plan_layout(mesh.cells_per_side)
+    origin = origin or StoreOrigin()
     attributes = StoreAttributes(
-        uuid=store_uuid or str(uuid.uuid4()),
+        uuid=origin.uuid,
         status="building",
         redshifts=tuple(float(redshift) for redshift in redshifts),
         box_length_cmpc=mesh.box_length_cmpc,
-        cosmology=cosmology,
-        n_box=n_box,
-        grid_mass_msun=grid_mass_msun,
-        sources=tuple(sources),
+        cosmology=origin.cosmology,
+        n_box=origin.n_box,
+        grid_mass_msun=origin.grid_mass_msun,
+        sources=origin.sources,
         versions=software_versions(),
-        command_line=command_line,
-        earlier_command_lines=tuple(earlier_command_lines),
+        command_line=origin.command_line,
+        earlier_command_lines=origin.earlier_command_lines,
     )
     group = zarr.create_group(
         folder, zarr_format=3, attributes={ATTRIBUTE: attributes.model_dump(mode="json")}
     )
-    for field in fields:
-        dtype = field.numpy_dtype
-        settings = (compression or {}).get(field.name) or default_compression(dtype)
+    for stored in fields:
+        dtype = stored.numpy_dtype
+        settings = (compression or {}).get(stored.name) or default_compression(dtype)
         group.create_array(
-            field.name,
+            stored.name,
             shape=(len(redshifts), *mesh.shape),
             dtype=dtype,
             chunks=(1, *(layout.chunk_cells,) * 3),
@@ -169,7 +178,7 @@ def create_store(
             compressors=chunk_codecs(settings, dtype),
             fill_value=np.nan if dtype.kind == "f" else 0,
             dimension_names=DIMENSIONS,
-            attributes=field.cf_attributes(),
+            attributes=stored.cf_attributes(),
         )
     redshift_attributes = {"units": "1", "long_name": "redshift"}
     _write_coordinate(group, "redshift", np.array(redshifts, np.float64), redshift_attributes)

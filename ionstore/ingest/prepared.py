@@ -9,7 +9,7 @@ from typing import Any
 from ionstore.build.base import Build
 from ionstore.build.parts import merge_parts
 from ionstore.build.start import start_build
-from ionstore.build.store_writer import StoreWriter, create_store
+from ionstore.build.store_writer import StoreOrigin, StoreWriter, create_store
 from ionstore.cube.description import SimulationDescription
 from ionstore.errors import SourceDataError, StoreExistsError
 from ionstore.info import Inventory, take_inventory
@@ -112,7 +112,7 @@ class PreparedIngest:
         append = self._old is not None
         with (
             start_build(
-                self._target, overwrite=self._overwrite, append=append, on_note=reporter.note
+                self._target, overwrite=self._overwrite, append=append, reporter=reporter
             ) as build,
             full_disk_as_message(build.folder),
         ):
@@ -304,13 +304,15 @@ def _begin(
         plan.mesh,
         plan.redshifts,
         plan.fields,
-        cosmology=plan.cosmology,
-        n_box=plan.n_box,
-        grid_mass_msun=plan.grid_mass_msun,
-        sources=plan.sources,
-        command_line=command_line,
-        earlier_command_lines=() if old is None else old.attributes.command_lines,
-        store_uuid=store_uuid,
+        StoreOrigin(
+            uuid=store_uuid,
+            cosmology=plan.cosmology,
+            n_box=plan.n_box,
+            grid_mass_msun=plan.grid_mass_msun,
+            sources=tuple(plan.sources),
+            command_line=command_line,
+            earlier_command_lines=() if old is None else tuple(old.attributes.command_lines),
+        ),
         layout=plan.layout,
         compression=plan.compression,
     )

@@ -16,7 +16,6 @@ import pytest
 from ionmodel.config.keys import read_toml
 from ionmodel.config.training_config import make_config
 from ionmodel.errors import ConfigError, RunFolderError
-from ionmodel.runs import folder as run_folder
 from ionmodel.runs.checkpoint import save_checkpoint
 from ionmodel.runs.folder import RunFolder, begun_config, check_begun, check_new, default_run_folder
 from tests.ionmodel.conftest import ConfigMaker
@@ -54,7 +53,7 @@ def training_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_a_run_is_named_by_date_and_preset_and_numbered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "date", FixedDate)
+    monkeypatch.setattr("ionmodel.runs.folder.date", FixedDate)
     names = []
     for _ in range(3):
         folder = default_run_folder("small", tmp_path / "runs")

@@ -12,7 +12,6 @@ from ionstore.build.parts import read_record
 from ionstore.edit import edit_store
 from ionstore.errors import StoreExistsError
 from ionstore.ingest.ingest import ingest_cubes
-from ionstore.storage import files as atomic
 from ionstore.store.metadata import PLAN
 from tests.support.three_file_sets import files_of, write_set
 
@@ -103,7 +102,7 @@ def test_the_old_store_is_put_back_when_the_new_one_cannot_be_swapped_in(
         real(source, goal)
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_exchange", lambda *_: False)
+        patch.setattr("ionstore.storage.files._exchange", lambda *_: False)
         patch.setattr(os, "rename", rename)
         with pytest.raises(OSError, match="store"):
             edit_store(target, h=0.7)

@@ -26,7 +26,6 @@ from ionstore.ingest.detect import detect
 from ionstore.ingest.ingest import ingest_cubes
 from ionstore.ingest.plan import IngestOutline, find_origins
 from ionstore.ingest.selection import FileSelection, IngestOptions
-from ionstore.storage import files as atomic
 from ionstore.storage.paths import StorePath
 from ionstore.store.cube_store import CubeStore
 from tests.support.stores import write_store
@@ -566,7 +565,7 @@ def test_a_swap_stopped_between_two_renames_is_repaired(
         rename(source, to)
 
     with monkeypatch.context() as patched:
-        patched.setattr(atomic, "_exchange", lambda *_: False)
+        patched.setattr("ionstore.storage.files._exchange", lambda *_: False)
         patched.setattr(FolderBuild, "_leave", let_go)
         patched.setattr(os, "rename", stop)
         with pytest.raises(KeyboardInterrupt):

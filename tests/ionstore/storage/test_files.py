@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from ionstore.storage import files as atomic
 from ionstore.storage.files import link_or_copy, put_back, swap_in, whole_file, write_json
 
 
@@ -61,7 +60,7 @@ def test_folders_are_swapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+        monkeypatch.setattr("ionstore.storage.files._exchange", lambda *_: False)
     new, target = tmp_path / "build" / "new", tmp_path / "target"
     for folder, text in ((new, "new"), (target, "old")):
         folder.mkdir(parents=True)

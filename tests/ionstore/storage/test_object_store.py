@@ -13,7 +13,7 @@ from ioncli.main import ionmodel, ionstore
 from ionstore.errors import ObjectStoreError, StoreDamageError, StoreFormatError
 from ionstore.info import take_inventory
 from ionstore.loading.loaders import NeighborhoodLoader
-from ionstore.storage import s3 as objects
+from ionstore.storage import s3
 from ionstore.storage.paths import bytes_below, open_file
 from ionstore.storage.s3 import ObjectPath, OpenObject
 from ionstore.store.cube_store import CubeStore
@@ -43,7 +43,7 @@ def store(server: str, local_store: CubeStore) -> CubeStore:
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of object stores from now on."""
     asked: list[str] = []
-    connect = objects._client
+    connect = s3._client
 
     class Recorded:
         def __init__(self, client: Any) -> None:
@@ -53,7 +53,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             asked.append(name)
             return getattr(self._client, name)
 
-    monkeypatch.setattr(objects, "_client", lambda *names: Recorded(connect(*names)))
+    monkeypatch.setattr(s3, "_client", lambda *names: Recorded(connect(*names)))
     return asked
 
 
@@ -87,7 +87,9 @@ def test_an_object_is_read_in_pieces(server: str) -> None:
 def test_a_file_is_put_in_pieces(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str]
 ) -> None:
-    monkeypatch.setattr(objects, "_PIECE_BYTES", 5 * 2**20)  # the least that servers take
+    monkeypatch.setattr(
+        s3, "_PIECE_BYTES", 5 * 2**20
+    )  # the least that servers take  # the least that servers take
     content = np.random.default_rng(2).bytes(11 * 2**20)
     place = ObjectPath("box", "uploaded/file")
     for size in (0, 10, len(content)):

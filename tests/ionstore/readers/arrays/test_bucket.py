@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays import bucket as flat_object
 from ionstore.readers.arrays.bucket import FlatObject
 from ionstore.storage.s3 import ObjectPath
 from tests.support.object_server import environment, make_bucket, running_object_server
@@ -33,7 +32,7 @@ def test_blocks_are_those_of_the_array(
     fortran_order: bool,
     fetch_bytes: int,
 ) -> None:
-    monkeypatch.setattr(flat_object, "_FETCH_BYTES", fetch_bytes)
+    monkeypatch.setattr("ionstore.readers.arrays.bucket._FETCH_BYTES", fetch_bytes)
     values = np.random.default_rng(1).random((11, 12, 13)).astype(">f4")
     (tmp_path / "spool").write_bytes(values.tobytes("F" if fortran_order else "C"))
     place.upload(tmp_path / "spool")

@@ -7,9 +7,13 @@ import pytest
 
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays import fortran as fortran_records
 from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.arrays.fortran import SplitArray, open_imitated_records, open_records
+from ionstore.readers.arrays.fortran import (
+    SplitArray,
+    begins_as_record,
+    open_imitated_records,
+    open_records,
+)
 from ionstore.readers.base import FieldSource
 from tests.support.mesh_files import check_source, record, record_mesh
 from tests.support.places import DATA
@@ -195,7 +199,7 @@ def test_a_split_file_that_shrinks_is_noticed(tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_said_to_begin_as_a_record() -> None:
-    assert fortran_records.begins_as_record(record(bytes(12), "<"))
-    assert fortran_records.begins_as_record(record(bytes(12), ">"))
-    assert not fortran_records.begins_as_record(record(bytes(16)))
-    assert not fortran_records.begins_as_record(b"")
+    assert begins_as_record(record(bytes(12), "<"))
+    assert begins_as_record(record(bytes(12), ">"))
+    assert not begins_as_record(record(bytes(16)))
+    assert not begins_as_record(b"")

@@ -12,7 +12,7 @@ import pytest
 
 from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays import hdf5 as hdf5_field
+from ionstore.readers.arrays import hdf5
 from ionstore.readers.arrays.flat import FlatArray
 from ionstore.readers.arrays.hdf5 import HDF5Field, open_hdf5_field, opened_hdf5
 from ionstore.readers.base import FieldSource
@@ -108,7 +108,7 @@ def test_numbers_of_odd_sizes_are_converted(tmp_path: Path) -> None:
 
 
 def test_pieces_of_a_stream_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hdf5_field, "STREAM_BYTES", 2 * 6 * 7 * 4)
+    monkeypatch.setattr(hdf5, "STREAM_BYTES", 2 * 6 * 7 * 4)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("plain", CUBE.shape, "f4")
         file.create_dataset("chunks", data=CUBE, chunks=(2, 4, 4))
@@ -143,7 +143,7 @@ def test_a_file_system_without_locks_is_told(
     monkeypatch.setattr(h5py, "File", refuse)
     with (
         pytest.raises(SourceDataError, match=r"a\.h5: .*set HDF5_USE_FILE_LOCKING=FALSE"),
-        hdf5_field.opened_hdf5(tmp_path / "a.h5"),
+        hdf5.opened_hdf5(tmp_path / "a.h5"),
     ):
         pass
 
