@@ -87,9 +87,7 @@ def test_an_object_is_read_in_pieces(server: str) -> None:
 def test_a_file_is_put_in_pieces(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requests: list[str]
 ) -> None:
-    monkeypatch.setattr(
-        s3, "_PIECE_BYTES", 5 * 2**20
-    )  # the least that servers take  # the least that servers take
+    monkeypatch.setattr(s3, "_PIECE_BYTES", 5 * 2**20)  # the least that servers take
     content = np.random.default_rng(2).bytes(11 * 2**20)
     place = ObjectPath("box", "uploaded/file")
     for size in (0, 10, len(content)):
