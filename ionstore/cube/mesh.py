@@ -1,4 +1,4 @@
-"""The periodic mesh of a simulation box."""
+"""Periodic meshes, regions of their cells, and the array types that everything else uses."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 REDSHIFT_TOLERANCE = 5e-4
-"""Redshifts this close name the same cube: file names give three decimals."""
+"""Largest difference of redshifts of the same cube: file names give three decimals."""
 
 REDSHIFT_ROUNDING = 1e-9
-"""What float64 may add to the difference of two redshifts."""
+"""Room for rounding when a difference of redshifts is compared with the tolerance."""
 
 Array = NDArray[Any]
 """Any array whose dtype is found at run time (a block of a file, a field of a store)."""
@@ -25,76 +25,8 @@ Cells = NDArray[np.int64]
 Neighborhoods = NDArray[np.float32]
 """Periodic neighborhoods, shape (n, channel, width, width, width)."""
 
-
 Corner = tuple[int, int, int]
 """Cell indices (i, j, k), or cells along x, y, z."""
-
-
-def check_region(start: Corner, shape: Corner, mesh_cells: int) -> None:
-    """Check that a region has cells and lies on the mesh, without wrapping.
-
-    Raises
-    ------
-    ValueError
-        If it does not.
-    """
-    if len(start) != 3 or len(shape) != 3:
-        raise ValueError(f"start and shape must name three axes, got {start} and {shape}")
-    if min(shape) < 1 or any(
-        first < 0 or first + length > mesh_cells for first, length in zip(start, shape, strict=True)
-    ):
-        raise ValueError(
-            f"a block must hold cells and lie on the mesh of {mesh_cells} cells a side, "
-            f"got start {tuple(start)} and shape {tuple(shape)}; blocks do not wrap"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A box of cells that does not cross the faces of the mesh.
-
-    Parameters
-    ----------
-    start : tuple of int
-        First cell (i, j, k).
-    shape : tuple of int
-        Cells along x, y, z; each at least 1.
-
-    Raises
-    ------
-    ValueError
-        If ``start`` is negative or ``shape`` not positive.
-    """
-
-    start: tuple[int, int, int]
-    shape: tuple[int, int, int]
-
-    def __post_init__(self) -> None:
-        if min(self.start) < 0 or min(self.shape) < 1:
-            raise ValueError(
-                f"a region needs start >= 0 and shape >= 1, got {self.start} and {self.shape}"
-            )
-
-    @property
-    def n_cells(self) -> int:
-        """Cells in the region."""
-        return math.prod(self.shape)
-
-    def cells(self, indices: NDArray[np.int64]) -> Cells:
-        """Return the cells at the given places of the region's C order.
-
-        Parameters
-        ----------
-        indices : ndarray of int64, shape (n,)
-            Places, 0 to ``n_cells - 1``.
-
-        Returns
-        -------
-        ndarray of int64, shape (n, 3)
-            Cell indices (i, j, k).
-        """
-        within: Cells = np.stack(np.unravel_index(indices, self.shape), axis=1)
-        return within + np.array(self.start, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +78,56 @@ class Mesh:
         return "1" if self.box_length_cmpc is None else "cMpc"
 
     def cell_centers(self) -> NDArray[np.float64]:
-        """Return the centers of the cells along one axis, shape (cells_per_side,).
-
-        Returns
-        -------
-        ndarray of float64
-            ``(i + 1/2)`` cell sizes, in `length_units`.
-        """
+        """Return the centers of the cells along one axis, in `length_units`."""
         cell = 1.0 if self.cell_size_cmpc is None else self.cell_size_cmpc
         return (np.arange(self.cells_per_side, dtype=np.float64) + 0.5) * cell
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A box of cells that does not cross the faces of the mesh.
+
+    Parameters
+    ----------
+    start : tuple of int
+        First cell (i, j, k).
+    shape : tuple of int
+        Cells along x, y, z; each at least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``start`` is negative or ``shape`` not positive.
+    """
+
+    start: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if min(self.start) < 0 or min(self.shape) < 1:
+            raise ValueError(
+                f"a region needs start >= 0 and shape >= 1, got {self.start} and {self.shape}"
+            )
+
+    @property
+    def n_cells(self) -> int:
+        """Cells in the region."""
+        return math.prod(self.shape)
+
+    def cells(self, indices: NDArray[np.int64]) -> Cells:
+        """Return the cells at places of the C order of the region, as indices (i, j, k)."""
+        within: Cells = np.stack(np.unravel_index(indices, self.shape), axis=1)
+        return within + np.array(self.start, dtype=np.int64)
+
+
+def check_region(start: Corner, shape: Corner, mesh_cells: int) -> None:
+    """Raise ValueError unless a region has cells and lies on the mesh, without wrapping."""
+    if len(start) != 3 or len(shape) != 3:
+        raise ValueError(f"start and shape must name three axes, got {start} and {shape}")
+    if min(shape) < 1 or any(
+        first < 0 or first + length > mesh_cells for first, length in zip(start, shape, strict=True)
+    ):
+        raise ValueError(
+            f"a block must hold cells and lie on the mesh of {mesh_cells} cells a side, "
+            f"got start {tuple(start)} and shape {tuple(shape)}; blocks do not wrap"
+        )

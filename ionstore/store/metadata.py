@@ -36,37 +36,22 @@ def _without_nones(cosmology: Cosmology | None) -> dict[str, Any] | None:
 
 
 class SourceFile(BaseModel):
-    """A file that a store was made from.
-
-    Parameters
-    ----------
-    name : str
-        Name of the file, relative to `folder`.
-    size_bytes : int
-        Size of the file.
-    digest : str
-        Algorithm and digest of its bytes, such as "xxh3_128:9f86...".
-    folder : str, optional
-        Folder of the simulation, or that mapped to a field, as it was given; None in stores that
-        do not say it.
-    fields : tuple of str
-        Fields that were taken from it, sorted; empty in stores that do not say it.
-    redshifts : tuple of float
-        Redshifts that were taken from it, descending; empty likewise.
-    """
+    """A file that a store was made from."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: str  # relative to `folder`
     size_bytes: int
-    digest: str
+    digest: str  # algorithm and digest of its bytes, such as "xxh3_128:9f86..."
+    # Of the simulation, or the one mapped to a field, as it was given. Earlier stores lack this and
+    # what follows.
     folder: str | None = None
-    fields: tuple[str, ...] = ()
-    redshifts: tuple[float, ...] = ()
+    fields: tuple[str, ...] = ()  # taken from it, sorted
+    redshifts: tuple[float, ...] = ()  # taken from it, descending
 
 
 def merge_source_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
-    """Return the files sorted by name, with all that was taken from one and the same at once.
+    """Return the files sorted by name, each once with all that was taken from it.
 
     Files of one name in several folders, or of other bytes, are several files.
     """
@@ -80,7 +65,7 @@ def merge_source_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
                 "redshifts": tuple(sorted({*known.redshifts, *file.redshifts}, reverse=True)),
             }
         )
-    # In the order of redshifts where the names are one, in any order of arrival.
+    # Redshifts and folders break ties of names, so that the order of arrival does not matter.
     return tuple(
         sorted(
             merged.values(),
@@ -179,20 +164,7 @@ def partial_folder(path: StorePath) -> StorePath:
 
 
 def read_root_metadata(path: StorePath) -> dict[str, Any]:
-    """Return the parsed root metadata of a store: attributes and consolidated metadata.
-
-    Parameters
-    ----------
-    path : Path or ObjectPath
-        Where the store lies.
-
-    Raises
-    ------
-    StoreFormatError
-        If there is no Zarr v3 group with an ``ionstore`` attribute.
-    OSError
-        If its metadata cannot be read.
-    """
+    """Return the parsed root metadata; raise StoreFormatError if there is no ionstore store."""
     try:
         root = json.loads((path / ROOT_METADATA).read_text())
         root["attributes"][ATTRIBUTE]["format_version"]
@@ -203,7 +175,7 @@ def read_root_metadata(path: StorePath) -> dict[str, Any]:
 
 
 def how_to_finish(building: StorePath) -> str:
-    """Return how an unfinished build goes on, as far as the plan in its folder tells what it is."""
+    """Return how to finish a build, as far as the plan in its folder tells what it is."""
     try:
         plan = json.loads((building / PLAN).read_text())
     except (OSError, ValueError):
@@ -235,13 +207,7 @@ def _what_is_there(path: StorePath) -> str:
 
 
 def parse_attributes(path: StorePath, root: Mapping[str, Any]) -> StoreAttributes:
-    """Return the ``ionstore`` attribute out of root metadata.
-
-    Raises
-    ------
-    StoreFormatError
-        If the format is newer than this one, or the attribute is malformed.
-    """
+    """Return the ``ionstore`` attribute; raise StoreFormatError if it is newer or malformed."""
     raw = root["attributes"][ATTRIBUTE]
     version = raw["format_version"]
     if not isinstance(version, int) or version > FORMAT_VERSION:
@@ -261,13 +227,7 @@ def parse_attributes(path: StorePath, root: Mapping[str, Any]) -> StoreAttribute
 
 
 def check_is_outside_stores(path: Path) -> None:
-    """Check that a file is not written into a store, where it would be in the way.
-
-    Raises
-    ------
-    StoreExistsError
-        If a folder above it is a store.
-    """
+    """Raise StoreExistsError if a file would be written into a store."""
     place = Path(os.path.realpath(path.parent))
     for folder in (place, *place.parents):
         try:

@@ -29,42 +29,15 @@ _ROUNDING = 1e-12  # of float64 statistics, relative to the mean
 
 @dataclass(frozen=True, slots=True)
 class FieldNormalization:
-    """One field's transform, and what standardizes its result.
+    """Transform of one field, and the mean and deviation that standardize its result."""
 
-    Parameters
-    ----------
-    transform : {"overdensity", "log1p", "identity"}
-        ``x / box_mean - 1``, ``log(1 + x / reference)`` or ``x``.
-    reference : float
-        Mean of the field over the training cells of all cubes, in its own unit.
-    mean, std : float
-        Mean and standard deviation of the transformed field over the training cells.
-    """
-
-    transform: Transform
-    reference: float
-    mean: float
+    transform: Transform  # ``x / box_mean - 1``, ``log(1 + x / reference)`` or ``x``
+    reference: float  # mean over the training cells of all cubes, in the unit of the field
+    mean: float  # of the transformed field over the training cells
     std: float
 
     def conversion(self, cube_mean: float) -> ValueMap:
-        """Return what normalizes a stored value, for use while a field is decoded.
-
-        Parameters
-        ----------
-        cube_mean : float
-            Mean density of the box that the values come from, in the unit of the field; used by
-            "overdensity" only.
-
-        Returns
-        -------
-        ValueMap
-            Its results are dimensionless, about zero mean and unit variance.
-
-        Raises
-        ------
-        ValueError
-            If the overdensity of an empty cube is asked for.
-        """
+        """Return the map that normalizes; `cube_mean` is the mean density of the box of the values."""
         scale, offset = 1 / self.std, -self.mean / self.std
         if self.transform == "overdensity":
             if cube_mean == 0:
@@ -75,25 +48,7 @@ class FieldNormalization:
         return ValueMap(scale, offset)
 
     def apply(self, values: Array, cube_mean: float) -> Fields:
-        """Return normalized values.
-
-        Parameters
-        ----------
-        values : ndarray
-            Values of the field in its own unit.
-        cube_mean : float
-            As in `conversion`.
-
-        Returns
-        -------
-        ndarray of float32
-            Same shape, dimensionless, about zero mean and unit variance.
-
-        Raises
-        ------
-        ValueError
-            If the overdensity of an empty cube is asked for.
-        """
+        """Return normalized values, dimensionless, of about zero mean and unit variance."""
         normalized = np.empty(values.shape, np.float32)
         convert(values.reshape(1, 1, -1), normalized.reshape(1, 1, -1), self.conversion(cube_mean))
         return normalized
