@@ -37,7 +37,7 @@ class FieldNormalization:
     std: float
 
     def conversion(self, cube_mean: float) -> ValueMap:
-        """Return the map that normalizes; `cube_mean` is the mean density of the box of the values."""
+        """Return the map that normalizes values of a box; `cube_mean` is its mean density."""
         scale, offset = 1 / self.std, -self.mean / self.std
         if self.transform == "overdensity":
             if cube_mean == 0:
