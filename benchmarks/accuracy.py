@@ -1,4 +1,4 @@
-"""What presets make of the same minutes: R² of held-out cells, and how soon it is reached.
+"""Measure the accuracy of presets in equal time: R² of held-out cells, and the time to reach it.
 
 All presets train on the same split. The last one, the reference, goes first, for the minutes that
 were asked for; the others train as a user would have them, for the epochs that they come with, or
@@ -48,7 +48,7 @@ from ionstore.sampling.split import block_split
 from ionstore.store.cube_store import CubeStore
 
 NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}
-"""What the preset ``small`` has otherwise."""
+"""Keys in which it differs from the preset ``small``."""
 N_CELLS = 20_000
 N_LOOKS = 20
 """Epochs of a preset that is compared, after each of which its best checkpoint so far is looked at;

@@ -1,4 +1,4 @@
-"""How contestants are run: checked first, then timed in interleaved rounds.
+"""Run contestants: check them first, then time them in interleaved rounds.
 
 There are two kinds. A `Cutting` contestant cuts the cells it is given when it is asked to; a
 `Streaming` one hands out an epoch of batches at its own pace, ahead of the loop if it can.
@@ -29,7 +29,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """What all contestants cut: the same cells, of the same box, into the same memory.
+    """A task for all contestants: the same cells, of the same box, into the same memory.
 
     Parameters
     ----------

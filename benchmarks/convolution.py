@@ -1,4 +1,4 @@
-"""How should dilated 3³ convolutions run? One layer of the dense networks, forward and backward.
+"""Measure ways to run dilated 3³ convolutions: one layer of a dense network, both passes.
 
 - plain          as torch does it: float32, channels first
 - channels-last  the same in the memory format ``channels_last_3d``

@@ -44,7 +44,7 @@ ROUND_S = 0.7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivered:
-    """What a contestant hands out: centers, neighborhoods around them, and the target there."""
+    """A contestant's batch: centers, their neighborhoods, and the target there."""
 
     centers: Cells
     inputs: Neighborhoods

@@ -1,4 +1,4 @@
-"""How every benchmark reports: one JSON line per case, with the machine and the versions."""
+"""Print one JSON line per case of a benchmark, with the machine and the versions."""
 
 import importlib.metadata
 import json

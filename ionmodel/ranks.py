@@ -13,13 +13,13 @@ from ionstore.errors import UserError
 
 Result = TypeVar("Result")
 
-# The last of the others may predict for hours after this process has finished.
+# Other processes may predict for hours after this one has finished.
 _LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Number of one process among those that work together."""
+    """Rank of this process among those that work together."""
 
     rank: int = 0  # its number, from 0
     world: int = 1  # number of processes
@@ -27,7 +27,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this process does the work that only one may do."""
+        """Tell if this process does the work that only one may do."""
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Result]) -> Result:
@@ -53,12 +53,12 @@ class Ranks:
 
 
 def n_processes() -> int:
-    """Return how many processes torchrun started, this one among them; 1 without it."""
+    """Return the number of processes that torchrun started; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def is_first_process() -> bool:
-    """Return whether this process prints for all that torchrun started."""
+    """Tell if this process prints for all that torchrun started."""
     return n_processes() == 1 or os.environ["RANK"] == "0"
 
 
@@ -69,7 +69,7 @@ def joined_ranks() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    # gloo, whatever device each computes on: only small Python objects are exchanged.
+    # gloo on every device, because only small Python objects are exchanged.
     dist.init_process_group("gloo", timeout=_LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), world, int(os.environ["GROUP_WORLD_SIZE"]))

@@ -9,7 +9,7 @@ from ionstore.cube.mesh import Cells, Corner, Fields, Region
 
 
 def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
-    """Return first cell and shape of the tiles of a block, in C order; the last may be smaller.
+    """Return first cell and shape of each tile of a block, in C order; the last may be smaller.
 
     Examples
     --------
@@ -24,7 +24,7 @@ def tiles_of(shape: Corner, tile: int) -> list[tuple[Corner, Corner]]:
 
 
 def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
-    """Return the first cell of each tile that no tile before it covers, along each axis.
+    """Return the first cell of each tile, along each axis, that no earlier tile covers.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
     [[0, 0, 0], [1, 0, 0]]
     """
     offsets = starts - np.array(region.start)
-    # The last tile was moved back to end with the region, and overlaps the one before.
+    # The last tile is moved back to end with the region, so it overlaps the one before.
     new: Cells = -offsets % tile
     return new
 
@@ -40,6 +40,7 @@ def first_new_cells(starts: Cells, region: Region, tile: int) -> Cells:
 def wrapped(fields: Fields, start: Corner, shape: Corner, radius: int) -> Fields:
     """Cut a block and `radius` cells around it out of periodic fields, as a new array."""
     n = fields.shape[1]
+    # Modulo the mesh, so that a block and its halo may reach across any face of the box.
     x, y, z = (
         np.arange(first - radius, first + length + radius) % n
         for first, length in zip(start, shape, strict=True)

@@ -43,9 +43,9 @@ _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**
 
 
 def parse_size(value: Any) -> Any:
-    """Return the bytes of a size such as 800MB or 2GiB; other types pass, for pydantic to check."""
+    """Return the bytes of a size such as 800MB or 2GiB."""
     if not isinstance(value, str):
-        return value
+        return value  # pydantic checks other types
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", value.strip().lower())
     if match is None:
         raise ValueError("must be a size such as 800MB, 2GiB or 1000000")
@@ -55,13 +55,13 @@ def parse_size(value: Any) -> Any:
 def over_preset(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a preset, overridden by those that a user gives."""
     network = given.get("network", preset["network"])
-    # Another network than the preset's leaves behind the keys of that network, and tiles where it
-    # predicts none.
+    # For another network than the preset's, the preset's network keys make no sense, nor does its
+    # tile if the network predicts none.
     left: set[str] = set()
     if network != preset["network"]:
         left = set(NETWORK_KEYS) | ({"tile"} if network not in PREDICTS_TILES else set())
     keys = {key: value for key, value in preset.items() if key not in left} | dict(given)
-    # Samples then count cells in place of tiles: as many as the preset for single cells takes.
+    # Without tiles, samples are cells: take as many as the preset for single cells.
     if "tile" in preset and keys.get("tile", "none") == "none":
         cells = read_preset("small")
         keys |= {key: cells[key] for key in _SAMPLE_KEYS if key not in given}
@@ -95,7 +95,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         lines = text.rstrip().splitlines() or [text]
-        # Python 3.11 tells the line only in the text of the error, and none at the end of the file.
+        # Python 3.11 has the line only in the text of the error, and none at the end of a file.
         at = re.search(r"line (\d+)", str(error))
         number = min(int(at[1]), len(lines)) if at else len(lines)
         got = lines[number - 1].strip()
@@ -121,7 +121,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"an option must read key=value, got {option!r}")
         if key in keys:
             raise ConfigError(f"{key} is given twice; give it once")
-        # Bare words such as device=cpu are no TOML, and quotes would have to survive the shell.
+        # A bare word such as device=cpu is no TOML, but quotes would have to survive the shell.
         try:
             keys[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -132,7 +132,7 @@ def parse_options(options: Iterable[str]) -> dict[str, Any]:
 def given_keys(
     preset: str | None, config_file: Path | None, options: Iterable[str]
 ) -> dict[str, Any]:
-    """Return the keys that a command line gives, the preset among them when one is named."""
+    """Return the keys of a command line, which may include a preset."""
     given = {**(read_toml(config_file) if config_file else {}), **parse_options(options)}
     if preset is not None and given.setdefault("preset", preset) != preset:
         raise ConfigError(f"--preset {preset} contradicts the key preset = {given['preset']!r}")
@@ -151,4 +151,4 @@ def toml_value(value: Any) -> str:
     if isinstance(value, dict):
         entries = (f"{json.dumps(key)} = {toml_value(entry)}" for key, entry in value.items())
         return "{" + ", ".join(entries) + "}"
-    return json.dumps(value)  # of words, numbers, booleans and lists, JSON is TOML
+    return json.dumps(value)  # words, numbers, booleans and lists look the same in JSON and TOML

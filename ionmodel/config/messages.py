@@ -23,9 +23,9 @@ _REQUIRED = {
 
 
 def message_of(error: ValidationError) -> str:
-    """Return what the first error requires and got, with an example."""
+    """Return the requirement and the value of the first error, with an example."""
     first = error.errors()[0]
-    if first["type"] == "value_error":
+    if first["type"] == "value_error":  # raised by our own validators, in full sentences
         sentence = str(first["ctx"]["error"])
         return f"{first['loc'][0]} {sentence}, got {first['input']!r}" if first["loc"] else sentence
     key, *inside = first["loc"]
@@ -39,5 +39,6 @@ def message_of(error: ValidationError) -> str:
         for name, bound in first.get("ctx", {}).items()
     }
     required = _REQUIRED.get(kind) or _REQUIRED.get(kind.partition("_")[0])
+    # pydantic's own words are better than none for a type that the table lacks.
     required = required.format(**context) if required else f"otherwise ({first['msg']})"
     return f"{where} must be {required}, got {first['input']!r}; {way_on}"

@@ -32,7 +32,7 @@ Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Widths = tuple[Count, ...]
 
 Leak = Literal["neighborhoods", "large scales"]
-"""Parts of the validation cells that training sees: their neighborhoods, or averages of them."""
+"""Ways in which training sees validation cells: in neighborhoods, or in averages."""
 
 _WITHOUT = {
     "tile": "single cells are trained on",
@@ -45,7 +45,7 @@ _WITHOUT = {
     "core": "chosen by the memory budget",
     "samples_per_opening": "a region's share of an epoch",
 }
-"""Meaning of leaving out a key that every network has."""
+"""Meaning of a missing key of all networks, for the comments in config.toml."""
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 
@@ -66,27 +66,27 @@ class TrainingConfig(BaseModel):
     inputs : tuple of str
         Input fields; each has a branch.
     scales : tuple of float, optional
-        Radii in cMpc, in cells where the box length is unknown, of balls within which every input
-        is averaged, each average a further input; none by default.
+        Radii in cMpc of balls within which every input is averaged; each average is one more input.
+        In cells if the box length is unknown. None by default.
     mean_free_path : {"constant", "choudhury2009", "worseck2014"}, optional
-        Law of the mean free path of ionizing photons, within which the sources among the inputs
-        are averaged, as a further input; none by default.
+        Law of the mean free path of ionizing photons. Sources are averaged within it, as one more
+        input. None by default.
     mean_free_path_cmpc : float, optional
-        The mean free path in cMpc where it is constant.
+        The mean free path in cMpc, if it is constant.
     redshift_input : bool
         Add the redshift as an input, so that one network serves all redshifts.
     redshifts : tuple of float, optional
         Redshifts trained on; all of the store by default.
     transforms : mapping of str to str
-        Transform by field where `ionstore.store.normalization.DEFAULT_TRANSFORMS` is not wanted;
-        averages of a field are transformed as it is.
+        Transforms by field, in place of `ionstore.store.normalization.DEFAULT_TRANSFORMS`; averages
+        of a field have the same transform.
     network : str
         Family of networks, a name in `ionmodel.networks.NETWORKS`.
     radius : int
         Neighborhood radius in cells.
     tile : int, optional
-        Cells along a side of the tiles that networks of valid convolutions are trained on; single
-        cells by default.
+        Cells along a side of the training tiles, for networks without padding; single cells by
+        default.
     final_activation : bool
         Predict the sigmoid of the last layer.
     channels : tuple of int, optional
@@ -113,7 +113,8 @@ class TrainingConfig(BaseModel):
     loss : {"mse", "bce"}
         Mean squared error of the prediction, or binary cross-entropy on its logits.
     learning_rate : float
-        Adam's learning rate, above 0 and at most 1: the initial one, of "one_cycle" the highest.
+        Adam's learning rate, above 0 and at most 1: the initial one, or the highest of
+        "one_cycle".
     scheduler : {"one_cycle", "plateau", "none"}
         "one_cycle" raises the learning rate for a tenth of all epochs, then lowers it to nearly
         nothing; a run that is given more epochs continues on the cycle of the longer run.
@@ -125,16 +126,16 @@ class TrainingConfig(BaseModel):
     batch_size : int
         Samples a step, cells or tiles, at least 2.
     samples_per_epoch : int, optional
-        Training samples an epoch, others in each; all of the training cells by default, or as
-        many tiles as hold as many cells.
+        Training samples an epoch, different ones in each; by default all training cells, or as many
+        tiles as hold as many cells.
     epochs : int
         Epochs.
     validation_samples : int, optional
         Validation samples, cells or tiles, the same in every epoch; by default as many as hold
         every validation cell.
     split : {"blocks", "store", "random"}
-        Separate regions of each box, or the last of several stores for validation and the others
-        for training, or random cells as in 2021, whose validation score leaks.
+        Separate regions of each box; or the last of several stores for validation; or random cells
+        as in 2021, for which the validation score is too good.
     random_cells : int
         Cells that the "random" split draws, the same at every redshift.
     seed : int
@@ -145,20 +146,20 @@ class TrainingConfig(BaseModel):
     num_workers : int
         Processes that cut neighborhoods; 0 cuts in a background thread.
     memory_budget : int
-        Bound on decoded fields and batches in bytes; also in words, such as "2GiB". Fields that do
+        Bound on decoded fields and batches, in bytes or as a size such as "2GiB". Fields that do
         not fit are decoded region by region.
     symmetries : {"none", "permutations", "all"}
-        Symmetries of the cube under which training shows its samples: orders of the axes, or
-        reversed axes too. Fields whose cells are not centered at the same points (21cmFAST's gas
-        and sources) look different reversed.
+        Symmetries of the cube that training applies to its samples: orders of the axes, or reversed
+        axes too. Do not reverse fields whose cells are not centered at the same points (21cmFAST's
+        gas and sources).
     core : int, optional
-        Cells along a side of the regions that samples come from together; by default uniformly
-        random if all fields fit the memory budget, else the largest that it allows.
+        Cells along a side of the regions that samples come from together. By default samples come
+        from everywhere if all fields fit the memory budget, else from the largest regions that do.
     samples_per_opening : int, optional
         Samples taken from a region before the next one takes its place.
     """
 
-    # A misspelled key must not be ignored in silence.
+    # A misspelled key must not be ignored silently.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: str
@@ -206,7 +207,7 @@ class TrainingConfig(BaseModel):
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Self:
-        # The network would see the values that it is to predict.
+        # The network would see the values that it should predict.
         if TARGET in self.inputs:
             raise ValueError(f"inputs cannot hold the target {TARGET!r}; take it out")
         for key in ("inputs", "redshifts", "scales"):
@@ -244,6 +245,7 @@ class TrainingConfig(BaseModel):
                 f"network {self.network!r} has no {unknown[0]}; leave it out, or choose another "
                 f"network ({', '.join(name for name in OPTIONS if unknown[0] in OPTIONS[name])})"
             )
+        # The cross-entropy is one of probabilities, which only the sigmoid makes of logits.
         if self.loss == "bce" and not self.final_activation:
             raise ValueError("loss 'bce' needs final_activation = true; use loss 'mse' without it")
         return self
@@ -272,7 +274,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def derived_channels(self) -> tuple[DerivedChannel, ...]:
-        """Inputs that are averages of others."""
+        """Inputs that are averages of other inputs."""
         return channels_asked_for(dict(self))
 
     @property
@@ -282,8 +284,8 @@ class TrainingConfig(BaseModel):
 
     @property
     def channel_transforms(self) -> dict[str, Transform]:
-        """Transform of every one of these fields that does not have a default of its own."""
-        # Averages are transformed like their field, unless they have a transform of their own.
+        """Transforms of these fields, but for defaults."""
+        # An average is transformed like its field, unless it has a transform of its own.
         known = {**DEFAULT_TRANSFORMS, **self.transforms}
         derived = {
             channel.name: known[channel.parent]
@@ -294,20 +296,20 @@ class TrainingConfig(BaseModel):
 
     @property
     def n_channels(self) -> int:
-        """Channels of the network: those fields, and the redshift where it is an input."""
+        """Number of channels of the network: those fields, and the redshift if it is an input."""
         return len(self.channel_names) + self.redshift_input
 
     @property
     def leaks(self) -> Leak | None:
-        """Kind of leak from training cells into the validation score, if there is one."""
-        # Random cells lie in each other's neighborhoods. Balls reach across the guards of blocks,
-        # but not from one store into another.
+        """Leak of validation cells into training, if there is one."""
+        # Random cells lie in each other's neighborhoods. Balls reach across the guard cells between
+        # blocks, but not from one store into another.
         if self.split == "random":
             return "neighborhoods"
         return "large scales" if self.split == "blocks" and self.derived_channels else None
 
     def network_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of the network's family, those left out excepted."""
+        """Return the given keyword arguments of the network's family."""
         # Keys that are left out are not passed on, so that the defaults of the family apply.
         arguments = self._network_keys.items()
         given = {
@@ -323,7 +325,7 @@ class TrainingConfig(BaseModel):
         for key, value in self.model_dump(mode="json").items():
             if value is not None:
                 lines.append(f"{key} = {toml_value(value)}\n")
-            # Keys that are left out come as comments: config.toml then shows every decision.
+            # Keys that are left out become comments, so that config.toml shows every decision.
             elif key not in NETWORK_KEYS:
                 lines.append(f"# {key} is not set: {_WITHOUT[key]}\n")
             elif key in self._network_keys:
@@ -332,7 +334,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def _network_keys(self) -> dict[str, str]:
-        """Arguments of the family of networks, by key."""
+        """Arguments of the network's family, by key."""
         return OPTIONS[self.network]
 
     def _given_network_keys(self) -> list[str]:
@@ -346,12 +348,12 @@ def make_config(keys: Mapping[str, Any]) -> TrainingConfig:
     Parameters
     ----------
     keys : mapping
-        Values by key; "none" is that of a key which may be left out and is.
+        Values by key; "none" leaves out a key, if it may be left out.
 
     Raises
     ------
     ConfigError
-        If a key is unknown (one that is near is named), missing, or its value does not fit.
+        If a key is unknown or missing, or its value does not fit.
     """
     for key in keys:
         if key not in TrainingConfig.model_fields:

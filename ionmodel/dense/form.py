@@ -1,4 +1,4 @@
-"""A patch network evaluated densely: the same numbers for all cells of a tile at once."""
+"""Evaluate a patch network densely: the same numbers for all cells of a tile at once."""
 
 from numbers import Integral
 from typing import Self
@@ -29,7 +29,7 @@ class DenseForm(nn.Module):
         super().__init__()
         self.layers = layers
         self.receptive_field = receptive_field
-        self.channels = channels  # None where no layer tells
+        self.channels = channels  # None if no layer fixes it
         self.unused = unused  # cells at the end of each axis of a patch that change no output
         self.final_activation = final_activation
 
@@ -62,7 +62,7 @@ class DenseForm(nn.Module):
                 f"x must have shape (batch, {channels}, i, j, k) with at least {least} cells along "
                 f"i, j and k, got {tuple(x.shape)}"
             )
-        # Cells that the last strides drop are cut off first: then no length has to be rounded.
+        # Cells that the last strides drop are removed first, so that no length has to be rounded.
         for axis, cells in enumerate(self.unused, start=2):
             x = x.narrow(axis, 0, x.shape[axis] - cells)
         z: Tensor = self.layers(x)
@@ -80,40 +80,40 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     ----------
     network : Module
         Maps neighborhoods of shape (batch, channels, width, width, width) to (batch, out) or
-        (batch,). Either a `PatchNetwork` with ``has_dense_form``, or a Sequential, nested as one
-        likes, of Conv3d, BatchNorm1d, BatchNorm3d, AvgPool3d, MaxPool3d, Flatten, Linear, PReLU,
-        activations in `ionmodel.dense.rules.ELEMENTWISE`, and Dropout. Nothing may pad, and no
-        layer have hooks, parametrized weights, or other functions than those of its class. Left
-        unchanged, in any mode.
+        (batch,). Either a `PatchNetwork` with ``has_dense_form``, or a Sequential, nested or not,
+        of Conv3d, BatchNorm1d, BatchNorm3d, AvgPool3d, MaxPool3d, Flatten, Linear, PReLU,
+        activations in `ionmodel.dense.rules.ELEMENTWISE`, and Dropout. Layers must not pad, and
+        must not have hooks, parametrized weights, or replaced methods. In any mode; it is not
+        changed.
     receptive_field : int, optional
-        Width of those neighborhoods in cells, odd. Needed for a Sequential, whose layers do not
-        tell how many cells pooling drops; a `PatchNetwork` knows its own.
+        Width of those neighborhoods in cells, odd. Needed for a Sequential, because its layers do
+        not show how many cells pooling drops; a `PatchNetwork` knows its own.
 
     Returns
     -------
     DenseForm
-        In evaluation mode, on the same device in the same dtype, without a copy of the weights.
+        In evaluation mode, with the same device and dtype, and without a copy of the weights.
 
     Raises
     ------
     TypeError
-        If the network is no Module.
+        If the network is not a Module.
     ValueError
-        If no exact dense form of the network is known (the message names the layer),
-        the receptive field does not fit its layers, or it is missing.
+        If no exact dense form is known (the message names the layer), or the receptive field is
+        missing or does not fit the layers.
 
     Notes
     -----
-    On CUDA devices, convolutions round to TensorFloat-32 unless told otherwise: the two then agree
-    to that precision, and to that of float32 where ``torch.backends.cudnn.conv.fp32_precision`` is
-    "ieee", as `ionmodel.prediction.predictor` sets it.
+    On CUDA devices, convolutions round to TensorFloat-32 by default, and the two networks agree to
+    that precision. They agree to float32 if ``torch.backends.cudnn.conv.fp32_precision`` is "ieee",
+    as in `ionmodel.prediction.predictor`.
 
-    A layer of stride s reads every s-th cell of its input. Here it reads all, and later layers
-    look at every s-th of its outputs: strides become 1 and multiply the dilation of all that
-    follows. Flatten and the Linear after it are a convolution of the width that is left of a
-    patch, later ones convolutions of one cell. Batch normalization by running statistics is an
-    affine map of channels. At an odd width pooling drops cells, always at the end of a patch:
-    these cells of the tile are cut off first, and no length is rounded any more.
+    A layer of stride s reads every s-th cell of its input. Here it reads all cells, and later
+    layers read every s-th of its outputs: strides become 1 and multiply all later dilations.
+    Flatten and the Linear after it are a convolution of the width that is left of a patch, later
+    ones convolutions of one cell. Batch normalization by running statistics is an affine map of
+    channels. At an odd width pooling drops cells, always at the end of a patch; these are removed
+    from the tile first.
 
     Pooling is separable, a sum or maximum over shifted views, axis by axis: 10 ms for 32 channels
     (first in memory), 64³ cells, kernel 2, on two cores, against 47 for AvgPool3d, 47 to 105 for a
@@ -123,12 +123,12 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     form too, and gradients of either reach the same tensors. ``network.to`` may replace running
     statistics: move the network first, then make its dense form. ``copy.deepcopy`` makes one
     that is independent. Modes are not shared: a dense form stays in evaluation mode.
-    Where maxima tie, the gradient of a dense form is divided among them.
+    The gradient of equal maxima is divided among them.
 
     Memory without gradients: input and output of a layer at once, ``itemsize * batch * (n_in +
-    n_out) * L**3`` bytes at the widest layer, where L is at most ``T + receptive_field - 1``: no
-    layer thins the mesh out. oneDNN's float32 convolutions hold as much again in a layout of
-    their own (64³ cells, 64 features into a Linear of 256: 694 MiB by this rule, 641 measured).
+    n_out) * L**3`` bytes at the widest layer, where L is at most ``T + receptive_field - 1``,
+    because no layer reduces the mesh. oneDNN's float32 convolutions hold as much again in their
+    own layout (64³ cells, 64 features into a Linear of 256: 694 MiB by this rule, 641 measured).
     Others (float64 on a CPU) hold ``n_in * kernel**3`` values for every output cell.
     BatchNorm1d directly after Flatten has statistics for every place in a patch, and
     a network that ends in Flatten as many outputs: there each cell takes all its features at
@@ -155,7 +155,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     final_activation = False
     if isinstance(network, PatchNetwork):
         channels, final_activation = network.channels, network.final_activation
-    # A family that predicts tiles needs no conversion, unless a subclass changed how it is called.
+    # A family that predicts tiles needs no conversion, unless a subclass changes how it is called.
     if isinstance(network, DenseNetwork) and runs_as(network, PatchNetwork):
         for path, layer in network.named_modules():
             refuse_changes(layer, path)

@@ -1,4 +1,4 @@
-"""Layers of dense forms: they look around every cell, at the spacing of the patch network."""
+"""Layers of dense forms, which see the neighbors of every cell at the patch network's spacing."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ class DilatedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, features, i, j, k) to the same axes."""
-        # At each call: a reshaped copy would not follow the weights while the network trains.
+        # Reshaped at each call: a copy would not follow the weights while the network trains.
         weight = self.weight.reshape(self.shape)  # of a Linear: (out, channel * width**3)
         return functional.conv3d(x, weight, self.bias, dilation=self.dilation, groups=self.groups)
 
@@ -38,7 +38,7 @@ class FixedBatchNorm(nn.Module):
     def __init__(self, layer: BatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
-        # The tensors of the network itself: statistics that training updates count here, too.
+        # The network's own tensors, so that statistics updated by training apply here, too.
         self.register_buffer("mean", layer.running_mean)
         self.register_buffer("variance", layer.running_var)
 
@@ -60,13 +60,13 @@ class Unfold(nn.Module):
         """Map (batch, features, i, j, k) to the same axes."""
         for axis, width, spacing in zip((2, 3, 4), self.width, self.spacing, strict=True):
             x = x.unfold(axis, (width - 1) * spacing + 1, 1)[..., ::spacing]
-        # Channel first, then places: the weights of a Linear after Flatten expect that order.
+        # Channels first, then places, in the order of the weights of a Linear after Flatten.
         x = x.permute(0, 1, 5, 6, 7, 2, 3, 4)  # (batch, channel, places in the patch, i, j, k)
         return x.flatten(1, 4)
 
 
 class DenseBranches(nn.Module):
-    """One branch for each channel, their outputs one after the other."""
+    """One branch for each channel, with concatenated outputs."""
 
     def __init__(self, branches: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class WithOutputAxis(nn.Module):
 
 
 def triple(cells: Any) -> Cells3:
-    """Return a setting of a layer along each axis; it may be given once for all."""
+    """Return a layer's setting for each axis; a single number counts for all."""
     return (cells, cells, cells) if isinstance(cells, int) else cells3(cells)
 
 

@@ -11,14 +11,14 @@ ZERO: Cells3 = (0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Channels and cells that are left of a patch at some depth of the network."""
+    """Channels and cells of a patch that are left at some depth of the network."""
 
-    channels: int | None  # None until a layer tells
+    channels: int | None  # None until a layer fixes them
     width: Cells3  # cells of this depth along each axis
     spacing: Cells3 = ONE  # cells of the box between neighbors
     reach: Cells3 = ZERO  # cells of the box past its first that a value depends on
-    flat: bool = False  # whether the patch network has features here, in the order of Flatten
-    input_channels: int | None = None  # found from the first layer that tells its channels
+    flat: bool = False  # after Flatten, where the patch network has features in its order
+    input_channels: int | None = None  # from the first layer that fixes its channels
 
     def knowing(self, channels: int) -> "Patch":
         """Return the patch with known channels; the first that are known are those of the input."""
@@ -26,7 +26,7 @@ class Patch:
         return replace(self, channels=channels, input_channels=first)
 
     def after_window(self, window: Cells3, stride: Cells3) -> "Patch":
-        """Return the patch after a window of some extent at every stride."""
+        """Return the patch after a layer that moves a window by a stride."""
         triples = tuple(zip(self.width, window, stride, strict=True))
         return replace(
             self,
@@ -36,7 +36,7 @@ class Patch:
         )
 
     def in_one_cell(self, channels: int) -> "Patch":
-        """Return features that were made of all cells at once."""
+        """Return the patch after a layer that combines all of its cells."""
         return replace(self, channels=channels, width=ONE, reach=self._reach_of(self.width))
 
     def _reach_of(self, window: Cells3) -> Cells3:

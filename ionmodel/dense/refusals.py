@@ -10,13 +10,13 @@ from ionmodel.networks.base import Cells3
 
 
 def need_cells(layer: nn.Module, path: str, patch: Patch) -> None:
-    """Refuse a layer of cells after Flatten."""
+    """Refuse a layer of cells if it comes after Flatten."""
     if patch.flat:
         raise refused(layer, path, "comes after Flatten, where no cells are left")
 
 
 def need_features(layer: nn.Module, path: str, patch: Patch) -> None:
-    """Refuse a layer of features before Flatten."""
+    """Refuse a layer of features if it comes before Flatten."""
     if not patch.flat:
         raise refused(layer, path, "is applied to cells; put a Flatten before it", "or ")
 
@@ -42,10 +42,10 @@ def refuse_padding(layer: nn.Module, path: str, padding: bool) -> None:
 
 
 def refuse_changes(layer: nn.Module, path: str) -> None:
-    """Refuse a layer that may compute other values than its class says."""
+    """Refuse a layer that may compute other values than its class does."""
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise refused(layer, path, "has hooks, which may change its values; remove them", "or ")
-    # A method that hangs on the object itself hides that of its class, which the rules know.
+    # A method of the object itself hides that of its class, for which the rules are written.
     replaced = [name for name in vars(layer) if callable(getattr(type(layer), name, None))]
     if replaced:
         raise refused(
@@ -55,7 +55,7 @@ def refuse_changes(layer: nn.Module, path: str) -> None:
 
 def with_statistics(layer: BatchNorm, path: str) -> BatchNorm:
     """Return a layer that has running statistics."""
-    # Statistics of a batch differ between a tile and its patches, so nothing exact is left.
+    # Statistics of a batch differ between a tile and its patches, so no dense form is exact.
     if layer.running_mean is None or layer.running_var is None:
         raise refused(layer, path, "normalizes by the statistics of the batch, not running ones")
     return layer
@@ -72,7 +72,7 @@ def with_channels(layer: nn.Module, path: str, patch: Patch, channels: int) -> P
 
 
 def with_features(layer: nn.Module, path: str, patch: Patch, features: int) -> Patch:
-    """Return the patch with the channels that a layer of so many features implies."""
+    """Return the patch with the channels that follow from a layer's features."""
     cells = math.prod(patch.width)
     channels = patch.channels if patch.channels is not None else features // cells
     if channels * cells != features or not channels:
@@ -86,7 +86,8 @@ def with_features(layer: nn.Module, path: str, patch: Patch, features: int) -> P
 
 
 def refused(layer: nn.Module, path: str, reason: str, conjunction: str = "") -> ValueError:
-    """Return the error that names a layer; the way that always works is patch by patch."""
+    """Return the error for a layer."""
+    # Prediction patch by patch always works, so every message names it as the way out.
     return ValueError(f"{_name(layer, path)} {reason}; {conjunction}predict it patch by patch")
 
 

@@ -38,7 +38,7 @@ ELEMENTWISE = (
     nn.Identity, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU,
     nn.Sigmoid, nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
 )  # fmt: skip
-"""Layers that treat every value alike, wherever it stands."""
+"""Layers that treat every value alike."""
 
 DROPOUT = (nn.AlphaDropout, nn.Dropout, nn.Dropout3d, nn.FeatureAlphaDropout)
 """Layers that do nothing in evaluation."""
@@ -51,11 +51,11 @@ def convert(layer: nn.Module, path: str, patch: Patch) -> Converted:
     """Return the dense layers of a layer of a patch network, and the patch after it."""
     refuse_changes(layer, path)
     if isinstance(layer, nn.Sequential) and runs_as(layer, nn.Sequential):
-        # Not named_children, which leaves out a layer that comes a second time.
+        # Not named_children, which skips a layer that occurs a second time.
         return chain(layer._modules.items(), path, patch)
-    # By the exact type: a subclass may compute something else.
+    # By the exact type, because a subclass may compute something else.
     rule = _RULES.get(type(layer))
-    # Parametrizing a layer changes its class, so that no rule is found.
+    # Parametrizing a layer changes its class, so no rule is found for it.
     if rule is None and is_parametrized(layer):
         raise refused(
             layer,
@@ -129,6 +129,7 @@ def _batch_norm_of_cells(layer: nn.BatchNorm3d, path: str, patch: Patch) -> Conv
 def _batch_norm_of_features(layer: nn.BatchNorm1d, path: str, patch: Patch) -> Converted:
     need_features(layer, path, patch)
     patch = with_features(layer, path, patch, layer.num_features)
+    # Every place in a patch has statistics of its own here, so each needs features of its own.
     unfolded, patch = unfold(patch)
     return [*unfolded, FixedBatchNorm(with_statistics(layer, path))], patch
 
@@ -155,13 +156,13 @@ def _linear(layer: nn.Linear, path: str, patch: Patch) -> Converted:
 
 
 def _dropout(layer: nn.Module, path: str, patch: Patch) -> Converted:
-    return [], patch
+    return [], patch  # the identity in evaluation, the only mode of a dense form
 
 
 def _elementwise(layer: nn.Module, path: str, patch: Patch) -> Converted:
     copied: Any = twin(layer)
     if getattr(copied, "inplace", False):
-        copied.inplace = False  # the first layer would overwrite the input of the caller
+        copied.inplace = False  # a first layer would overwrite the caller's input
     return [copied], patch
 
 
@@ -186,7 +187,7 @@ def _field_branches(layer: FieldBranches, path: str, patch: Patch) -> Converted:
         layers, end = chain([(name, layer.branch_of(channel))], path, single)
         branches.append(nn.Sequential(*layers))
         ends.append(end)
-    # Their features are put side by side, which must be those of the same cells.
+    # The branches are concatenated, so their features must be those of the same cells.
     if any(replace(end, channels=0) != replace(ends[0], channels=0) for end in ends):
         raise refused(layer, path, "has branches of different strides or widths")
     assert all(end.channels is not None for end in ends)
@@ -215,10 +216,10 @@ _RULES: dict[type[nn.Module], Callable[[Any, str, Patch], Converted]] = {
 
 
 def unfold(patch: Patch) -> Converted:
-    """Bring all features of a patch into each cell, unless they are there already."""
+    """Return a layer that gathers all features of a patch in each cell, if one is needed."""
     if patch.width == ONE:
         return [], patch
-    if patch.channels is None:  # a network without weights, which says nothing on channels
+    if patch.channels is None:  # no layer has weights, from which channels would follow
         raise ValueError("network must have a layer with weights, or end in a single cell")
     features = patch.channels * math.prod(patch.width)
     return [Unfold(patch.width, patch.spacing)], patch.in_one_cell(features)
@@ -232,6 +233,6 @@ def twin(module: Module) -> Module:
 
 
 def runs_as(network: nn.Module, base: type[nn.Module]) -> bool:
-    """Return whether a network is called just as its base class is."""
+    """Tell if a network is called just as its base class is."""
     names = ("__call__", "__iter__", "forward")  # a Sequential goes through its layers by iterating
     return all(getattr(type(network), name, None) is getattr(base, name, None) for name in names)

@@ -10,7 +10,7 @@ _SHARE_OF_DEVICE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class FieldPlacement:
-    """Where fields live, and how batches reach the network."""
+    """Memory that holds the fields, and the way of batches to the network."""
 
     on_device: bool = False
     pin_memory: bool = False
