@@ -1,18 +1,19 @@
 """Measure the accuracy of presets in equal time: R² of held-out cells, and the time to reach it.
 
-All presets train on the same split. The last one, the reference, goes first, for the minutes that
-were asked for; the others train as a user would have them, for the epochs that they come with, or
-as many as fit into the time that the reference took. The reference is the network of 2021 unless
-others are named: the preset ``small``, r = 4, blocks of 16 and 32 channels, with kernels of 5 cells
-and the same weights for both fields. Time is that of the processors, all cores together, so that
-others on the machine count for little. Of each, the checkpoint that is best in validation is scored
-over the same cells of the test block, which no decision has seen. The others are compared with the
-reference: unexplained variance (1 - R²), and the time, reading and smoothing included, after which
-they reach what it has in the end. ``--other`` are boxes of other seeds, scored over as many of all
-their cells. ``--presets`` with a single name measures that one, in at most these minutes.
+All presets train on the same split. The last one, the reference, trains first, for the given
+minutes. The others train for the epochs of their preset, or for as many as fit into the time that
+the reference took. The preset ``small``, the default reference, becomes the network of 2021: r = 4,
+blocks of 16 and 32 channels, kernels of 5 cells and the same weights for both fields. Time is
+processor time of all cores, so that other work on the machine matters little.
 
-Options of a configuration are ``--both`` sides', ``--option`` the first preset's,
-``--reference-option`` the reference's, in the place of what makes it that of 2021.
+The checkpoint that is best in validation is scored over the same cells of the test block, which
+played no part in training. The others are compared with the reference by unexplained variance
+(1 - R²), and by the time, reading and smoothing included, that they need to reach the final score
+of the reference. ``--other`` names boxes of other seeds, scored over as many cells of the whole
+box. ``--presets`` with a single name measures that one, for at most the given minutes.
+
+Options of a configuration: ``--both`` for all presets, ``--option`` for the first,
+``--reference-option`` for the reference, in place of those that make it the network of 2021.
 
     python benchmarks/accuracy.py cube200.zarr --minutes 10
     python benchmarks/accuracy.py seed1.zarr --other seed2.zarr --both symmetries=all
@@ -51,12 +52,11 @@ NETWORK_OF_2021 = {"kernel": 5, "shared_branches": True}
 """Keys in which it differs from the preset ``small``."""
 N_CELLS = 20_000
 N_LOOKS = 20
-"""Epochs of a preset that is compared, after each of which its best checkpoint so far is looked at;
-that does not count as training."""
+"""Epochs of a compared preset after which its best checkpoint is scored, outside the time."""
 MANY = 10_000
-"""Epochs of the reference, which it does not come to the end of."""
+"""Epochs of the reference, more than it can reach."""
 SAFELY = 0.93
-"""Share of the reference's time that is planned for the others: machines are noisy."""
+"""Share of the reference's time that is planned for the others, because timings vary."""
 
 
 def main() -> None:

@@ -137,6 +137,7 @@ def remove_channels(folder: Path) -> None:
 
 def _lacks(there: Sequence[float], wanted: Sequence[float]) -> bool:
     """Tell if some of the wanted redshifts are missing."""
+    # Within the tolerance of stores, since redshifts come from users, configurations and stores.
     return any(all(abs(one - other) > REDSHIFT_TOLERANCE for other in there) for one in wanted)
 
 

@@ -284,7 +284,7 @@ class TrainingConfig(BaseModel):
 
     @property
     def channel_transforms(self) -> dict[str, Transform]:
-        """Transforms of these fields, but for defaults."""
+        """Transforms of these fields, except for defaults."""
         # An average is transformed like its field, unless it has a transform of its own.
         known = {**DEFAULT_TRANSFORMS, **self.transforms}
         derived = {

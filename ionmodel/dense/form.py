@@ -125,7 +125,7 @@ def dense_form(network: nn.Module, *, receptive_field: int | None = None) -> Den
     that is independent. Modes are not shared: a dense form stays in evaluation mode.
     The gradient of equal maxima is divided among them.
 
-    Memory without gradients: input and output of a layer at once, ``itemsize * batch * (n_in +
+    Memory without gradients: input and output of one layer, ``itemsize * batch * (n_in +
     n_out) * L**3`` bytes at the widest layer, where L is at most ``T + receptive_field - 1``,
     because no layer reduces the mesh. oneDNN's float32 convolutions hold as much again in their
     own layout (64³ cells, 64 features into a Linear of 256: 694 MiB by this rule, 641 measured).

@@ -24,7 +24,7 @@ def largest_tile(network: PatchNetwork, memory_bytes: int) -> int | None:
 
 
 def tile_bytes(network: PatchNetwork, tile: int) -> int:
-    """Return a bound on the bytes that layers take for what a network predicts at once."""
+    """Return a bound on the bytes of layers while one tile, or one set of patches, is predicted."""
     if not network.has_dense_form:
         return patches_at_once(network) * layer_bytes(network, network.receptive_field)
     cells = (tile + network.receptive_field - 1) ** 3

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 SLICE_BYTES = 128 * 2**20
-"""Convolution output handled at once, in bytes; a slice is at least one sample."""
+"""Convolution output of a slice, in bytes; a slice is at least one sample."""
 
 Tail = Callable[[Tensor], Tensor]
 
@@ -166,7 +166,7 @@ class _RecomputedBlock(torch.autograd.Function):
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
-        # A second pass over the slices: the gradient of each needs the sums over all of them.
+        # In a second pass over the slices, because each gradient needs the sums over all of them.
         if needs_x or needs_weight or needs_bias:
             count = y[:, 0].numel()
             mean_grad = _per_channel((sum_grad / count).to(y.dtype))
@@ -208,7 +208,7 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, ...], step: int
 ) -> Tensor:
     """Convolve slice by slice into one tensor."""
-    # In slices, so that the reordered copies that the backend makes stay small.
+    # In slices, so that the backend's reordered copies stay small.
     y = x.new_empty((len(x), len(weight), *_output_widths(x, weight, padding)))
     for rows in _slices(len(x), step):
         y[rows] = functional.conv3d(x[rows], weight, bias, padding=padding)

@@ -17,7 +17,7 @@ def found_channels(
 ) -> FoundChannels | None:
     """Find finished channels in the run, or those that a stopped prediction left."""
     config = predictor.config
-    # The run first: its channels are there already where it was trained on the same store.
+    # The run first, which has these channels if it was trained on the same store.
     folders = {RunFolder(predictor.path.parent).channels: config.redshifts or store.redshifts}
     if folder is not None:
         folders[folder] = tuple(redshifts)

@@ -24,7 +24,7 @@ class PredictionPlan:
     parts: tuple[Part, ...]  # its shards
     left: tuple[Part, ...]  # those of them that are not predicted yet
     tile: int  # cells along a side that the network predicts at once
-    memory_bytes: int  # about what a process takes, beside Python and torch themselves
+    memory_bytes: int  # of a process, about, on top of Python and torch themselves
     by_patches: bool  # cell by cell, because the network has no dense form
     seconds_per_cell: float  # of the network alone, as timed
     n_processes: int  # they share out the shards

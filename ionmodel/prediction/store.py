@@ -117,7 +117,7 @@ def predict_store(
     redshifts : sequence of float
         Redshifts to predict, in any order; all by default.
     memory_bytes : int
-        Bound on the memory of a process, beside Python and torch themselves.
+        Bound on the memory of a process, on top of Python and torch themselves.
     overwrite : bool
         Replace a prediction at `target`.
     command_line : str, optional
@@ -136,16 +136,15 @@ def predict_store(
         If the store does not fit the network, a predicted value is not finite, or processes on
         several machines cannot share the derived channels.
     MemoryBudgetError
-        If the memory is too small, or that of the device.
+        If the memory, or that of the device, is too small.
     NotInStoreError
         If the store does not hold a redshift.
     RunFolderError
         If processes have loaded different networks.
     StoreExistsError
-        If something else than a prediction to overwrite is at `target`, or another build of it runs
-        or was not finished.
+        If `target` exists and may not be overwritten, or another build of it runs or is unfinished.
     StoreFormatError
-        If `target` is an address other than that of a key in a bucket.
+        If `target` is an address without a key in a bucket.
     StoreDamageError
         If the store is damaged, or a written shard reads back with other values.
     DiskSpaceError
@@ -180,7 +179,7 @@ def predict_store(
 
         def enter() -> PredictionPlan:
             held.enter_context(build)
-            # Before the channels, so that nobody waits for them only to be refused.
+            # Before the channels, so that a refusal does not come after a long computation.
             left = _parts_left(build, _Task(predictor, store, plan))
             held.enter_context(full_disk_as_message(build.folder))
             for sentence in unlike:
@@ -188,7 +187,7 @@ def predict_store(
             reporter.plan(replace(plan, left=left))
             return replace(plan, left=left)
 
-        # Only the first process takes the lock of the build; a refusal reaches all of them.
+        # Only the first process takes the lock of the build; if it is refused, all of them raise.
         plan = ranks.from_first(enter)
         if folder is None:
             folder = _temporary_folder(place, predictor, ranks, held)
@@ -205,14 +204,14 @@ def predict_store(
         task = _Task(predictor, with_inputs, plan)
         work = ranks.from_first(lambda: _begin(build, task, command_line))
         _write_parts(task, work, ranks, reporter)
-        ranks.wait_for_all()  # the first process finishes the store, with the shards of all
+        ranks.wait_for_all()  # the first process finishes the store from the shards of all
         if not ranks.is_first:
             return None
         merged = merge_parts(build.records, plan.parts)[PREDICTED.name]
         statistics = [merged[index] for index in range(len(plan.redshifts))]
         StoreWriter(build.store_path).finalize({PREDICTED.name: statistics})
         build.publish()
-        remove_channels(folder)  # after the store is in place: until then, a stop needs them again
+        remove_channels(folder)  # last, because a stopped prediction continues with them
     return take_inventory(CubeStore.open(build.place)).model_copy(update={"path": build.target})
 
 
@@ -226,7 +225,7 @@ def _check_same_network(predictor: Predictor, ranks: Ranks) -> None:
 
 
 def _check_target(target: StorePath, store: CubeStore, *, overwrite: bool) -> None:
-    """Refuse a target inside the store that is read, or one that holds no prediction."""
+    """Refuse a target inside the store that is read, and overwrite nothing but predictions."""
     if _lies_in(target, store.path):
         raise StoreExistsError(
             f"{target}: this is, or lies in, the store that is predicted from; choose another "
@@ -279,7 +278,7 @@ def _temporary_folder(
 def _begin(build: Build, task: _Task, command_line: str | None) -> _Work:
     """Begin a store, or continue an unfinished one."""
     store, plan = task.store, task.plan
-    if plan.left == plan.parts:  # killed before its first part, a build may have no store yet
+    if plan.left == plan.parts:  # a build that was killed before its first part may lack a store
         store_uuid = str(uuid.uuid4())
         said = {"uuid": store_uuid, "command_line": command_line, "prediction": task.identity}
         build.begin(said)
@@ -314,7 +313,7 @@ def _parts_left(build: Build, task: _Task) -> tuple[Part, ...]:
             "another place with --out"
         )
     if build.overwrite:
-        return parts  # all: shards of another network must not stay
+        return parts  # all of them, because shards of another network must not stay
     raise StoreExistsError(
         f"{build.target}: an unfinished prediction is there, of another network, store or "
         "redshifts, or from before the store was edited; finish it with the command that began it, "
@@ -325,14 +324,14 @@ def _parts_left(build: Build, task: _Task) -> tuple[Part, ...]:
 def _write_parts(task: _Task, work: _Work, ranks: Ranks, reporter: PredictionReporter) -> None:
     """Predict and write the shards of this process."""
     plan = task.plan
-    # In turn, so that the numbers of shards differ by one at most.
+    # In turn, so that the processes have equally many shards, up to one.
     mine = plan.left[ranks.rank :: ranks.world]
     done = plan.n_cells - plan.n_cells_left
     total = done + sum(map(plan.cells_of, mine))
     reporter.stage(PREDICTING_STAGE)
     reporter.progress(done, total)
     for part in mine:
-        # `before` is bound now: `done` moves on with each part.
+        # A default argument keeps the value of `done` at this part; the variable changes.
         def report(n_cells: int, before: int = done) -> None:
             reporter.progress(before + n_cells, total)
 
@@ -359,7 +358,7 @@ def read_inputs(
     r = predictor.radius
     first = np.array(start, np.int64) - r
     widths = np.array(shape, np.int64) + 2 * r
-    # Normalized while it is decoded, straight into place: no second copy of a shard in memory.
+    # Normalized while decoding, straight into place, to avoid a second copy of a shard in memory.
     block = np.empty((predictor.config.n_channels, *widths), np.float32)
     predictor.fill_redshift(block, redshift)
     for channel, name in enumerate(predictor.config.channel_names):
