@@ -1,4 +1,4 @@
-"""The ways to cut periodic neighborhoods, each as fast as its authors' interface goes.
+"""Ways to cut periodic neighborhoods, each as fast as its authors' interface allows.
 
 Every function sets one contestant up, untimed, and returns it. All deliver C-contiguous float32
 batches. Those that can write where they are told write into the same array; views are copied.

@@ -12,7 +12,7 @@ means over balls among its inputs), or of another radius without means, on tiles
 - matmul   the limit: a product of two large matrices
 
 Operations are those that the step executes, two for each multiply-add, forward and backward; a
-first layer takes no part in the gradients of what is before it.
+first layer computes no gradients of its input.
 
 ``predict``: a whole store by `predict_store`, means over balls, decoding, encoding and read-back
 included, against a sample of its cells predicted neighborhood by neighborhood; the two are the same

@@ -1,7 +1,7 @@
 """Measure batches on a device: cut there, or cut by the CPU and copied.
 
-Batches of random neighborhoods, batch in hand on the device, 20 at a time in the midst of an epoch;
-all ways give the same batches, which is checked:
+Batches of random neighborhoods, batch in hand on the device, 20 at a time in the middle of an
+epoch; all ways give the same batches, which is checked:
 
 - on_device  `NeighborhoodLoader(device=…)`: fields live on the device
 - pinned     the background thread, page-locked copies, then ``batch.to(device)`` (CUDA only)

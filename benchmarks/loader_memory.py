@@ -1,7 +1,7 @@
 """Measure the memory of loading: peak PSS of the whole process tree, shared pages counted once.
 
-A case loads batches in a process of its own. Subtracted is the peak of the same process tree over
-an 8³ store: everything imported, kernels compiled, workers started, next to nothing loaded.
+A case loads batches in a process of its own. The peak of the same process tree with an 8³ store is
+subtracted, with everything imported, kernels compiled, workers started and almost nothing loaded.
 
 - resident  a box whose fields fit the budget, r = 24, 3 epochs of 3000 samples
 - regions   a box that does not fit, budget 256 MB, r = 24, 256 samples an opening

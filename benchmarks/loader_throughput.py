@@ -1,7 +1,7 @@
 """Measure how fast batches reach a loop, against a stock torch DataLoader.
 
-Every contestant hands out the same long epoch of batches, checked first. Timed is the middle of the
-epoch: the first two batches pass before the clock starts, so that starting up does not count.
+Every contestant delivers the same long epoch of batches, checked first. The clock starts after the
+first two batches, so that starting up does not count.
 
 - inline         `ionstore.loading.gather.gather_neighborhoods`, called in the loop
 - inline_ring    the same, from shared memory into four shared batches in turn, as in the loader

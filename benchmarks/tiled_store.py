@@ -1,4 +1,4 @@
-"""Write a store of a box repeated side by side: one larger than memory, for regions.py.
+"""Write a store of a box repeated side by side, larger than memory, for regions_throughput.py.
 
 ionstore simulate bench/box256 --mesh 256 --box-length 609
 python benchmarks/tiled_store.py bench/box256 bench/box768.zarr --times 3
