@@ -51,3 +51,20 @@ class MemoryBudgetError(UserError, ValueError):
 
 class FigureFormatError(UserError, ValueError):
     """An image file whose suffix names no format that can be drawn."""
+
+
+def bytes_in_words(n_bytes: float) -> str:
+    """Return a size in words, in decimal units.
+
+    >>> bytes_in_words(3_420_000_000)
+    '3.42 GB'
+    >>> bytes_in_words(512)
+    '512 B'
+    """
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        # 999.5 would be printed as 1e+03.
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"

@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ioncli.options import bytes_in_words, table_lines
+from ioncli.options import table_lines
+from ionstore.errors import bytes_in_words
 
 if TYPE_CHECKING:
     from ionstore.info import Inventory

@@ -170,22 +170,6 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def bytes_in_words(n_bytes: float) -> str:
-    """Return a size in words, in decimal units.
-
-    >>> bytes_in_words(3_420_000_000)
-    '3.42 GB'
-    >>> bytes_in_words(512)
-    '512 B'
-    """
-    size = float(n_bytes)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
-
-
 def seconds_in_words(seconds: float) -> str:
     """Return a duration in words.
 

@@ -11,6 +11,7 @@ import click
 from ioncli import options
 from ioncli.progress import BarReporter, progress_bar
 from ionmodel.prediction.reporter import PREDICTING_STAGE, PredictionReporter
+from ionstore.errors import bytes_in_words
 
 if TYPE_CHECKING:
     from ionmodel.prediction.plan import PredictionPlan
@@ -127,7 +128,7 @@ def predict(
     click.echo(
         f"{_cells_in_words(plan)} in {options.seconds_in_words(seconds)}"
         f"{_pace_in_words(seconds, plan.n_cells_left)}; peak memory "
-        f"{options.bytes_in_words(peak.peak_bytes)} (PSS), Python and torch included"
+        f"{bytes_in_words(peak.peak_bytes)} (PSS), Python and torch included"
     )
     if display.sentences:
         click.echo("Outside the training range:")
@@ -193,7 +194,7 @@ def _announce(plan: "PredictionPlan", *, device: str) -> None:
     click.echo(
         f"{cells} at {options.counted(len(plan.redshifts), 'redshift')} {how}, on "
         f"{device}: about {options.seconds_in_words(plan.seconds)} (decoding, encoding and derived "
-        f"channels come on top) and {options.bytes_in_words(plan.memory_bytes)} on top of "
+        f"channels come on top) and {bytes_in_words(plan.memory_bytes)} on top of "
         f"Python and torch{shared}.",
         file=sys.stderr,
     )

@@ -14,6 +14,7 @@ import click
 
 from ioncli import options
 from ionmodel.config.keys import DEFAULT_PRESET, preset_names
+from ionstore.errors import bytes_in_words
 
 if TYPE_CHECKING:
     from ionmodel.config.training_config import TrainingConfig
@@ -190,7 +191,7 @@ def _summarize(result: "Result", run: "RunFolder", peak_bytes: int) -> None:
             f"{options.counted(result.n_validation_cells, 'cell')} "
             f"(epoch {result.best_epoch} of {len(result.history)}){leaks}"
         )
-    click.echo(f"Peak memory  {options.bytes_in_words(peak_bytes)} (PSS of all processes)")
+    click.echo(f"Peak memory  {bytes_in_words(peak_bytes)} (PSS of all processes)")
     click.echo(f"Checkpoint   {run.best}")
     click.echo(f"Figures      {run.loss_figure}")
     click.echo(f"             {run.prediction_figure}")

@@ -9,6 +9,7 @@ import click
 
 from ioncli import options
 from ioncli.progress import progress_bar
+from ionstore.errors import bytes_in_words
 
 if TYPE_CHECKING:
     from ionstore.verify.damage import Damage
@@ -80,6 +81,6 @@ def _summary(found: Verification, sources: tuple[Path, ...]) -> str:
     )
     return (
         f"{found.path}: {options.counted(found.n_chunks, 'chunk')} with "
-        f"{options.bytes_in_words(found.value_bytes)} of values{files} checked in "
+        f"{bytes_in_words(found.value_bytes)} of values{files} checked in "
         f"{options.seconds_in_words(found.seconds)}: {verdict}"
     )

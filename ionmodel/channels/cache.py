@@ -18,7 +18,7 @@ from ionstore.build.parts import merge_parts, write_part
 from ionstore.build.shard_writer import ShardWriter
 from ionstore.build.store_writer import StoredField, StoreOrigin, StoreWriter, create_store
 from ionstore.cube.mesh import REDSHIFT_TOLERANCE, Fields, Mesh
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 from ionstore.reporter import SILENT, Reporter
 from ionstore.storage.digest import start_digest
 from ionstore.storage.disk_space import full_disk_as_message
@@ -109,14 +109,14 @@ def with_channels(
         if memory_bytes is not None and needed > memory_bytes:
             raise MemoryBudgetError(
                 f"smoothing a box of {store.mesh.cells_per_side} cells a side takes about "
-                f"{needed / 1e6:.3g} MB, got {memory_bytes / 1e6:.3g} MB; raise memory_budget "
-                "(--memory of a prediction), or leave out scales and mean_free_path"
+                f"{bytes_in_words(needed)}, got {bytes_in_words(memory_bytes)}; raise "
+                "memory_budget (--memory of a prediction), or leave out scales and mean_free_path"
             )
         on_disk = 4 * math.prod(store.mesh.shape) * n_all
         reporter.note(
             f"computing {len(channels)} derived channel{'s' * (len(channels) > 1)} at "
             f"{len(boxes)} redshift{'s' * (len(boxes) > 1)}: about "
-            f"{on_disk / 1e6:,.0f} MB below {folder}, {needed / 1e6:,.0f} MB of memory"
+            f"{bytes_in_words(on_disk)} below {folder}, {bytes_in_words(needed)} of memory"
         )
         _build(store, channels, boxes, path, reporter)
     reporter.progress(n_all, n_all)

@@ -8,7 +8,7 @@ from ionmodel.channels.cache import smoothing_bytes
 from ionmodel.networks.memory import SMALLEST_TILE, largest_tile, tile_bytes
 from ionmodel.prediction.predictor import Predictor
 from ionstore.cube.fields import PREDICTED
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 from ionstore.store.cube_store import CubeStore
 from ionstore.store.layout import Layout, Part, plan_parts
 
@@ -77,9 +77,9 @@ def plan_prediction(
     if tile is None:
         least = block + tile_bytes(predictor.network, SMALLEST_TILE)
         raise MemoryBudgetError(
-            f"a prediction takes {least / 1e6:,.0f} MB at least, for the inputs of a shard of "
-            f"{shard} cells a side and the layers of the network, got {memory_bytes / 1e6:,.0f} "
-            "MB; raise the memory"
+            f"a prediction takes {bytes_in_words(least)} at least, for the inputs of a shard of "
+            f"{shard} cells a side and the layers of the network, got "
+            f"{bytes_in_words(memory_bytes)}; raise the memory"
         )
     parts = plan_parts([PREDICTED.name], len(taken), layout)
     tile = min(tile, shard)  # a tile never spans shards

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ionstore.errors import bytes_in_words
+
 # A training step needs the rest, for weights, activations and batches.
 _SHARE_OF_DEVICE = 0.5
 
@@ -36,8 +38,8 @@ def place_fields(
         reason = "they do not fit memory_budget"
     elif field_bytes > _SHARE_OF_DEVICE * free_device_bytes:
         reason = (
-            f"they take {field_bytes / 1e9:.1f} GB, more than half of the "
-            f"{free_device_bytes / 1e9:.1f} GB that are free on the GPU"
+            f"they take {bytes_in_words(field_bytes)}, more than half of the "
+            f"{bytes_in_words(free_device_bytes)} that are free on the GPU"
         )
     else:
         return FieldPlacement(

@@ -1,7 +1,6 @@
 """Plan memory and order for samples of stores, and iterate over their batches."""
 
 import copy
-import difflib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Generic, Literal, Self
 import torch
 
 from ionstore.cube.mesh import Mesh
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 from ionstore.loading.cubes import select_cubes
 from ionstore.loading.device import DeviceFields, available_device
 from ionstore.loading.fill import batch_parts
@@ -27,7 +26,12 @@ from ionstore.sampling.memory import MemoryPlan, RegionSizes, batches_do_not_fit
 from ionstore.sampling.order import Order
 from ionstore.sampling.regions import Reach
 from ionstore.sampling.samples import Centers, CubeSamples, Samples
-from ionstore.sampling.settings import LoaderSettings, SettingsOptions, whole_number
+from ionstore.sampling.settings import (
+    LoaderSettings,
+    SettingsOptions,
+    check_option_names,
+    whole_number,
+)
 from ionstore.store.cube_store import StoreLike, open_stores
 from ionstore.store.normalization import Normalization
 
@@ -128,7 +132,7 @@ class BatchLoader(ABC, Generic[BatchType]):
         device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
-        _check_names(options, {option.name for option in fields(LoaderSettings)})
+        check_option_names(options, {option.name for option in fields(LoaderSettings)})
         settings = LoaderSettings(batch_size, **options)
         if settings.pin_memory and not torch.cuda.is_available():
             raise ValueError("pin_memory needs a CUDA device, there is none; leave it out")
@@ -167,7 +171,7 @@ class BatchLoader(ABC, Generic[BatchType]):
     def _sibling(self, centers: CellsOfStores, changes: Mapping[str, Any]) -> Self:
         """Return a loader over other samples that shares this one's decoded fields and budget."""
         other = copy.copy(self)  # shares all that `_start` does not make anew
-        _check_names(changes, set(SettingsOptions.__annotations__))
+        check_option_names(changes, set(SettingsOptions.__annotations__))
         settings = replace(self._settings, **changes)
         # The fields lie in memory of this process alone then.
         if settings.num_workers and not self._settings.num_workers:
@@ -181,8 +185,8 @@ class BatchLoader(ABC, Generic[BatchType]):
             if core is None:
                 raise MemoryBudgetError(
                     "even the smallest regions of these centers do not fit "
-                    f"{self._slots.block_bytes / 1e6:.1f} MB each, what their loader decodes into; "
-                    "raise memory_budget"
+                    f"{bytes_in_words(self._slots.block_bytes)} each, what their loader decodes "
+                    "into; raise memory_budget"
                 )
         ring = self._bytes_of_ring(settings)
         if ring > self._remainder.n_bytes:
@@ -217,8 +221,8 @@ class BatchLoader(ABC, Generic[BatchType]):
                 )
             if resident > memory_budget:
                 raise MemoryBudgetError(
-                    f"all fields take {resident / 1e6:.0f} MB of memory, memory_budget is "
-                    f"{memory_budget / 1e6:.0f} MB; raise memory_budget to keep them on "
+                    f"all fields take {bytes_in_words(resident)} of memory, memory_budget is "
+                    f"{bytes_in_words(memory_budget)}; raise memory_budget to keep them on "
                     f"{self._device}"
                 )
             return MemoryPlan("resident", settings.core)
@@ -391,11 +395,3 @@ class BatchLoader(ABC, Generic[BatchType]):
 
     def _batch_bytes(self, n_samples: int) -> int:
         return slot_bytes(batch_parts(len(self._cubes[0].inputs), self._reach), n_samples)
-
-
-def _check_names(options: Mapping[str, Any], known: set[str]) -> None:
-    for name in options:
-        if name not in known:
-            # The signatures take any keyword, so that both loaders share their options.
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from ionstore.cube.mesh import Array
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 
 
 class Buffer:
@@ -94,7 +94,7 @@ def _check_available(n_bytes: int) -> None:
 
 def _refused(n_bytes: int, error: OSError) -> MemoryBudgetError:
     return MemoryBudgetError(
-        f"{n_bytes / 1e6:.0f} MB of memory were required, the system refused "
+        f"{bytes_in_words(n_bytes)} of memory were required, the system refused "
         f"({error.strerror}); lower memory_budget or the batch size"
     )
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 from ionstore.sampling.regions import (
     Boxes,
     Reach,
@@ -175,7 +175,7 @@ def plan_memory(
     chosen = core or sizes.choose(decoded // least_slots)
     if chosen is None:
         raise _does_not_fit(
-            f"all fields take {resident_bytes / 1e6:.0f} MB, and even the smallest regions",
+            f"all fields take {bytes_in_words(resident_bytes)}, and even the smallest regions",
             least_slots * sizes.block_bytes(sizes.candidates[0]),
             batch_bytes,
             budget,
@@ -220,8 +220,8 @@ def _slots_of_rank(
 def batches_do_not_fit(ring_bytes: int, left: int, num_workers: int) -> MemoryBudgetError:
     """Return the error of a budget that leaves too little for the batches prepared ahead."""
     return MemoryBudgetError(
-        f"the batches prepared ahead take {ring_bytes / 1e6:.1f} MB of memory, memory_budget "
-        f"leaves {max(0, left) / 1e6:.1f} MB for them; raise memory_budget, or lower batch_size"
+        f"the batches prepared ahead take {bytes_in_words(ring_bytes)} of memory, memory_budget "
+        f"leaves {bytes_in_words(max(0, left))} for them; raise memory_budget, or lower batch_size"
         f"{_or_workers(num_workers)}"
     )
 
@@ -230,8 +230,8 @@ def _does_not_fit(
     what: str, decoded: int, batches: int, budget: int, or_else: str
 ) -> MemoryBudgetError:
     return MemoryBudgetError(
-        f"{what} take {decoded / 1e6:.1f} MB of memory and batches {batches / 1e6:.1f} MB, "
-        f"memory_budget is {budget / 1e6:.1f} MB; raise memory_budget, lower batch_size{or_else}"
+        f"{what} take {bytes_in_words(decoded)} of memory and batches {bytes_in_words(batches)}, "
+        f"memory_budget is {bytes_in_words(budget)}; raise memory_budget, lower batch_size{or_else}"
     )
 
 

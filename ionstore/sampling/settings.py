@@ -1,6 +1,8 @@
 """Options of a loader that concern order, batches and processes; checked here."""
 
+import difflib
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -27,6 +29,15 @@ class SettingsOptions(TypedDict, total=False):
 _COUNTS = ("batch_size", "n_lanes", "world")
 _OPTIONAL_COUNTS = ("samples_per_epoch", "core", "samples_per_opening", "ranks_here")
 _FROM_ZERO = ("num_workers", "seed", "rank")
+
+
+def check_option_names(options: Iterable[str], known: set[str]) -> None:
+    """Raise TypeError for an option that a loader does not have."""
+    for name in options:
+        if name not in known:
+            # The signatures take any keyword: both loaders share their options.
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise TypeError(f"{name!r} is no option of a loader; the nearest is {nearest!r}")
 
 
 def whole_number(name: str, value: Any, least: int, of: str = "") -> int:

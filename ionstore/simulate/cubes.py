@@ -24,7 +24,7 @@ from ionstore.cube.cosmology import (
     mean_gas_density,
 )
 from ionstore.cube.mesh import Mesh
-from ionstore.errors import MemoryBudgetError, SimulationRequestError
+from ionstore.errors import MemoryBudgetError, SimulationRequestError, bytes_in_words
 from ionstore.reporter import SILENT, Reporter
 from ionstore.simulate.displacement import Displacement, deposit_gas, move_halos
 from ionstore.simulate.halos import HaloModel, draw_halo_counts, mass_radius
@@ -209,8 +209,8 @@ def _check_memory(mesh: Mesh) -> None:
     if needed > free:
         fitting = int((free / _PEAK_BYTES_PER_CELL) ** (1 / 3))
         raise MemoryBudgetError(
-            f"a mesh of {mesh.cells_per_side} cells a side needs {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; try {fitting} cells or fewer"
+            f"a mesh of {mesh.cells_per_side} cells a side needs {bytes_in_words(needed)} of "
+            f"memory, {bytes_in_words(free)} are free; try {fitting} cells or fewer"
         )
 
 

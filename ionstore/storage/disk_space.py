@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ionstore.errors import DiskSpaceError
+from ionstore.errors import DiskSpaceError, bytes_in_words
 from ionstore.storage.paths import StorePath
 
 
@@ -18,8 +18,8 @@ def require_space(
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise DiskSpaceError(
-            f"{target}: about {n_bytes / 1e6:,.1f} MB are needed, "
-            f"{free / 1e6:,.1f} MB are free; free some space or {way_on}"
+            f"{target}: about {bytes_in_words(n_bytes)} are needed, "
+            f"{bytes_in_words(free)} are free; free some space or {way_on}"
         )
 
 

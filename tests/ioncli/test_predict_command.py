@@ -168,7 +168,7 @@ def test_averages_of_another_box_show_their_progress(run: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--memory", "1kB"], "takes 1 MB at least"),
+        (["--memory", "1kB"], "takes 1.05 MB at least"),
         (["--redshift", "8"], "redshift"),
         (["--run", "nothing"], "expected a run with at least one finished epoch"),
         (["--store", "nothing.zarr"], "nothing.zarr"),

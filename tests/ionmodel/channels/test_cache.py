@@ -85,7 +85,7 @@ def test_what_is_there_is_not_computed_again(store: CubeStore, tmp_path: Path) -
     assert told.done == [*((done, 8) for done in range(9)), (8, 8)]
     (note,) = told.notes
     assert note.startswith("computing 4 derived channels at 2 redshifts: about ")
-    assert f" MB below {tmp_path}, " in note
+    assert f" kB below {tmp_path}, " in note
     joined = with_channels(store, CHANNELS[:1], tmp_path, redshifts=[7.5], reporter=told)
     assert told.notes[1].startswith("computing 1 derived channel at 1 redshift: about ")
     assert told.done[10:] == [(0, 1), (1, 1)]
@@ -144,9 +144,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(
     store: CubeStore, tmp_path: Path
 ) -> None:
     folder = tmp_path / "channels"
-    with pytest.raises(
-        MemoryBudgetError, match=r"19 cells a side takes about 0\.137 MB, got 0\.137 MB"
-    ):
+    with pytest.raises(MemoryBudgetError, match=r"19 cells a side takes about 137 kB, got 137 kB"):
         with_channels(store, CHANNELS, folder, memory_bytes=smoothing_bytes(store.mesh) - 1)
     with pytest.raises(ConfigError, match=r"at most a quarter of the box, 4\.75 cMpc, got 5 cMpc"):
         with_channels(store, [TopHat("n_src", 5.0)], folder)

@@ -38,7 +38,7 @@ def test_fields_that_fit_live_on_the_gpu() -> None:
     ("key", "value", "reason"),
     [
         ("budget_bytes", 499, "they do not fit memory_budget"),
-        ("free_device_bytes", 999, "more than half of the 0.0 GB that are free on the GPU"),
+        ("free_device_bytes", 999, "more than half of the 999 B that are free on the GPU"),
         ("num_workers", 2, "num_workers = 2 asks for worker processes"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from ionstore.errors import MemoryBudgetError
+from ionstore.errors import MemoryBudgetError, bytes_in_words
 from ionstore.loading.shared_memory import SharedBuffer
 
 N_BYTES = 1_234_567
@@ -132,7 +132,7 @@ def test_more_than_the_free_memory_is_refused_unasked(
         SharedBuffer(n_bytes)
     assert open_files() == before
     assert str(caught.value) == (
-        f"{n_bytes / 1e6:.0f} MB of memory were required, the system refused "
+        f"{bytes_in_words(n_bytes)} of memory were required, the system refused "
         "(Cannot allocate memory); lower memory_budget or the batch size"
     )
 
