@@ -1,4 +1,4 @@
-"""What is known of a simulation besides its cubes: by its files, ``simulation.json``, the user."""
+"""A description of a simulation beside its cubes: by its files, ``simulation.json``, the user."""
 
 import difflib
 import json
@@ -48,7 +48,7 @@ _ROUNDING = 1e-5  # numbers that went through float32 or a printed table
 
 
 class SimulationDescription(BaseModel):
-    """What is known of a simulation; every entry may be missing. `FILE_NAME` holds it as JSON.
+    """Parameters of a simulation; every entry may be missing. `FILE_NAME` holds it as JSON.
 
     Parameters
     ----------
@@ -101,23 +101,11 @@ def describe(
     *,
     otherwise: SimulationDescription | None = None,
 ) -> SimulationDescription:
-    """Return all that is known of a simulation: what the user gives, else what its files tell.
+    """Return all that is known of a simulation: as the user gives it, else as its files tell it.
 
-    Parameters
-    ----------
-    told : sequence of (str, SimulationDescription)
-        Names of files, and what each tells.
-    given : SimulationDescription
-        What the user says; it wins.
-    on_note : callable
-        Told of everything given that the files say otherwise.
-    otherwise : SimulationDescription, optional
-        What is taken where neither says it.
-
-    Raises
-    ------
-    SourceDataError
-        If two files contradict each other where nothing is given, or a value is out of range.
+    `told` names files with what each tells; `on_note` gets a sentence for everything given that
+    the files say otherwise; `otherwise` is taken where neither says it. Raise SourceDataError if
+    files contradict each other where nothing is given, or a value is out of range.
     """
     known = given.values()
     for name in (*SimulationDescription.model_fields, *Cosmology.__dataclass_fields__):
@@ -146,13 +134,7 @@ def describe(
 
 
 def read_description(folder: Path) -> SimulationDescription:
-    """Read `FILE_NAME` in a folder; an empty description where there is none.
-
-    Raises
-    ------
-    SourceDataError
-        If the file is there but is not such a description.
-    """
+    """Read `FILE_NAME` in a folder, empty if there is none; SourceDataError if it is malformed."""
     path = folder / FILE_NAME
     if not path.exists():
         return SimulationDescription()
@@ -233,18 +215,7 @@ def length_in_cmpc(length_cmpc_h: float, h: float | None) -> float:
 
 
 def check_known(known: Mapping[str, float | int | str]) -> None:
-    """Check what is known of a simulation.
-
-    Parameters
-    ----------
-    known : mapping
-        Numbers and units by the names of `from_values`.
-
-    Raises
-    ------
-    SourceDataError
-        If a number is out of its range, a unit unknown, or there are more baryons than matter.
-    """
+    """Raise SourceDataError for numbers out of range, unknown units, more baryons than matter."""
     for name, (below, required) in _RANGES.items():
         value = known.get(name)
         if value is not None and not 0 < float(value) < below:

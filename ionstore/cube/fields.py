@@ -11,27 +11,13 @@ RANGES = {"n_igm": (0.0, np.inf), "n_src": (0.0, np.inf), "xhii": (0.0, 1.0)}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field that a store can hold.
+    """One field that a store can hold."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the array in a store.
-    file_prefix : str
-        What stands before ``_z`` in the names of a three-file set.
-    long_name : str
-        CF ``long_name``.
-    units : str
-        CF ``units``; "unknown" where the files must say.
-    standard_name : str, optional
-        CF ``standard_name``, where one exists.
-    """
-
-    name: str
-    file_prefix: str
-    long_name: str
-    units: str
-    standard_name: str | None = None
+    name: str  # of its array
+    file_prefix: str  # before ``_z`` in the names of a three-file set
+    long_name: str  # CF
+    units: str  # CF; "unknown" where the files must say
+    standard_name: str | None = None  # CF, where one exists
 
 
 N_IGM = Field("n_igm", "rho", "gas density", "g cm-3")
@@ -39,17 +25,17 @@ N_SRC = Field("n_src", "nsrc", "ionizing sources", "unknown")
 XHII = Field("xhii", "xHII", "ionized hydrogen fraction", "1")
 
 INPUTS = (N_IGM, N_SRC)
-"""What a network predicts from: a simulation holds one of these at least."""
+"""Fields that a network predicts from: a simulation holds one of these at least."""
 
 REQUIRED = (*INPUTS, XHII)
-"""What a simulation holds at every redshift, unless the user says that it lacks some of it."""
+"""Fields that a simulation holds at every redshift, unless the user leaves some out."""
 
 WITHOUT = {
     N_IGM.name: "serves networks that do not see it",
     N_SRC.name: "serves networks that do not see it",
     XHII.name: "can be predicted, not trained on",
 }
-"""What can be said of a store that lacks a required field, as the predicate of a sentence."""
+"""Use of a store that lacks a required field, as the predicate of a sentence."""
 
 EXTRA = (
     Field("src_mass", "srcmass", "halo mass of the ionizing sources", "Msun"),
@@ -58,7 +44,7 @@ EXTRA = (
     Field("temperature", "temperature", "gas temperature", "K"),
 )
 PREDICTED = Field("xhii_predicted", "xHIIpredicted", "predicted ionized hydrogen fraction", "1")
-"""What networks write in the place of `XHII`; no simulation has it."""
+"""Written by networks in place of `XHII`; no simulation has it."""
 
 IONIZED_FRACTIONS = (XHII.name, PREDICTED.name)
 """Fields that are shown and exported alike, so that they can be compared."""

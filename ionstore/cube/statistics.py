@@ -33,18 +33,8 @@ class FieldStatistics:
 
     @classmethod
     def of(cls, values: Array) -> Self:
-        """Return the statistics of an array of at least one value.
-
-        Raises
-        ------
-        ValueError
-            If there is no value.
-
-        Notes
-        -----
-        Two passes in float64: the squares of densities in g/cm3 underflow float32. No copy in
-        float64 is made.
-        """
+        """Return the statistics of an array; raise ValueError for an empty one."""
+        # Two passes in float64: squares of densities in g/cm3 underflow float32.
         if values.size == 0:
             raise ValueError("values must hold at least one, got none")
         flat = values.ravel()

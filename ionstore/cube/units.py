@@ -1,4 +1,4 @@
-"""What the numbers of a simulation are: counts or masses, proper or comoving densities."""
+"""Units and frames: counts or masses of sources, proper or comoving gas densities."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Literal
 from ionstore.cube.cosmology import PLANCK18, Cosmology, mean_gas_density
 
 N_SRC_UNITS = ("Msun", "grid_mass", "1")
-LARGEST_COUNT = 65535
-_FACTOR = 3.0
+LARGEST_COUNT = 65535  # of uint16
+_FACTOR = 3.0  # between a mean and the cosmic mean, at most
 
 KnownFrame = Literal["proper", "comoving"]
-"""Whether a density is that of its own time or of the same matter in today's volume."""
+"""Frame of a density: that of its own time, or of the same matter in today's volume."""
 
 Frame = KnownFrame | Literal["unknown"]
 
@@ -19,25 +19,10 @@ _FRAMES: tuple[KnownFrame, KnownFrame] = ("proper", "comoving")
 
 
 def decide_n_src(largest: Sequence[float], integral: bool, units: str | None) -> tuple[str, str]:
-    """Return dtype and units of the sources.
+    """Return dtype and units of the sources, given their largest value at each redshift.
 
-    Parameters
-    ----------
-    largest : sequence of float
-        Largest value at each redshift.
-    integral : bool
-        Whether all values are whole numbers.
-    units : str, optional
-        Units that the user or the files give.
+    Whole numbers up to 65535 are counts unless `units` says that they are masses.
 
-    Returns
-    -------
-    tuple of str
-        "uint8" or "uint16" and "1" for counts, else "float32" and the given units or "unknown":
-        whole numbers up to 65535 are counts unless they are said to be masses.
-
-    Examples
-    --------
     >>> decide_n_src([3.0, 17.0], True, None)
     ('uint8', '1')
     >>> decide_n_src([3e11], True, None)
@@ -49,30 +34,13 @@ def decide_n_src(largest: Sequence[float], integral: bool, units: str | None) ->
 
 
 def decide_density_frame(means: Mapping[float, float], cosmology: Cosmology | None) -> Frame:
-    """Return the frame of a gas density, found by comparing its mean with the cosmic mean.
+    """Return the frame of a gas density, whose means in g/cm3 by redshift fit that frame alone.
 
-    Parameters
-    ----------
-    means : mapping of float to float
-        Mean gas density in g/cm3 at each redshift.
-    cosmology : Cosmology, optional
-        Cosmology of the simulation; Planck 2018 fills what it leaves open.
-
-    Returns
-    -------
-    {"proper", "comoving", "unknown"}
-        A frame when it agrees within a factor of 3 at all redshifts, and the other one does not.
-
-    Notes
-    -----
-    The comoving mean is Ω_b ρ_crit, about 4.2e-31 g/cm3; the proper one is (1 + redshift)³ times
-    that, about three orders of magnitude more during reionization.
-
-    Examples
-    --------
     >>> decide_density_frame({8.397: 3.49e-28, 7.305: 2.41e-28}, None)
     'proper'
     """
+    # The comoving mean is Ω_b ρ_crit, about 4.2e-31 g/cm3; the proper one is (1 + redshift)³ times
+    # that, three orders of magnitude more during reionization. So a factor of 3 decides.
     fitting = [frame for frame in _FRAMES if not _misfits(frame, means, cosmology)]
     return fitting[0] if len(fitting) == 1 else "unknown"
 
@@ -80,23 +48,8 @@ def decide_density_frame(means: Mapping[float, float], cosmology: Cosmology | No
 def contradiction_to_frame(
     frame: KnownFrame, means: Mapping[float, float], cosmology: Cosmology | None
 ) -> str | None:
-    """Return what the means of a gas density say against a frame, None where they fit it.
+    """Return a sentence if the means of a gas density in g/cm3 contradict a frame, else None.
 
-    Parameters
-    ----------
-    frame : {"proper", "comoving"}
-        The frame that it is said to have.
-    means, cosmology
-        As of `decide_density_frame`.
-
-    Returns
-    -------
-    str or None
-        A sentence with the mean found at the highest redshift that does not fit, and with the
-        cosmic means there.
-
-    Examples
-    --------
     >>> contradiction_to_frame("proper", {8.397: 3.49e-28, 7.305: 2.41e-28}, None)
     >>> print(contradiction_to_frame("comoving", {1.0: 3.4e-30}, None))
     n_igm is taken as comoving, although its mean fits proper densities: it is 3.4e-30 g/cm3 at \

@@ -75,66 +75,29 @@ def merge_source_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
 
 
 class StoreAttributes(BaseModel):
-    """What the root group of a store says about the store.
-
-    Parameters
-    ----------
-    format_version : int
-        Version of the store format.
-    uuid : str
-        Names this store for good.
-    status : {"building", "complete"}
-        Whether all cells are there.
-    redshifts : tuple of float
-        Redshifts, descending, as in the coordinate.
-    periodic_axes : tuple of str
-        Axes along which the box repeats.
-    box_length_cmpc : float, optional
-        Comoving side of the box in cMpc; None while unknown.
-    cosmology : Cosmology, optional
-        Cosmology of the simulation; None while unknown.
-    n_box : int, optional
-        Cells along a side of the finest N-body mesh, as its conversions took it; None while
-        unknown.
-    grid_mass_msun : float, optional
-        Mass in Msun that one grid mass of the sources was converted to; None where none was.
-    edited : tuple of str
-        Parameters that were known and that an edit changed: conversions were made with others.
-    sources : tuple of SourceFile
-        Files that the store was made from.
-    statistics : mapping of str to tuple of FieldStatistics
-        For every field the statistics at each redshift, of the values as stored.
-    n_clipped : mapping of str to tuple of int
-        For fields whose values were clipped into their range, how many cells at each redshift.
-    n_zeros : mapping of str to tuple of int
-        For fields in which zeros are suspect, how many cells at each redshift are zero.
-    versions : mapping of str to str
-        Software that wrote the store.
-    command_line : str, optional
-        Command that wrote the store: the last one, where redshifts were added.
-    earlier_command_lines : tuple of str
-        Commands that wrote what it took over, in their order.
-    """
+    """Attributes of the root group of a store."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format_version: int = FORMAT_VERSION
-    uuid: str
+    uuid: str  # names this store for good
     status: Literal["building", "complete"]
-    redshifts: tuple[float, ...]
-    periodic_axes: tuple[str, ...] = ("x", "y", "z")
+    redshifts: tuple[float, ...]  # descending, as in the coordinate
+    periodic_axes: tuple[str, ...] = ("x", "y", "z")  # along which the box repeats
+    # Comoving side; None while unknown, as the cosmology and n_box.
     box_length_cmpc: float | None = None
     cosmology: Annotated[Cosmology | None, PlainSerializer(_without_nones)] = None
-    n_box: int | None = None
-    grid_mass_msun: float | None = None
-    edited: tuple[str, ...] = ()
+    n_box: int | None = None  # cells along a side of the finest N-body mesh, for conversions
+    grid_mass_msun: float | None = None  # of one grid mass of the sources, if any was converted
+    edited: tuple[str, ...] = ()  # parameters that an edit changed after conversions used them
     sources: tuple[SourceFile, ...] = ()
+    # By field, then by redshift: of the values as stored.
     statistics: Mapping[str, tuple[FieldStatistics, ...]] = {}
-    n_clipped: Mapping[str, tuple[int, ...]] = {}
-    n_zeros: Mapping[str, tuple[int, ...]] = {}
-    versions: Mapping[str, str] = {}
-    command_line: str | None = None
-    earlier_command_lines: tuple[str, ...] = ()
+    n_clipped: Mapping[str, tuple[int, ...]] = {}  # cells clipped into the range of their field
+    n_zeros: Mapping[str, tuple[int, ...]] = {}  # cells that are zero where that is suspect
+    versions: Mapping[str, str] = {}  # of the software that wrote the store
+    command_line: str | None = None  # the last one that wrote the store
+    earlier_command_lines: tuple[str, ...] = ()  # of what it took over, in their order
 
     @property
     def command_lines(self) -> tuple[str, ...]:
