@@ -238,8 +238,15 @@ def prepare(
 
     Examples
     --------
-    >>> prepared = prepare("sim", "cubes.zarr")  # doctest: +SKIP
-    >>> prepared.problems or prepared.run()  # doctest: +SKIP
+    >>> from tempfile import TemporaryDirectory
+    >>> from ionstore.cube import Mesh
+    >>> from ionstore.simulate import write_simulation
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = write_simulation(f"{folder}/sim", Mesh(16, box_length_cmpc=64.0), [8.0])
+    ...     ingest = prepare(f"{folder}/sim", f"{folder}/cubes.zarr")
+    ...     assert not ingest.problems
+    ...     ingest.run().redshifts
+    (8.0,)
     """
     folder, options = Path(folder), options or IngestOptions()
     build = start_build(parse_place(target), overwrite=overwrite, append=append)
