@@ -1,22 +1,24 @@
 """Arrays in NumPy's files: ``.npy``, ``.npz``, and np.save streams under an ``.npz`` name."""
 
+import io
 import struct
 import tokenize
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from ionstore.cube.mesh import Array
+from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays.flat import FlatArray, SpooledSource
 from ionstore.readers.base import FieldSource
-from ionstore.storage.files import STREAM_BYTES, OnBytes, naming, read_pieces
+from ionstore.storage.files import STREAM_BYTES, OnBytes, naming, pieces, read_pieces
 
 NPY_MAGIC = b"\x93NUMPY"
 """First bytes of files of `numpy.save`."""
@@ -29,6 +31,11 @@ _HEADER_DAMAGE = (
     *(ValueError, KeyError, TypeError, EOFError, OSError),
     *(SyntaxError, tokenize.TokenError, MemoryError, RecursionError, OverflowError),
 )
+# NumPy reads headers of up to 10,000 characters, and takes the memory that a longer one asks for.
+_MOST_HEADER_BYTES = 1 << 14
+_MOST_CELLS = 1 << 62  # of one axis; a damaged one may have thousands of digits
+_SHOWN = 60  # characters of a message
+_MOST_DEFLATION = 1032  # deflate spends two bits or more on 258 bytes
 _ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
@@ -69,14 +76,46 @@ class CompressedMember(SpooledSource):
                 while piece := file.read(min(STREAM_BYTES, left)):
                     left -= len(piece)
                     yield np.frombuffer(piece, self.dtype, len(piece) // self.dtype.itemsize)
-                file.read()  # to the end, where the checksum is compared
+                for _ in pieces(file):  # to the end, where the checksum is compared
+                    pass
         except _ZIP_DAMAGE as error:
             raise _damaged(self.path, error) from error
         if left:
-            raise SourceDataError(
-                f"{self.path}: member {self.member} ends {left} bytes before its array of shape "
-                f"{self.shape}; it is truncated, copy it again"
-            )
+            raise _ends_early(self.path, self.member, left, self.shape)
+
+
+@dataclass(frozen=True)
+class StoredMember(FlatArray):
+    """An array in an uncompressed member of an ``.npz`` file, read from its place in it."""
+
+    member: str = field(kw_only=True)
+    begin: int = field(kw_only=True)  # bytes of the file before the member
+    end: int = field(kw_only=True)
+    checksum: int = field(kw_only=True)
+    is_checked: bool = field(default=False, init=False, compare=False)
+
+    def stream(self, on_bytes: OnBytes) -> Iterator[Array]:
+        """Yield the values in the order of the file; the checksum is compared at the end."""
+        at = checksum = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal at, checksum
+            on_bytes(piece)
+            inside = slice(max(0, self.begin - at), max(0, self.end - at))
+            checksum = zlib.crc32(memoryview(piece)[inside], checksum)
+            at += len(piece)
+
+        yield from super().stream(take)
+        if checksum != self.checksum:
+            raise _damaged(self.path, f"{self.member} does not match its checksum")
+        object.__setattr__(self, "is_checked", True)
+
+    def read_block(self, start: Corner, shape: Corner) -> Array:
+        """Return a block; the whole member is read first if it was not streamed yet."""
+        if not self.is_checked:
+            for _ in self.stream(lambda piece: None):
+                pass
+        return super().read_block(start, shape)
 
 
 def open_numpy_file(path: Path, preferred_member: str) -> FieldSource:
@@ -112,9 +151,21 @@ def _open_archive(path: Path, preferred_member: str) -> FieldSource:
                 f"got {', '.join(members) or 'none'}; save the field alone"
             )
         info = members.get(preferred_member) or next(iter(members.values()))
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SourceDataError(
+                f"{path}: expected a member that is stored or deflated, got compression type "
+                f"{info.compress_type}; save it with numpy.savez_compressed"
+            )
         with archive.open(info) as member:
             header = _read_header(path, member)
-    if info.compress_type != zipfile.ZIP_STORED:
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    # The table of an archive may claim any size, as the header may.
+    most = path.stat().st_size * (_MOST_DEFLATION if deflated else 1)
+    needed = header.n_bytes + prod(header.shape) * header.dtype.itemsize
+    if needed > min(info.file_size, most):
+        missing = needed - min(info.file_size, most)
+        raise _ends_early(path, info.filename, missing, header.shape)
+    if deflated:
         return CompressedMember(
             path, header.shape, header.dtype, info.filename, header.n_bytes, header.fortran_order
         )
@@ -123,8 +174,10 @@ def _open_archive(path: Path, preferred_member: str) -> FieldSource:
     with path.open("rb") as file:
         file.seek(info.header_offset)
         name_bytes, extra_bytes = struct.unpack("<26x2H", file.read(30))
-    offset = info.header_offset + 30 + name_bytes + extra_bytes + header.n_bytes
-    return FlatArray(path, header.shape, header.dtype, offset, header.fortran_order)
+    begin = info.header_offset + 30 + name_bytes + extra_bytes
+    array = (path, header.shape, header.dtype, begin + header.n_bytes, header.fortran_order)
+    end = begin + info.file_size
+    return StoredMember(*array, member=info.filename, begin=begin, end=end, checksum=info.CRC)
 
 
 def _first_line(error: Exception) -> str:
@@ -132,7 +185,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
-def _read_header(path: Path, file: IO[bytes]) -> _Header:
+def _read_header(path: Path, opened: IO[bytes]) -> _Header:
+    file = io.BytesIO(opened.read(_MOST_HEADER_BYTES))
     try:
         version = np.lib.format.read_magic(file)
         read = {
@@ -143,8 +197,8 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
             # Users can do nothing about headers of Python 2, and damaged ones are refused below.
             warnings.simplefilter("ignore")
             shape, fortran_order, dtype = read(file)
-        if min(shape, default=0) < 0:  # NumPy accepts what damage left
-            raise ValueError(f"its shape is {shape}")
+        if not all(0 <= cells <= _MOST_CELLS for cells in shape):  # NumPy takes what damage left
+            raise ValueError(f"its shape is {shape}"[:_SHOWN])
     except _HEADER_DAMAGE as error:
         raise SourceDataError(
             f"{path}: its NumPy header cannot be read ({_first_line(error)}); it is damaged, copy "
@@ -158,8 +212,15 @@ def _read_header(path: Path, file: IO[bytes]) -> _Header:
     return _Header(shape, dtype, fortran_order, file.tell())
 
 
-def _damaged(path: Path, error: Exception) -> SourceDataError:
+def _ends_early(path: Path, member: str, missing: int, shape: tuple[int, ...]) -> SourceDataError:
     return SourceDataError(
-        f"{path}: the .npz archive cannot be read ({error}); it is truncated or damaged, "
-        "copy it again"
+        f"{path}: member {member} ends {missing} bytes before its array of shape {shape}; "
+        "it is truncated, copy it again"
+    )
+
+
+def _damaged(path: Path, error: Exception | str) -> SourceDataError:
+    return SourceDataError(
+        f"{path}: the .npz archive cannot be read ({str(error) or 'it ends early'}); "
+        "it is truncated or damaged, copy it again"
     )
