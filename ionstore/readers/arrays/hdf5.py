@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ionstore.cube.mesh import Array, Corner
 from ionstore.errors import SourceDataError
@@ -20,6 +21,10 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 """First bytes of HDF5 files."""
 
 _CUBE_AXES = 3
+# Fill values stand for what was never written, so a tiny file may claim any size. A mesh of 600
+# cells a side may be all fill values; above, chunks of one number hardly get smaller than this.
+_ALWAYS_BYTES = 1 << 30
+_MOST_COMPRESSION = 1 << 16
 # h5py raises any of these for damage, depending on the bytes that are hit; attributes of Python are
 # missing where a group stands in place of a dataset.
 _DAMAGE = (
@@ -55,9 +60,35 @@ def opened_hdf5(path: Path) -> Iterator[Any]:
             raise _damaged(path, error) from error
 
 
+def member(group: Any, path: str) -> Any:
+    """Return what a group holds at a path, None if nothing; refuse links to other files.
+
+    The digest of the file would not cover what they lead to.
+    """
+    found = group.file if path.startswith("/") else group
+    for name in path.split("/"):
+        if found is not None and name not in ("", "."):
+            found = _linked(found, name)
+    return found
+
+
+def _linked(group: Any, name: str) -> Any:
+    import h5py
+
+    # Looked at before it is followed: the other file may be a pipe, and soft links may lead to it.
+    link = group.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        raise SourceDataError(
+            f"{group.file.filename}: expected {name} in the file itself, got a link into "
+            f"{link.filename}; give that file, or copy the data into this one (h5copy -f ext)"
+        )
+    return member(group, link.path) if isinstance(link, h5py.SoftLink) else group.get(name)
+
+
 def attributes(file: Any, group: str) -> Mapping[str, Any]:
     """Return the attributes of a group, none where there is no such group."""
-    return file[group].attrs if group in file else {}
+    found = member(file, group)
+    return {} if found is None else found.attrs
 
 
 def number(attributes_: Mapping[str, Any], name: str) -> float | None:
@@ -112,6 +143,7 @@ def open_hdf5_field(path: Path, numbers: Any) -> FieldSource:
         raise SourceDataError(
             f"{path}: expected real numbers in {numbers.name}, got {got}; save it as float32"
         )
+    check_dataset(path, numbers)
     shape: tuple[int, ...] = numbers.shape or ()
     # 21cmFAST 3 stores some cubes as (1, n, n, n).
     while len(shape) > _CUBE_AXES and shape[0] == 1:
@@ -123,13 +155,49 @@ def open_hdf5_field(path: Path, numbers: Any) -> FieldSource:
     return HDF5Field(path, numbers.name, shape, numbers.dtype)
 
 
+def check_dataset(path: Path, numbers: Any) -> None:
+    """Refuse values that lie in other files, that HDF5 cannot decode, or that cannot be there."""
+    import h5py
+
+    where = f"{path}: expected {numbers.name}"
+    if numbers.external or numbers.is_virtual:
+        raise SourceDataError(
+            f"{where} in the file itself, got values that lie in other data sets or files; copy "
+            "them into a new file (in h5py: new[name] = old[name][...])"
+        )
+    creation = numbers.id.get_create_plist()
+    filters = [creation.get_filter(index) for index in range(creation.get_nfilters())]
+    for code, _, _, name in filters:
+        if not h5py.h5z.filter_avail(code):
+            raise SourceDataError(
+                f"{where} in a compression of HDF5 itself, got filter {code} "
+                f"({name.decode(errors='replace') or 'unnamed'}), which is not there; name its "
+                "folder in HDF5_PLUGIN_PATH, or rewrite the file with gzip"
+            )
+    n_bytes = prod(numbers.shape or ()) * numbers.dtype.itemsize
+    there = path.stat().st_size
+    if n_bytes > max(_ALWAYS_BYTES, there * (_MOST_COMPRESSION if filters else 1)):
+        raise SourceDataError(
+            f"{where} with all values of its shape {numbers.shape}, {n_bytes / 1e9:,.1f} GB, got "
+            f"a file of {there:,} bytes; it was never written or is damaged, write it again"
+        )
+    # A chunk is decoded as a whole: once as it is stored, and once for what is asked of it.
+    chunk_bytes = 2 * prod(numbers.chunks or (0,)) * numbers.dtype.itemsize
+    free = psutil.virtual_memory().available
+    if chunk_bytes > free:
+        raise SourceDataError(
+            f"{where} in chunks that fit in memory, got {numbers.chunks}, each of which takes "
+            f"{chunk_bytes / 1e9:,.1f} GB, where {free / 1e9:,.1f} GB are free; rewrite it in "
+            "smaller chunks, such as (64, 64, 64)"
+        )
+
+
 def _lies_in_file(numbers: Any) -> bool:
     """Tell whether values lie in one piece in the file, as they are in memory."""
     import h5py
 
     return (
         numbers.id.get_offset() is not None
-        and numbers.external is None
         # Numbers of odd sizes, such as 24 bits, are converted by HDF5.
         and numbers.id.get_type().equal(h5py.h5t.py_create(numbers.dtype))
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from ionstore.cube.cosmology import Cosmology
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, number, open_hdf5_field, opened_hdf5
+from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, member, number, open_hdf5_field, opened_hdf5
 from ionstore.readers.arrays.sample import sample_values
 from ionstore.readers.base import FieldSource, FileContents, FileReader, FoundField, Quantity
 from ionstore.readers.file_names import redshift_in
@@ -67,6 +67,11 @@ class Py21cmFast(FileReader):
     no_sources: ClassVar[Mapping[str, str]]
     """Kinds of output that look like sources, and notes that say why they are none."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of output that give a field, or seem to."""
+        return ("PerturbedField", "IonizedBox", self.halos, *self.no_sources)
+
     @abstractmethod
     def is_lightcone(self, file: Any) -> bool:
         """Tell whether an open file is a lightcone of this version."""
@@ -120,9 +125,9 @@ class Py21cmFast(FileReader):
     def _cubes(self, path: Path, group: Any, run: Run, kind: str) -> list[FoundField]:
         redshift = _redshift(path, run)
         found = [
-            FoundField(field, redshift, open_hdf5_field(path, group[dataset]), quantity)
+            FoundField(field, redshift, open_hdf5_field(path, numbers), quantity)
             for dataset, field, quantity in self._datasets(kind)
-            if dataset in group
+            if (numbers := member(group, dataset)) is not None
         ]
         # A temperature that was not computed is stored all the same, as zeros.
         return [one for one in found if one.field != "temperature" or _is_positive(one.source)]

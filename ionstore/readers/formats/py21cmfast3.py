@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ionstore.readers.arrays.hdf5 import attributes, number
+from ionstore.readers.arrays.hdf5 import attributes, member, number
 from ionstore.readers.formats.py21cmfast import OTHER_SOURCES, Py21cmFast, Run, read_cosmology
 
 # The files carry no name of their format; both groups are in all of them.
@@ -36,13 +36,13 @@ class Py21cmFast3(Py21cmFast):
         if not _PARAMETERS & set(file):
             return []
         parameters = attributes(file, "cosmo_params")
-        kinds = ("PerturbedField", "IonizedBox", self.halos, *self.no_sources)
+        found = {kind: member(file, kind) for kind in self.kinds}
         return [
             Run(
                 attributes(file, "user_params"),
                 seeded=file.attrs,
                 told=file.attrs,
                 cosmology=read_cosmology(parameters, number(parameters, "SIGMA_8")),
-                outputs={kind: file[kind] for kind in kinds if kind in file},
+                outputs={kind: group for kind, group in found.items() if group is not None},
             )
         ]

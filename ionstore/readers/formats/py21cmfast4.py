@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ionstore.readers.arrays.hdf5 import attributes, number
+from ionstore.errors import SourceDataError
+from ionstore.readers.arrays.hdf5 import attributes, member, number
 from ionstore.readers.formats.py21cmfast import OTHER_SOURCES, Py21cmFast, Run, read_cosmology
 
 _INPUTS, _OUTPUTS = "InputParameters", "OutputFields"
@@ -39,10 +40,15 @@ class Py21cmFast4(Py21cmFast):
         """Return a run for each kind of output, by which parameters are grouped."""
         runs = []
         for kind in file:
-            group = file.get(kind)  # None for links to what is not there
+            try:
+                group = member(file, kind)  # None for links to what is not there
+            except SourceDataError:
+                if kind in self.kinds:
+                    raise
+                continue  # no field lies in it, wherever it is
             if not (hasattr(group, "keys") and _INPUTS in group and _OUTPUTS in group):
                 continue
-            inputs = group[_INPUTS]
+            inputs = member(group, _INPUTS)
             tables = attributes(inputs, "cosmo_tables")
             # Only with USE_SIGMA_8 is the norm of the fluctuations their amplitude at 8 Mpc/h.
             sigma_8 = number(tables, "ps_norm") if tables.get("USE_SIGMA_8", False) else None
@@ -52,7 +58,7 @@ class Py21cmFast4(Py21cmFast):
                     seeded=inputs.attrs,
                     told=group.attrs,
                     cosmology=read_cosmology(attributes(inputs, "cosmo_params"), sigma_8),
-                    outputs={kind: group[_OUTPUTS]},
+                    outputs={kind: member(group, _OUTPUTS)},
                 )
             )
         return runs

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, number, opened_hdf5
+from ionstore.readers.arrays.hdf5 import HDF5_MAGIC, member, number, opened_hdf5
 from ionstore.readers.base import FileContents, FileReader, FoundField, Quantity
 from ionstore.readers.file_names import redshift_in
 from ionstore.readers.points.hdf5_list import DATASETS, ConvertedSourceList
@@ -26,7 +26,7 @@ class PyC2RaySources(FileReader):
             if not all(name in file for name in DATASETS):
                 return None
             n_listed(path, file, DATASETS, "convert the list again")
-            positions, masses = (file[name] for name in DATASETS)
+            positions, masses = (member(file, name) for name in DATASETS)
             if not (positions.dtype.kind in "iuf" and masses.dtype.kind in "iuf"):
                 raise SourceDataError(
                     f"{path}: expected real numbers in {' and '.join(DATASETS)}, "

@@ -8,7 +8,7 @@ import numpy as np
 
 from ionstore.cube.mesh import Array, Cells
 from ionstore.errors import SourceDataError
-from ionstore.readers.arrays.hdf5 import opened_hdf5
+from ionstore.readers.arrays.hdf5 import check_dataset, member, opened_hdf5
 from ionstore.storage.files import OnBytes, read_pieces
 
 _ROWS = 1 << 18  # sources of one piece; bounds the memory for positions, masses and cells
@@ -17,7 +17,7 @@ _ROWS = 1 << 18  # sources of one piece; bounds the memory for positions, masses
 def n_listed(path: Path, group: Any, datasets: tuple[str, str], way_on: str) -> int:
     """Return how many sources a group lists; its datasets must be of shape (n, 3) and (n,)."""
     # A group in place of a dataset has no shape, and the shape of an empty dataset is None.
-    there = [group.get(name) for name in datasets]
+    there = [member(group, name) for name in datasets]
     shapes = [getattr(one, "shape", None) for one in there]
     if shapes[1] is None or len(shapes[1]) != 1 or shapes[0] != (*shapes[1], 3):
         positions, masses = datasets
@@ -26,6 +26,8 @@ def n_listed(path: Path, group: Any, datasets: tuple[str, str], way_on: str) -> 
             f"{path}: expected {positions} of shape (n, 3) and {masses} of shape (n,){where}, "
             f"got {' and '.join(str(shape or 'none') for shape in shapes)}; {way_on}"
         )
+    for one in there:
+        check_dataset(path, one)
     return int(shapes[1][0])
 
 
@@ -43,7 +45,7 @@ def read_sources(
     # HDF5 reads a file in no set order, so a pass of its own hands over the bytes for the digest.
     read_pieces(path, on_bytes)
     with opened_hdf5(path) as file:
-        positions, masses = (file[name] for name in datasets)
+        positions, masses = (member(file, name) for name in datasets)
         end = len(masses) if n_sources is None else n_sources
         for first in range(0, end, _ROWS):
             piece = slice(first, min(first + _ROWS, end))

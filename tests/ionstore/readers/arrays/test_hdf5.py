@@ -1,6 +1,8 @@
 import errno
 import fcntl
+import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from ionstore.cube.mesh import Array
 from ionstore.errors import SourceDataError
 from ionstore.readers.arrays import hdf5
 from ionstore.readers.arrays.flat import FlatArray
-from ionstore.readers.arrays.hdf5 import HDF5Field, open_hdf5_field, opened_hdf5
+from ionstore.readers.arrays.hdf5 import HDF5Field, member, open_hdf5_field, opened_hdf5
 from ionstore.readers.base import FieldSource
 from tests.support.mesh_files import blocks
 
@@ -34,7 +36,7 @@ def _write(path: Path, cube: Array, **options: Any) -> FieldSource:
 
 def _open(path: Path, name: str = "group/cube") -> FieldSource:
     with opened_hdf5(path) as file:
-        return open_hdf5_field(path, file[name])
+        return open_hdf5_field(path, member(file, name))
 
 
 def _check(source: FieldSource, cube: Array, path: Path) -> None:
@@ -83,6 +85,204 @@ def test_values_behind_a_block_of_the_user_are_found(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
         file["group/cube"] = CUBE
     _check(_open(tmp_path / "a.h5"), CUBE, tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("n_bytes", [512, 1024, 2048])
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_behind_bytes_put_before_a_finished_file_are_found(
+    tmp_path: Path, kind: str, n_bytes: int
+) -> None:
+    path = tmp_path / "a.h5"
+    _write(path, CUBE, **KINDS[kind])
+    path.write_bytes(b"?" * n_bytes + path.read_bytes())  # as h5jam does
+    _check(_open(path), CUBE, path)
+
+
+def test_values_in_the_header_of_a_data_set_are_read(tmp_path: Path) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_layout(h5py.h5d.COMPACT)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple(CUBE.shape)
+        group = file.create_group("group").id
+        dataset = h5py.h5d.create(group, b"cube", h5py.h5t.IEEE_F32LE, space, creation)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, CUBE)
+    _check(_open(tmp_path / "a.h5"), CUBE, tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "place", ["soft", "relative", "hard", "of_group/cube", "soft_group/cube", "twice"]
+)
+def test_links_inside_of_a_file_are_followed(tmp_path: Path, kind: str, place: str) -> None:
+    path = tmp_path / "a.h5"
+    _write(path, CUBE, **KINDS[kind])
+    with h5py.File(path, "r+") as file:
+        other = (np.random.default_rng(2).random(CUBE.shape)).astype("f4")
+        file["cube"] = other  # what a wrong step would lead to
+        file["soft"] = h5py.SoftLink("/group/cube")
+        file["relative"] = h5py.SoftLink("./group/cube")
+        file["hard"] = file["group/cube"]
+        file["of_group"] = file["group"]
+        file["soft_group"] = h5py.SoftLink("group")
+        file["twice"] = h5py.SoftLink("soft")
+    _check(_open(path, place), CUBE, path)
+
+
+def _linked(tmp_path: Path, kind: str) -> None:
+    """Write links of all kinds to values in another file, whose twins lie in this one."""
+    other, path = tmp_path / "other.h5", tmp_path / "a.h5"
+    _write(other, CUBE[::-1], **KINDS[kind])
+    _write(path, CUBE, **KINDS[kind])
+    with h5py.File(path, "r+") as file:
+        file["external"] = h5py.ExternalLink("other.h5", "/group/cube")
+        file["far_group"] = h5py.ExternalLink(str(other), "group")
+        file["soft"] = h5py.SoftLink("external")
+        file["soft_step"] = h5py.SoftLink("/far_group/cube")
+        file["group/above"] = h5py.SoftLink("/far_group")
+        file["gone"] = h5py.ExternalLink("gone.h5", "/group/cube")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "place", ["external", "far_group/cube", "soft", "soft_step", "group/above/cube", "gone"]
+)
+def test_links_to_other_files_are_refused(tmp_path: Path, kind: str, place: str) -> None:
+    _linked(tmp_path, kind)
+    with pytest.raises(
+        SourceDataError,
+        match=r"a\.h5: expected \w+ in the file itself, got a link into .*(other|gone)\.h5; give",
+    ):
+        _open(tmp_path / "a.h5", place)
+
+
+def test_links_to_pipes_are_refused_before_they_are_followed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["cube"] = h5py.ExternalLink("pipe", "/cube")
+        file["soft"] = h5py.SoftLink("/cube")
+    for name in ("cube", "soft"):
+        with pytest.raises(SourceDataError, match="got a link into pipe"):
+            _open(tmp_path / "a.h5", name)
+
+
+def test_links_in_a_circle_are_damage(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"], file["b"] = h5py.SoftLink("b"), h5py.SoftLink("a")
+    with pytest.raises(SourceDataError, match=r"a\.h5: it cannot be read as HDF5"):
+        _open(tmp_path / "a.h5", "a")
+
+
+def test_links_to_nothing_lead_to_nothing(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["a"] = h5py.SoftLink("/b/c")
+        assert member(file, "a") is member(file, "d/e") is member(file, "d") is None
+        assert member(file, "/") == file
+
+
+def test_values_in_raw_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(CUBE.tobytes())
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset(
+            "group/cube", CUBE.shape, "f4", external=[(str(tmp_path / "raw"), 0, CUBE.nbytes)]
+        )
+    with pytest.raises(SourceDataError, match=r"a\.h5: expected /group/cube in the file itself"):
+        _open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("source", ["other.h5", "gone.h5", "."])
+def test_virtual_datasets_are_refused(tmp_path: Path, source: str) -> None:
+    _write(tmp_path / "other.h5", CUBE)
+    layout = h5py.VirtualLayout(CUBE.shape, "f4")
+    layout[:] = h5py.VirtualSource(source, "twin", CUBE.shape)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["twin"] = CUBE
+        file.create_virtual_dataset("group/cube", layout)
+    with pytest.raises(SourceDataError, match="got values that lie in other data sets or files"):
+        _open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf"},
+        {"scaleoffset": 6},
+        {"fletcher32": True},
+    ],
+)
+def test_filters_of_hdf5_are_undone(tmp_path: Path, options: dict[str, Any]) -> None:
+    values = np.round(CUBE)  # which scaling to six decimals keeps
+    _check(_write(tmp_path / "a.h5", values, **options), values, tmp_path / "a.h5")
+
+
+def test_a_filter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((5, 6, 7))
+    # Optional filters that are not there are left out when chunks are written, not when read.
+    creation.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (2, 2, 4, 168))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple(CUBE.shape)
+        h5py.h5d.create(
+            file.create_group("group").id, b"cube", h5py.h5t.IEEE_F32LE, space, creation
+        )
+    with pytest.raises(SourceDataError, match=r"got filter 32001 .*HDF5_PLUGIN_PATH"):
+        _open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"chunks": (64, 64, 64)},
+        {"chunks": (64, 64, 64), "compression": "gzip"},
+        {"chunks": (64, 64, 64), "scaleoffset": 2},
+    ],
+)
+@pytest.mark.parametrize("mesh_cells", [20000, 1 << 22])
+def test_sizes_that_a_file_cannot_hold_are_refused(
+    tmp_path: Path, options: dict[str, Any], mesh_cells: int
+) -> None:
+    if not options:
+        mesh_cells = min(mesh_cells, 1 << 20)  # larger ones have more bytes than HDF5 can count
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("group/cube", (mesh_cells,) * 3, "f4", **options)
+        file["group/list"] = np.zeros(3)
+    with pytest.raises(SourceDataError, match=r"with all values of its shape .*, got a file of"):
+        _open(tmp_path / "a.h5")
+
+
+_OPEN_IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from ionstore.errors import SourceDataError
+from ionstore.readers.arrays.hdf5 import open_hdf5_field, opened_hdf5
+import h5py
+path = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+try:
+    with opened_hdf5(path) as file:
+        source = open_hdf5_field(path, file["cube"])
+    sum(piece.size for piece in source.stream(lambda piece: None))
+except SourceDataError as error:
+    print(error)
+"""
+
+
+def test_chunks_that_fit_no_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_dataset(
+            "cube", (8, 8, 8), "f4", chunks=(4096,) * 3, maxshape=(None,) * 3, compression="gzip"
+        )
+    told = subprocess.run(
+        [sys.executable, "-c", _OPEN_IN_LITTLE_MEMORY, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert "expected /cube in chunks that fit in memory, got (4096, 4096, 4096)" in told
+    assert "rewrite it in smaller chunks" in told
 
 
 def test_values_that_were_never_written_are_fill_values(tmp_path: Path) -> None:

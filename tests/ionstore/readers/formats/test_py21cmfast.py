@@ -1,7 +1,7 @@
 """Both versions of 21cmFAST group the same outputs differently, and give the same fields."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,14 @@ VERSIONS = {
         other_kinds=("HaloBox",),
     ),
 }
+
+
+def _moved(file: h5py.File, place: str, other: Path) -> None:
+    """Move something to the same place in another file, and leave a link to it."""
+    with h5py.File(other, "w") as moved:
+        file.copy(place, moved, name="moved")
+    del file[place]
+    file[place] = h5py.ExternalLink(other.name, "/moved")
 
 
 @pytest.fixture(params=VERSIONS)
@@ -260,3 +268,33 @@ def test_other_files_are_not_of_this_format(version: Version, tmp_path: Path) ->
         file["PartType0/Masses"] = np.zeros(3)
         file["elsewhere"] = h5py.ExternalLink("missing.h5", "/")
     assert inspected(version.reader, tmp_path / "b.h5") is None
+
+
+@pytest.mark.parametrize("part", ["field", "outputs", "kind", "options", "catalog"])
+def test_what_lies_in_another_file_is_refused(version: Version, tmp_path: Path, part: str) -> None:
+    source = version.halos if part == "catalog" else version.density
+    place = {
+        "field": f"{version.group('PerturbedField')}/density",
+        "outputs": version.group("PerturbedField"),
+        "kind": "PerturbedField",
+        "options": version.options.format("PerturbedField"),
+        "catalog": f"{version.group(version.catalog)}/halo_masses",
+    }[part]
+    path = copied(source, tmp_path / "a.h5", lambda f: _moved(f, place, tmp_path / "other.h5"))
+    with pytest.raises(SourceDataError, match=r"a\.h5: .* got a link into other\.h5; give that"):
+        version.inspected(path)
+
+
+def test_links_that_give_no_field_may_lead_anywhere(version: Version, tmp_path: Path) -> None:
+    def link(file: h5py.File) -> None:
+        file["InitialConditions"] = h5py.ExternalLink("other.h5", "/InitialConditions")
+        file["notes"] = h5py.SoftLink("/InitialConditions/notes")
+
+    path = copied(version.density, tmp_path / "a.h5", link)
+    assert version.inspected(path) == replace(
+        version.inspected(version.density),
+        fields=tuple(
+            replace(one, source=replace(one.source, path=path))  # type: ignore[type-var]
+            for one in version.inspected(version.density).fields
+        ),
+    )

@@ -183,3 +183,23 @@ def test_what_reads_hdf5_is_named_where_it_is_missing(
     with pytest.raises(SourceDataError, match=r'pip install "ionstore\[hdf5\]"'):
         inspected(PyC2RaySources(), path)
     assert inspected(PyC2RaySources(), path, b"text") is None
+
+
+@pytest.mark.parametrize("name", ["sources_positions", "sources_mass"])
+def test_lists_in_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    other = _write(tmp_path / "other.hdf5", np.ones((3, 3)), np.ones(3), z=8.397)
+    path = _write(tmp_path / "list.hdf5", np.ones((3, 3)), np.ones(3), z=8.397)
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        file[name] = h5py.ExternalLink(other.name, name)
+    with pytest.raises(SourceDataError, match=r"list\.hdf5: .* got a link into other\.hdf5"):
+        inspected(PyC2RaySources(), path)
+
+
+def test_a_list_longer_than_its_file_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "list.hdf5", "w") as file:
+        n_sources = 1 << 40
+        file.create_dataset("sources_positions", (n_sources, 3), "f8", chunks=(1 << 16, 3))
+        file.create_dataset("sources_mass", (n_sources,), "f8", chunks=(1 << 16,))
+    with pytest.raises(SourceDataError, match=r"list\.hdf5: .* got a file of"):
+        inspected(PyC2RaySources(), tmp_path / "list.hdf5")
