@@ -138,6 +138,8 @@ def read_description(folder: Path) -> SimulationDescription:
     path = folder / FILE_NAME
     if not path.exists():
         return SimulationDescription()
+    if not path.is_file():  # a pipe, say, which reading would wait on
+        raise SourceDataError(f"{path}: expected JSON, got no file; mend or remove it")
     try:
         told = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

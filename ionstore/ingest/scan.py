@@ -9,7 +9,7 @@ from ionstore.cube.description import FILE_NAME
 from ionstore.errors import SourceDataError
 from ionstore.readers.base import FileContents, FileReader
 from ionstore.readers.file_names import redshift_in
-from ionstore.storage.files import naming, why_unreadable
+from ionstore.storage.files import naming, require_file, why_unreadable
 
 HDF5_SUFFIXES = (".h5", ".hdf5")
 """Suffixes of files whose content says which field they hold."""
@@ -169,6 +169,7 @@ def _why_unknown(path: Path, others: Sequence[FileReader]) -> str:
 
 
 def _read_head(path: Path) -> bytes:
+    require_file(path)
     with path.open("rb") as file:
         return file.read(_HEAD_BYTES)
 
@@ -177,7 +178,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name == FILE_NAME:
             continue
-        if path.is_file() or _leads_nowhere(path):  # no pipes or devices: reading could hang
+        if not path.is_dir():
             yield path
 
 

@@ -1,9 +1,11 @@
 """Changes of files and folders that a kill leaves either done or undone."""
 
 import ctypes
+import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,13 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def require_file(path: Path) -> None:
+    """Raise OSError for a pipe, socket or device, which reading may wait on for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device, no file", str(path))
+
+
 def why_unreadable(error: OSError) -> str:
     """Return an error of reading a file as the predicate of a sentence."""
     # An object store that does not answer says nothing about the object, so that is not damage.
@@ -44,6 +53,7 @@ def why_unreadable(error: OSError) -> str:
 
 def read_pieces(path: Path, on_bytes: OnBytes) -> None:
     """Hand all bytes of a file to `on_bytes`."""
+    require_file(path)
     with naming(path), path.open("rb") as file:
         for piece in pieces(file):
             on_bytes(piece)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,12 @@ def test_a_description_that_is_none_is_named(tmp_path: Path, text: str, said: st
     with pytest.raises(SourceDataError, match=said) as caught:
         read_description(tmp_path)
     assert "simulation.json" in str(caught.value)
+
+
+def test_a_pipe_in_place_of_a_description_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "simulation.json")
+    with pytest.raises(SourceDataError, match=r"simulation\.json: expected JSON, got no file"):
+        read_description(tmp_path)
 
 
 def test_json_nested_without_end_is_damaged(tmp_path: Path) -> None:

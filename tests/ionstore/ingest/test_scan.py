@@ -1,4 +1,5 @@
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,24 @@ def test_damaged_files_are_kept_with_what_their_names_tell(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that is no file")
-def test_what_is_no_file_is_passed_over(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.dat")
-    found = inspect_folder(tmp_path, TOYS, _holds_a_field)
-    assert found == InspectedFolder((), (), (), ())
+def test_what_is_no_file_is_never_opened_and_named_if_it_looks_like_data(tmp_path: Path) -> None:
+    for name in ("control", "xhii_9.000.dat"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "zero.npy").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "a.bin"))
+        found = inspect_folder(tmp_path, TOYS, _holds_a_field)
+    assert (found.files, found.unknown) == ((), ())
+    assert [(one.path.name, one.field) for one in found.damaged] == [
+        ("a.bin", None),
+        ("xhii_9.000.dat", "xhii"),
+        ("zero.npy", None),
+    ]
+    assert {one.unread for one in found.damaged} == {
+        "it cannot be read (it is a pipe, socket or device, no file)"
+    }
+    with pytest.raises(OSError, match=r"it is a pipe.*xhii_9"):
+        inspect_file(tmp_path / "xhii_9.000.dat", TOYS)
 
 
 def test_links_that_lead_nowhere_are_kept_with_what_their_names_tell(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from ionstore.storage.files import link_or_copy, put_back, swap_in, whole_file, write_json
+from ionstore.storage.files import (
+    link_or_copy,
+    put_back,
+    read_pieces,
+    swap_in,
+    whole_file,
+    write_json,
+)
 
 
 def test_a_file_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -79,3 +86,11 @@ def test_what_was_stopped_between_two_renames_is_put_back(tmp_path: Path) -> Non
     put_back(build, target)
     assert target.is_dir()
     assert not any(build.iterdir())
+
+
+@pytest.mark.parametrize("name", ["pipe", "zero"])
+def test_what_is_no_file_is_not_read(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match=f"it is a pipe, socket or device, no file.*{name}"):
+        read_pieces(tmp_path / name, lambda piece: None)
