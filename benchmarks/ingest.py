@@ -3,7 +3,7 @@
 ``speed``: the same simulation, rounds interleaved, on as many threads as there are cores;
 
 - blosc   the limit: every chunk of the fields, in memory already, encoded by Blosc and dropped
-- ingest  `ionstore.ingest.ingest_cubes`: two readings with checks, digests and evidence, encoding,
+- ingest  `ionstore.ingest.ingest_cubes`: two readings with all checks and digests, encoding,
           checksums, writing to the disk, reading back and comparing
 
 and what was stored is compared with the files. ``memory``: the peak of anonymous memory (that of

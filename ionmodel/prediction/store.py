@@ -37,7 +37,7 @@ from ionstore.sampling.regions import pieces_on_mesh
 from ionstore.storage.digest import in_words, start_digest
 from ionstore.storage.disk_space import full_disk_as_message
 from ionstore.storage.paths import StorePath, absolute, parse_place
-from ionstore.store.cube_store import CubeStore
+from ionstore.store.cube_store import CubeStore, StoreLike, open_store
 from ionstore.store.layout import Part
 from ionstore.store.metadata import ROOT_METADATA, SourceFile, read_root_metadata
 
@@ -95,7 +95,7 @@ class _Work:
 
 def predict_store(
     predictor: Predictor,
-    store: CubeStore,
+    store: StoreLike,
     target: str | os.PathLike[str],
     *,
     redshifts: Sequence[float] = (),
@@ -110,8 +110,8 @@ def predict_store(
     ----------
     predictor : Predictor
         The network, from `load`.
-    store : CubeStore
-        Store with its inputs.
+    store : CubeStore, str or Path
+        Store with its inputs, or its path.
     target : str or Path
         Path of the predicted store: a folder, or ``s3://bucket/key``.
     redshifts : sequence of float
@@ -160,7 +160,7 @@ def predict_store(
     Derived channels are computed first, in a folder beside `target` that is removed at the end.
     Those of the run are reused if it was trained on the same store.
     """
-    place = parse_place(target)
+    place, store = parse_place(target), open_store(store)
     with joined_ranks() as ranks, ExitStack() as held:
         _check_same_network(predictor, ranks)
         taken = redshifts_of(store, redshifts)

@@ -76,7 +76,7 @@ def test_a_run_of_more_redshifts_than_the_store_holds_predicts_it(
     config = predictor.config.model_copy(update={"redshifts": REDSHIFTS})
     cubes = {name: odd_store.read_field(name, 9.0)[None] for name in ("n_igm", "n_src", "xhii")}
     one = write_store(tmp_path / "one.zarr", cubes, (9.0,), layout=Layout(19, 4, 12))
-    predict_store(replace(predictor, config=config), one, tmp_path / "predicted.zarr")
+    predict_store(replace(predictor, config=config), one.path, tmp_path / "predicted.zarr")
     assert CubeStore.open(tmp_path / "predicted.zarr").redshifts == (9.0,)
 
 
